@@ -1,0 +1,1 @@
+"""The command line: parses, builds a config, calls one function, prints."""

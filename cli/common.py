@@ -1,0 +1,86 @@
+"""What the two commands share: errors become one message and exit code 1; progress is a bar on a terminal, lines elsewhere."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+
+class Commands(click.Group):
+    """Turns the errors that a user can act on into `Error: ...` and exit code 1, for every command."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  (click's own signature)
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted; the same command continues where it can", err=True)
+            ctx.exit(130)
+        except Exception as error:
+            if not _expected(error):
+                raise
+            raise click.ClickException(str(error)) from error
+
+
+def _expected(error: Exception) -> bool:
+    """Tell errors with a message for users from our own mistakes, without importing what defines them."""
+    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
+    return bool(names & {"alexprep.pipeline.errors.DataError", "alexprep.model.errors.TrainingError"})
+
+
+@contextmanager
+def wrong_values() -> Iterator[None]:
+    """Turn a config's ValueError into a usage error (exit code 2)."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def say(text: str) -> None:
+    """Print a line for people: on stderr, so that stdout is the result."""
+    click.echo(text, err=True)
+
+
+def print_json(value: Any) -> None:  # noqa: ANN401  (JSON is anything)
+    """Print a result for machines."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+class Bar:
+    """A tqdm bar on a terminal; elsewhere a line every ten seconds. On stderr."""
+
+    def __init__(self, what: str, total: int | None, unit: str) -> None:
+        """Begin at 0 of `total`."""
+        from tqdm import tqdm
+
+        self._plain = not sys.stderr.isatty()
+        self._bar = tqdm(total=total, desc=what, unit=f" {unit}", disable=self._plain, dynamic_ncols=True, smoothing=0.1)
+        self._what, self._total, self._unit = what, total, unit
+        self._start = self._last = time.monotonic()
+        self._first: int | None = None
+
+    def at(self, done: int, note: str = "") -> None:
+        """Show that `done` of the total is done."""
+        if self._plain:
+            self._first = done if self._first is None else self._first  # what an earlier run did is not this run's speed
+            now = time.monotonic()
+            if now - self._last >= 10 and done:
+                self._last = now
+                rate = (done - self._first) / (now - self._start)
+                left = f", {(self._total - done) / rate:.0f} s left" if self._total and rate else ""
+                say(f"{self._what}: {done}{f' of {self._total}' if self._total else ''} {self._unit}, {rate:.1f}/s{left}{note and ', ' + note}")
+            return
+        if self._first is None:
+            self._first = done
+            self._bar.initial = self._bar.n = done
+        self._bar.set_postfix_str(note, refresh=False)
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        """End the bar."""
+        self._bar.close()

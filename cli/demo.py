@@ -1,0 +1,59 @@
+"""The whole job on drawn pictures, by the commands a user would type; ends with a summary."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .common import say
+
+# Chosen so that it learns well within five minutes on two cores: a quarter of the kernels, the paper's everything else.
+TRAINING = ("--width", "0.25", "--batch-size", "32", "--epochs", "40")
+
+
+def run_demo(out: Path) -> None:
+    """Run every step, showing its command line; stop at the first that fails."""
+    start = time.monotonic()
+    images, shards, runs = out / "imagenet", out / "shards", out / "runs"
+    if not images.exists():
+        _call("alexprep", "demo-data", "--out", images)
+    packed = _call("alexprep", "shard", "--src", images, "--out", shards, read=True)
+    stats = _call("alexprep", "stats", shards, "--pca", read=True)
+    _call("alextrain", "run", shards, "--out", runs / "demo", *TRAINING, *(["--resume"] if (runs / "demo").exists() else []))
+    results = [_call("alextrain", "eval", "--checkpoint", runs / "demo", "--data", shards, "--crops", crops, read=True) for crops in ("10", "1")]
+    _summary(out, packed, stats, results, time.monotonic() - start)
+
+
+def _call(program: str, *arguments: object, read: bool = False) -> Any:  # noqa: ANN401  (the command's JSON)
+    words = [str(word) for word in arguments]
+    say(f"\n$ {program} {' '.join(words)}")
+    module = {"alexprep": "alexprep.cli.prep", "alextrain": "alexprep.cli.train"}[program]
+    command = [sys.executable, "-c", f"from {module} import main; main(prog_name={program!r})", *words]
+    done = subprocess.run([*command, "--json"] if read else command, stdout=subprocess.PIPE if read else None, check=False)
+    if done.returncode:
+        raise click.ClickException(f"{program} {words[0]} failed, see above")
+    return json.loads(done.stdout) if read else None
+
+
+def _summary(out: Path, packed: Any, stats: Any, results: Any, seconds: float) -> None:  # noqa: ANN401
+    run = out / "runs" / "demo"
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    speeds = sorted(row["images_per_s"] for row in rows if row["event"] == "step")
+    shards = packed["splits"]
+    records, bad = (sum(split[what] for split in shards.values()) for what in ("records", "quarantined"))
+    click.echo(f"\nThe whole job took {seconds:.0f} s.\n")
+    click.echo(f"images in     {records + bad}: {records} records, {bad} quarantined")
+    for line in (out / "shards" / "quarantine.jsonl").read_text().splitlines():
+        item = json.loads(line)
+        click.echo(f"              {item['key']}: {item['reason']}")
+    click.echo(f"eigenvalues   {', '.join(f'{x:.1f}' for x in stats['eigenvalues'])}")
+    click.echo(f"throughput    shard {(records + bad) / max(packed['seconds'], 0.01):.0f} images/s, train {speeds[len(speeds) // 2]:.0f} images/s")
+    for result in results:
+        views = "ten views" if result["crops"] == 10 else "one view "
+        click.echo(f"{views}     top-1 error {100 * result['top1_error']:.1f} %, top-5 error {100 * result['top5_error']:.1f} % of {result['count']} images")
+    for what, path in (("images", out / "imagenet"), ("shards", out / "shards"), ("checkpoint", run / "last.pt"), ("report", run / "report.html")):
+        click.echo(f"{what:<14}{path}")

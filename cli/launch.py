@@ -1,0 +1,93 @@
+"""One process or several: the command either does the work itself, or starts itself again as the ranks of torchrun's elastic agent.
+
+A process that torchrun started (ours or the user's own) finds RANK and WORLD_SIZE in its environment and joins.
+"""
+
+import os
+import sys
+import uuid
+from dataclasses import dataclass
+
+import click
+
+from alexprep.pipeline.errors import DataError
+
+from .common import say
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the work is done."""
+
+    device: str  # "cpu" or "gpu"
+    ranks: int
+
+
+def choose_layout(device: str, gpus: int | None, cpu_ranks: int | None) -> Layout:
+    """Return the layout asked for, or the nearest this machine has, with a line that says so.
+
+    Raises DataError if `device` "gpu" is asked for and cannot be had, click.UsageError for a contradiction.
+    """
+    if cpu_ranks and (gpus or device == "gpu"):
+        raise click.UsageError("--cpu-ranks trains on the CPU: it cannot be combined with --gpus or --device gpu")
+    if gpus and device == "cpu":
+        raise click.UsageError("--gpus cannot be combined with --device cpu")
+    if cpu_ranks or device == "cpu":
+        return Layout("cpu", cpu_ranks or 1)
+    count = _gpus()
+    if count == 0:
+        if device == "gpu":
+            raise DataError(_why_no_gpu())
+        if gpus:
+            say(f"{_why_no_gpu()}; going on in one process on the CPU")
+        return Layout("cpu", 1)
+    if gpus and gpus > count:
+        say(f"{gpus} GPUs were asked for, this machine has {count}: going on with {count}")
+    return Layout("gpu", min(gpus or 1, count))
+
+
+def _gpus() -> int:
+    import torch
+
+    from alexprep.pipeline.graph import gpu_count
+
+    return min(torch.cuda.device_count(), gpu_count())
+
+
+def _why_no_gpu() -> str:
+    import torch
+
+    from alexprep.pipeline.graph import require_gpu
+
+    try:
+        require_gpu(0)
+    except DataError as error:
+        return str(error)
+    return f"DALI sees a GPU but torch {torch.__version__} does not: install a torch built for CUDA"
+
+
+def launch(ranks: int, arguments: list[str]) -> int:
+    """Run `alextrain ARGUMENTS` as that many ranks on this machine; return the exit code."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=ranks,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.2,
+    )
+    command = ("-c", "from alexprep.cli.train import main; main(prog_name='alextrain')", *arguments)
+    try:
+        elastic_launch(config, sys.executable)(*command)
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        if failure.exitcode < 0:  # killed: it could not say so itself
+            say(f"Error: rank {rank} was killed by signal {-failure.exitcode}; --resume continues from the last checkpoint")
+        return 1
+    return 0

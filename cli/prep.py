@@ -1,0 +1,150 @@
+"""`alexprep`: raw images to shards, and what is to be known about them. No command here needs torch."""
+
+import time
+from pathlib import Path
+
+import click
+
+from alexprep.pipeline.config import ShardConfig
+
+from .common import Bar, Commands, print_json, say, wrong_values
+
+HELP = {"help_option_names": ["-h", "--help"]}
+
+
+@click.group(cls=Commands, context_settings=HELP)
+@click.version_option(package_name="alexprep")
+def main() -> None:
+    """Turn raw ImageNet into shards of 256x256 records.
+
+    \b
+      alexprep shard --src imagenet/     # -> shards/
+      alexprep stats --pca               # -> shards/stats.json
+      alextrain run --gpus 2             # -> runs/1/
+    """
+
+
+@main.command()
+@click.option("--src", required=True, type=click.Path(path_type=Path), help="Folder with train/<class>/ and val/<class>/, or <class>/ alone.")
+@click.option("--out", default=Path("shards"), show_default=True, type=click.Path(path_type=Path), help="Folder for the shards.")
+@click.option("--encoding", default=ShardConfig.encoding, show_default=True, type=click.Choice(["jpeg", "raw"]), help="Of a record: 4:4:4 JPEG or plain pixels.")
+@click.option("--size", default=ShardConfig.size, show_default=True, help="Pixels a side of a record.")
+@click.option("--quality", default=ShardConfig.quality, show_default=True, help="Of JPEG records.")
+@click.option("--records-per-shard", default=ShardConfig.records_per_shard, show_default=True, help="At most.")
+@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: the CPUs this process may use]")
+@click.option("--max-bad", default=0.01, show_default=True, type=click.FloatRange(0, 1), help="Share of unusable images that stops the job.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def shard(
+    src: Path, out: Path, encoding: str, size: int, quality: int, records_per_shard: int, workers: int | None, max_bad: float, as_json: bool
+) -> None:
+    """Resize the images under SRC to squares and pack them into shards.
+
+    Run again after a kill or a crash, it continues; on a finished folder it does nothing. The bytes do not depend on
+    the number of workers. Files that are no usable image are listed with the reason in OUT/quarantine.jsonl.
+    """
+    from alexprep.pipeline.sharding import ShardJob
+    from alexprep.pipeline.sources import FolderSource
+
+    start = time.monotonic()
+    with wrong_values():
+        config = ShardConfig(size, encoding, quality, records_per_shard)  # type: ignore[arg-type]  # click.Choice has checked it
+    source = FolderSource(src)
+    job = ShardJob(source, out, config, workers or 0, max_bad)
+    for note in source.notes():
+        say(f"note: {note}")
+    bar = Bar("shard", job.total, "images")
+    for progress in job.run():
+        bar.at(progress.done, f"{progress.bad} bad" if progress.bad else "")
+    bar.close()
+    assert job.manifest is not None
+    seconds = time.monotonic() - start
+    splits = job.manifest.splits
+    if as_json:
+        facts = {
+            name: {"records": split.records, "shards": len(split.shards), "quarantined": split.quarantined, "bytes": split.bytes}
+            for name, split in splits.items()
+        }
+        print_json({"out": str(out), "splits": facts, "seconds": round(seconds, 3)})
+        return
+    for name, split in splits.items():
+        bad = f", {split.quarantined} quarantined" if split.quarantined else ""
+        click.echo(f"{name}: {split.records:,} records of {len(job.manifest.classes):,} classes in {len(split.shards)} shards, {split.bytes / 1e6:,.1f} MB{bad}")
+    if any(split.quarantined for split in splits.values()):
+        click.echo(f"reasons: {out / 'quarantine.jsonl'}")
+    click.echo(f"{out / 'manifest.json'} ({seconds:.1f} s)")
+
+
+@main.command()
+@click.argument("directory", default="shards", type=click.Path(path_type=Path), envvar="ALEXPREP_DATA")
+@click.option("--pca", is_flag=True, help="Eigenvalues and eigenvectors of the RGB covariance too.")
+@click.option("--verify", is_flag=True, help="Recompute every sum from the pixels; it must be the same integer.")
+@click.option("--json", "as_json", is_flag=True, help="Print stats.json.")
+def stats(directory: Path, pca: bool, verify: bool, as_json: bool) -> None:
+    """Write the mean image and the colour statistics of the training split in DIRECTORY.
+
+    They are added up from what `alexprep shard` counted: no second pass. The pixels counted are those of the finished
+    records, after JPEG encoding, since these are what training will see.
+    """
+    from alexprep.pipeline.manifest import read_manifest
+    from alexprep.pipeline.stats import STATS, StatsCheck, compute_stats, write_stats
+
+    manifest = read_manifest(directory)
+    split = "train" if "train" in manifest.splits else next(iter(manifest.splits))
+    found = compute_stats(manifest, split)
+    if verify:
+        check = StatsCheck(manifest, split)
+        bar = Bar("verify", len(check.records), "records")
+        for record in range(len(check.records)):
+            check.count(record)
+            bar.at(record + 1)
+        bar.close()
+        check.finish()
+    value = write_stats(found, manifest, pca=pca)
+    if as_json:
+        print_json(value)
+        return
+    click.echo(f"{found.images:,} images of {split}, {found.pixels:,} pixels (of the finished records{', after JPEG encoding' if manifest.config.encoding == 'jpeg' else ''})\n")
+    click.echo("                 R          G          B")
+    click.echo("mean     " + _row(value["mean"]))
+    for name, row in zip("RGB", value["covariance"], strict=True):
+        click.echo(f"cov {name}    " + _row(row))
+    if pca:
+        click.echo("\n  eigenvalue     sigma   eigenvector R       G       B")
+        for variance, vector in zip(value["eigenvalues"], value["eigenvectors"], strict=True):
+            click.echo(f"{variance:12.2f}{variance**0.5:10.3f}        " + "".join(f"{x:8.4f}" for x in vector))
+    if verify:
+        click.echo("\nverified: every sum recomputed from the pixels is the same integer")
+    click.echo(f"\n{directory / STATS}")
+
+
+def _row(values: list[float]) -> str:
+    return "".join(f"{x:11.3f}" for x in values)
+
+
+@main.command("demo-data")
+@click.option("--out", default=Path("imagenet"), show_default=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.option("--train", default=60, show_default=True, type=click.IntRange(8, 10000), help="Training images a class.")
+@click.option("--val", default=20, show_default=True, type=click.IntRange(4, 10000), help="Validation images a class.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Another seed draws other pictures.")
+def demo_data(out: Path, train: int, val: int, seed: int) -> None:
+    """Draw a small ImageNet-like folder: ten classes that can be learnt, with ImageNet's odd files mixed in.
+
+    Grey, CMYK, EXIF-rotated and tiny JPEGs, a PNG named .JPEG, a truncated JPEG and a text file.
+    """
+    from alexprep.pipeline.demo_data import CLASSES, write_demo_data
+
+    total = (train + val) * len(CLASSES) + 1
+    bar = Bar("draw", total, "files")
+    for count in write_demo_data(out, train, val, seed):
+        bar.at(count)
+    bar.close()
+    click.echo(f"{out}: {len(CLASSES)} classes, {total} files in train/ and val/")
+
+
+@main.command()
+@click.option("--out", default=Path("demo"), show_default=True, type=click.Path(path_type=Path), help="Folder for all of it.")
+def demo(out: Path) -> None:
+    """Run the whole job on drawn pictures: data, shards, statistics, training, evaluation. Minutes on two cores."""
+    from .demo import run_demo
+
+    run_demo(out)

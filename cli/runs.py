@@ -1,0 +1,153 @@
+"""A run's folder: config.toml, metrics.jsonl, last.pt, best.pt, report.html. All writing of training happens here."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexprep.pipeline.errors import DataError
+from alexprep.pipeline.moments import Colours
+from alexprep.pipeline.stats import Stats
+from alexprep.pipeline.storage import lock, published, remove_partials
+
+from .settings import Settings, resolve
+
+CHECKPOINT_FORMAT = 1
+CONFIG, METRICS, LAST = "config.toml", "metrics.jsonl", "last.pt"
+
+
+class RunFolder:
+    """The files of one run."""
+
+    def __init__(self, directory: Path) -> None:
+        """Name the folder; it need not be there."""
+        self.directory = directory
+
+    @classmethod
+    def new(cls, directory: Path | None) -> "RunFolder":
+        """Make `directory`, or the next free runs/<n>; DataError if it already holds a run."""
+        if directory is None:
+            number = 1 + max((int(path.name) for path in Path("runs").glob("*") if path.name.isdecimal()), default=0)
+            directory = Path("runs") / str(number)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"cannot make the folder {directory}: {error.strerror}") from error
+        if (directory / CONFIG).exists():
+            raise DataError(f"{directory} already holds a run: --resume continues it; or choose another --out")
+        return cls(directory)
+
+    @classmethod
+    def existing(cls, directory: Path | None) -> "RunFolder":
+        """Return the run in `directory`, or the newest of runs/<n>; DataError if there is none."""
+        if directory is None:
+            numbered = [path for path in Path("runs").glob("*") if path.name.isdecimal()]
+            if not numbered:
+                raise DataError("there is no run in runs/ to resume; start one without --resume")
+            directory = max(numbered, key=lambda path: int(path.name))
+        if not (directory / CONFIG).is_file():
+            raise DataError(f"{directory} holds no run to resume (no {CONFIG}); start it without --resume")
+        return cls(directory)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from writing here."""
+        with lock(self.directory):
+            remove_partials(self.directory)
+            yield
+
+    def settings(self) -> Settings:
+        """Return the settings the run was started with."""
+        path = self.directory / CONFIG
+        try:
+            return resolve(None, path, {}, ())
+        except ValueError as error:
+            raise DataError(f"{path}: {error}") from error
+
+    def write_settings(self, settings: Settings) -> None:
+        """Publish config.toml."""
+        with published(self.directory / CONFIG) as file:
+            file.write(settings.to_toml().encode())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the rows of metrics.jsonl; a last line cut off by a kill is passed over."""
+        path = self.directory / METRICS
+        if not path.is_file():
+            return []
+        rows = []
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict) and "event" in row:
+                rows.append(row)
+        return rows
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows after `step`, which will be written again, and the results of the finished run."""
+        kept = [row for row in self.rows() if row.get("step", 0) <= step and row["event"] != "result"]
+        with published(self.directory / METRICS) as file:
+            file.write("".join(json.dumps(row) + "\n" for row in kept).encode())
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Append a row to metrics.jsonl."""
+        with (self.directory / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def save(self, name: str, state: dict[str, Any], settings: Settings, classes: tuple[str, ...], stats: Stats, plan: str) -> None:
+        """Publish a checkpoint: tensors and plain values, and all that evaluation needs."""
+        extra = {"format": CHECKPOINT_FORMAT, "settings": asdict(settings), "classes": list(classes), "stats": _stats_state(stats), "plan": plan}
+        try:
+            with published(self.directory / f"{name}.pt") as file:
+                torch.save(state | extra, file)
+        except OSError as error:
+            raise DataError(f"cannot write {self.directory / name}.pt: {error.strerror}; the one before it is kept, --resume continues from there") from error
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Return a checkpoint file, or a run folder's last.pt. Nothing in it is executed (no pickle); DataError if it is not one of ours."""
+    if path.is_dir():
+        path = path / LAST
+    if not path.is_file():
+        raise DataError(f"no checkpoint {path}: give a run folder or one of its .pt files")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if state["format"] != CHECKPOINT_FORMAT:
+            raise DataError(f"{path} has checkpoint format {state['format']}; this release reads {CHECKPOINT_FORMAT}")
+        missing = {"step", "model", "velocities", "schedule", "settings", "classes", "stats", "plan"} - set(state)
+        if missing:
+            raise ValueError(f"it lacks {', '.join(sorted(missing))}")
+    except DataError:
+        raise
+    except Exception as error:  # torch.load raises anything on strange bytes
+        first = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{path} is not a checkpoint of ours, or it is damaged: {first}") from error
+    return dict(state)
+
+
+def checkpoint_settings(state: dict[str, Any]) -> Settings:
+    """Return the settings a checkpoint was trained with."""
+    try:
+        return resolve(None, None, state["settings"], ())
+    except (ValueError, TypeError) as error:
+        raise DataError(f"the checkpoint's settings are not of this release: {error}") from error
+
+
+def _stats_state(stats: Stats) -> dict[str, Any]:
+    colours = {name: torch.from_numpy(value.copy()) for name, value in vars(stats.colours).items()}
+    return {"split": stats.split, "images": stats.images, "pixels": stats.pixels, "mean_image": torch.from_numpy(stats.mean_image.copy()), **colours}
+
+
+def checkpoint_stats(state: dict[str, Any]) -> Stats:
+    """Return the statistics of the training split that a checkpoint was trained with."""
+    value = state["stats"]
+    try:
+        colours = Colours(*(value[name].numpy() for name in ("mean", "covariance", "eigenvalues", "eigenvectors")))
+        return Stats(value["split"], value["images"], value["pixels"], colours, value["mean_image"].numpy())
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"the checkpoint's statistics are damaged: {error}") from error

@@ -1,0 +1,181 @@
+"""`alextrain`: train AlexNet on shards, evaluate it, and report."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .common import Commands, print_json, wrong_values
+
+HELP = {"help_option_names": ["-h", "--help"]}
+
+
+class TrainCommands(Commands):
+    """Remembers its arguments, so that it can start itself again as several ranks."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep a copy in ctx.obj."""
+        ctx.obj = list(args)
+        return super().parse_args(ctx, args)
+
+
+def place_options(command: Any) -> Any:  # noqa: ANN401  (click decorates anything)
+    """Add the options that say where the work is done."""
+    for option in (
+        click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "gpu"]), help="auto: a GPU if there is one."),
+        click.option("--cpu-ranks", type=click.IntRange(1, 64), help="Processes on the CPU, over gloo."),
+        click.option("--gpus", type=click.IntRange(1, 64), help="GPUs of this machine, a process each, over NCCL."),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(cls=TrainCommands, context_settings=HELP)
+@click.version_option(package_name="alexprep")
+def main() -> None:
+    """Train AlexNet (2012) on shards that `alexprep shard` made.
+
+    \b
+      alextrain run --gpus 2                            # -> runs/1/
+      alextrain eval --checkpoint runs/1 --crops 10
+    """
+
+
+@main.command()
+@click.argument("directory", default="shards", type=click.Path(path_type=Path), envvar="ALEXPREP_DATA")
+@place_options
+@click.option("--preset", type=click.Choice(["source", "paper"]), help="source: what the authors ran; paper: what the text says.  [default: source]")
+@click.option("--width", type=float, help="Factor on the kernels of every layer.  [default: 1.0]")
+@click.option("--batch-size", type=int, help="Of all ranks together.  [default: 128]")
+@click.option("--epochs", type=int, help="[default: 95 for source, 90 for paper]")
+@click.option("--steps", type=int, help="Stop after so many steps.")
+@click.option("--lr", type=float, help="At the start.  [default: 0.01]")
+@click.option("--seed", type=int, help="Of weights, order, crops, colours and dropout.  [default: 0]")
+@click.option("--crop", type=int, help="Pixels a side.  [default: 224]")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.  [default: the next runs/<n>]")
+@click.option("--resume", is_flag=True, help="Continue the run in --out (or the newest one) from its last checkpoint.")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting of config.toml.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings, such as a run's config.toml.")
+@click.pass_obj
+def run(
+    arguments: list[str],
+    directory: Path,
+    device: str,
+    gpus: int | None,
+    cpu_ranks: int | None,
+    out: Path | None,
+    resume: bool,
+    assignments: tuple[str, ...],
+    config: Path | None,
+    preset: str | None,
+    **options: Any,  # noqa: ANN401  (settings)
+) -> None:
+    """Train on the shards in DIRECTORY.
+
+    Started under torchrun it joins the other ranks; otherwise it starts them itself. The result does not depend on the
+    number of ranks beyond float32 rounding. Interrupted, it continues with --resume, to the same bits.
+    """
+    from alexprep.model.distributed import joined, launched
+
+    from .launch import choose_layout, launch
+    from .runs import RunFolder
+    from .settings import resolve
+    from .training import Run, check_data
+
+    with wrong_values():
+        settings = resolve(preset, config, options, assignments)
+    if resume:
+        settings = _resumed(RunFolder.existing(out).settings(), options | {"preset": preset}, config, assignments)
+    layout = choose_layout(device, gpus, cpu_ranks)
+    with wrong_values():
+        check_data(directory, settings)
+        if settings.batch_size % layout.ranks:
+            raise ValueError(f"--batch-size counts all ranks and must be divisible by them: {settings.batch_size} by {layout.ranks}")
+    if layout.ranks > 1 and not launched():
+        raise SystemExit(launch(layout.ranks, arguments))
+    with joined(layout.device) as ranks:
+        folder = RunFolder(Path(ranks.from_first(str((RunFolder.existing(out) if resume else RunFolder.new(out)).directory) if ranks.first else "")))
+        training = Run(directory, folder, settings, ranks)
+        if not ranks.first:
+            if resume:
+                training.resume()
+            training.train()
+            return
+        with folder.held():
+            folder.write_settings(settings)
+            if resume:
+                training.resume()
+            training.train()
+        _print_results(folder)
+
+
+def _resumed(stored: Any, options: dict[str, Any], config: Path | None, assignments: tuple[str, ...]) -> Any:  # noqa: ANN401  (Settings, imported late)
+    """Return the stored settings of a run, with another end if one is given; a usage error if anything else was to change."""
+    from dataclasses import replace
+
+    changed = [name for name, value in options.items() if value is not None and value != getattr(stored, name) and name != "steps"]
+    if changed or config is not None or assignments:
+        what = ", ".join(f"--{name.replace('_', '-')}" for name in changed) or "settings"
+        raise click.UsageError(f"a resumed run keeps its settings: {what} cannot change (only --steps, --gpus and --cpu-ranks can)")
+    with wrong_values():
+        return stored if options.get("steps") is None else replace(stored, steps=options["steps"])
+
+
+def _print_results(folder: Any) -> None:  # noqa: ANN401  (RunFolder, imported late)
+    for row in folder.rows():
+        if row["event"] == "result":
+            views = "ten views" if row["views"] == 10 else "one view"
+            click.echo(f"{views}: top-1 error {100 * row['top1_error']:.2f} %, top-5 error {100 * row['top5_error']:.2f} % of {row['count']:,} val images")
+    click.echo(str(folder.directory / "report.html"))
+
+
+@main.command("eval")
+@click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="A run's folder (its last.pt is taken) or a .pt file.")
+@click.option("--data", default="shards", show_default=True, type=click.Path(path_type=Path), envvar="ALEXPREP_DATA", help="Folder of shards.")
+@click.option("--split", default="val", show_default=True, help="Of the shards.")
+@click.option("--crops", default="10", show_default=True, type=click.Choice(["10", "1"]), help="Ten views averaged, or the centre alone.")
+@place_options
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.pass_obj
+def evaluate(
+    arguments: list[str], checkpoint: Path, data: Path, split: str, crops: str, device: str, gpus: int | None, cpu_ranks: int | None, as_json: bool
+) -> None:
+    """Measure a checkpoint: top-1 and top-5 error. Every record counts once, at any number of ranks."""
+    from alexprep.model.distributed import joined, launched
+    from alexprep.pipeline import read_manifest
+
+    from .launch import choose_layout, launch
+    from .runs import load_checkpoint
+    from .training import evaluate_checkpoint
+
+    layout = choose_layout(device, gpus, cpu_ranks)
+    if layout.ranks > 1 and not launched():
+        read_manifest(data).split(split)
+        load_checkpoint(checkpoint)  # what is wrong is said once, here
+        raise SystemExit(launch(layout.ranks, arguments))
+    with joined(layout.device) as ranks:
+        result = evaluate_checkpoint(checkpoint, data, split, int(crops), ranks)
+    if not ranks.first:
+        return
+    if as_json:
+        print_json({"crops": int(crops), "split": split, **asdict(result)})
+        return
+    click.echo(f"{result.count:,} images of {split}, {'ten views averaged' if crops == '10' else 'the centre view'}")
+    click.echo(f"top-1 error {100 * result.top1_error:.2f} %   top-5 error {100 * result.top5_error:.2f} %   loss {result.loss:.4f}")
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path))
+@click.option("--data", default=None, type=click.Path(path_type=Path), help="Folder of shards.  [default: where the run had them]")
+def report(directory: Path, data: Path | None) -> None:
+    """Write DIRECTORY/report.html again, from what the run has kept."""
+    from alexprep.pipeline import read_manifest
+
+    from .reporting import write_report
+    from .runs import RunFolder, checkpoint_stats, load_checkpoint
+
+    folder = RunFolder.existing(directory)
+    stats = checkpoint_stats(load_checkpoint(directory))
+    start = next((row for row in folder.rows() if row["event"] == "start"), {})
+    click.echo(str(write_report(folder, read_manifest(data or start.get("data", "shards")), stats)))

@@ -1,0 +1,194 @@
+"""Where pipeline and model meet: loaders for the trainer, networks from checkpoints, the run from first step to report."""
+
+import platform
+from collections.abc import Iterable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from alexprep.model.alexnet import AlexNet, multiply_adds, parameters
+from alexprep.model.distributed import Ranks
+from alexprep.model.evaluator import Evaluation, evaluate
+from alexprep.model.optimizer import RATES, PaperSGD
+from alexprep.model.schedule import Plateau, Schedule, Scripted
+from alexprep.model.trainer import Pace, Trainer
+from alexprep.pipeline import DataError, Loader, Manifest, Stats, load_stats, read_manifest
+from alexprep.pipeline.config import Views
+
+from .common import Bar, say
+from .reporting import write_report
+from .runs import LAST, RunFolder, checkpoint_settings, checkpoint_stats, load_checkpoint
+from .settings import Settings
+
+VIEWS: dict[int, Views] = {1: "center", 10: "ten"}
+
+
+def check_data(directory: Path, settings: Settings) -> Manifest:
+    """Return the data set if it can be trained on; DataError or ValueError says why not, before anything is started."""
+    manifest = read_manifest(directory)
+    records = manifest.split("train").records
+    if records < settings.batch_size:
+        raise DataError(f"{directory} has {records} training records, fewer than one batch of {settings.batch_size}; use a smaller --batch-size")
+    if len(manifest.classes) < 2:
+        raise DataError(f"{directory} has {len(manifest.classes)} class; training needs at least two")
+    if settings.schedule == "plateau" and "val" not in manifest.splits:
+        raise DataError(f"{directory} has no val split, and the plateau schedule follows the validation error: use --set schedule=scripted")
+    if settings.crop > manifest.config.size:
+        raise ValueError(f"crop {settings.crop} does not fit into records of {manifest.config.size} pixels")
+    return manifest
+
+
+def build_model(settings: Settings, classes: int, ranks: Ranks) -> AlexNet:
+    """Return the network of these settings on the rank's device, with its initial weights."""
+    model = AlexNet(settings.preset, classes=classes, width=settings.width, crop=settings.crop, seed=settings.seed)
+    return model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+class Run:
+    """One training run: its parts, put together."""
+
+    def __init__(self, data: Path, folder: RunFolder, settings: Settings, ranks: Ranks) -> None:
+        """Build everything that the first step needs."""
+        self.data, self.folder, self.settings, self.ranks = data, folder, settings, ranks
+        self.manifest = check_data(data, settings)
+        self.stats = load_stats(self.manifest)
+        self.model = build_model(settings, len(self.manifest.classes), ranks)
+        self._loaders: dict[str, Loader] = {}
+        pace = Pace(
+            settings.lr,
+            self.manifest.split("train").records // settings.batch_size,
+            settings.steps or None,
+            settings.log_steps,
+            settings.checkpoint_steps,
+            settings.seed,
+        )
+        self.trainer = Trainer(self.model, PaperSGD(self.model, RATES[settings.preset]), _schedule(settings), pace, ranks)
+
+    def resume(self) -> None:
+        """Continue from last.pt, if the run came that far."""
+        if not (self.folder.directory / LAST).is_file():
+            return
+        state = load_checkpoint(self.folder.directory)
+        if state["plan"] != self.manifest.plan:
+            raise DataError(f"{self.data} is not the data set that {self.folder.directory} was trained on; give that one")
+        self.stats = checkpoint_stats(state)
+        try:
+            self.trainer.load_state_dict(state)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise DataError(f"{self.folder.directory / LAST} does not fit this run: {str(error).splitlines()[0]}") from error
+
+    def train(self) -> None:
+        """Train to the end, log, evaluate with one and with ten views, and write the report."""
+        bar = self._begin()
+        for event in self.trainer.run(self._batches, lambda: self.evaluate(1), self._save):
+            if not self.ranks.first:
+                continue
+            if event["event"] == "tick":
+                bar.at(event["step"])
+                continue
+            self.folder.log(event)
+            if event["event"] == "step":
+                bar.at(event["step"], f"epoch {event['epoch']}, loss {event['loss']:.3f}, {event['images_per_s']:.0f} images/s")
+            else:
+                say(f"epoch {event['epoch']}: val top-1 error {100 * event['top1_error']:.2f} %, top-5 {100 * event['top5_error']:.2f} %, loss {event['loss']:.4f}")
+        bar.close()
+        results = [(views, self.evaluate(views)) for views in VIEWS]
+        if self.ranks.first:
+            for views, result in results:
+                if result is not None:
+                    self.folder.log({"event": "result", "step": self.trainer.step, "views": views, **asdict(result)})
+            write_report(self.folder, self.manifest, self.stats)
+
+    def evaluate(self, views: int) -> Evaluation | None:
+        """Return the validation errors with that many views; None without a val split."""
+        if "val" not in self.manifest.splits:
+            return None
+        return evaluate(self.model, self._loader(f"val {views}", split="val", views=VIEWS[views], batch_size=self.settings.eval_batch_size), self.ranks)
+
+    def _begin(self) -> Bar:
+        if self.trainer.step:
+            say(f"continuing {self.folder.directory} at step {self.trainer.step}")
+        steps, total = self.settings.steps, self.settings.epochs * self.trainer.pace.epoch_steps
+        if self.ranks.first:
+            self.folder.rewind(self.trainer.step)
+            self.folder.log({"event": "start", "step": self.trainer.step, **self._facts()})
+        return Bar("train", min(steps, total) if steps else total, "steps")
+
+    def _facts(self) -> dict[str, Any]:
+        device = torch.cuda.get_device_name(self.ranks.device) if self.ranks.device.type == "cuda" else f"{platform.machine()} CPU"
+        return {
+            "settings": asdict(self.settings),
+            "data": str(self.data),
+            "classes": len(self.manifest.classes),
+            "parameters": parameters(self.model),
+            "multiply_adds": multiply_adds(AlexNet(self.settings.preset, classes=len(self.manifest.classes), width=self.settings.width, crop=self.settings.crop), self.settings.crop),
+            "device": device,
+            "ranks": self.ranks.world_size,
+            "versions": {"python": platform.python_version(), "alexprep": version("alexprep"), "torch": torch.__version__},
+        }
+
+    def _batches(self, step: int, colour: bool) -> Iterable[Any]:  # noqa: FBT001  (the phase's own word)
+        loader = self._loader(f"train colour {colour}", colour=self.settings.colour if colour else 0.0)
+        loader.load_state_dict({"step": step})
+        return loader
+
+    def _loader(self, name: str, **changes: Any) -> Loader:  # noqa: ANN401  (fields of LoaderConfig)
+        if name not in self._loaders:
+            self._loaders[name] = open_loader(self.data, self.settings, self.stats, self.ranks, **changes)
+        return self._loaders[name]
+
+    def _save(self, name: str) -> None:
+        if self.ranks.first:
+            self.folder.save(name, self.trainer.state_dict(), self.settings, self.manifest.classes, self.stats, self.manifest.plan)
+
+
+def open_loader(data: Path, settings: Settings, stats: Stats, ranks: Ranks, **changes: Any) -> Loader:  # noqa: ANN401  (fields of LoaderConfig)
+    """Return this rank's loader."""
+    gpu = ranks.device.type == "cuda"
+    config = settings.loader(
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        device="gpu" if gpu else "cpu",
+        device_id=ranks.device.index if gpu else None,
+        threads=settings.threads or max(1, torch.get_num_threads()),
+        **changes,
+    )
+    return Loader(data, config, stats=stats)
+
+
+def _schedule(settings: Settings) -> Schedule:
+    if settings.schedule == "plateau":
+        return Plateau(settings.lr, settings.epochs, settings.patience)
+    return Scripted(settings.lr, settings.epochs)
+
+
+def evaluate_checkpoint(checkpoint: Path, data: Path, split: str, views: int, ranks: Ranks) -> Evaluation:
+    """Return the errors of a checkpoint on a split, with the mean image and the settings it was trained with."""
+    state = load_checkpoint(checkpoint)
+    settings = checkpoint_settings(state)
+    manifest = read_manifest(data)
+    classes = tuple(state["classes"])
+    if manifest.classes != classes:
+        different = next((f"{ours!r} against {theirs!r}" for ours, theirs in zip(classes, manifest.classes, strict=False) if ours != theirs), "a different number")
+        raise DataError(f"{data} has other classes than the checkpoint was trained on ({len(manifest.classes)} and {len(classes)}; {different})")
+    model = build_model(settings, len(classes), ranks)
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise DataError(f"{checkpoint} does not fit its own settings: {str(error).splitlines()[0]}") from error
+    loader = open_loader(data, settings, checkpoint_stats(state), ranks, split=split, views=VIEWS[views], batch_size=settings.eval_batch_size)
+    bar = Bar("eval", len(loader), "batches") if ranks.first else None
+
+    def watched() -> Iterable[Any]:
+        for number, batch in enumerate(loader, 1):
+            yield batch
+            if bar is not None:
+                bar.at(number)
+
+    result = evaluate(model, watched(), ranks)
+    if bar is not None:
+        bar.close()
+    return result

@@ -1,0 +1,1 @@
+"""AlexNet and its training. Given tensors; knows nothing of files of images."""

@@ -1,0 +1,5 @@
+"""Errors of training that a user can do something about. The command line prints their text and exits with 1."""
+
+
+class TrainingError(Exception):
+    """Training or evaluation cannot go on; the text says why and what to do."""

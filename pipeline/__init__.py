@@ -1,0 +1,57 @@
+"""Raw images to training batches: shards, their statistics, and a loader whose every batch is a pure function.
+
+    from alexprep.pipeline import Loader
+    for images, labels, records in Loader("shards/", batch_size=128, seed=0): ...
+
+Names are loaded on first use, so that importing this package (and `alexprep --help`) costs nothing: `Loader` alone
+needs torch and DALI.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import LoaderConfig, ShardConfig
+    from .errors import DataError
+    from .loader import Batch, Loader
+    from .manifest import Manifest, read_manifest
+    from .records import Records
+    from .sharding import ShardJob
+    from .stats import Stats, compute_stats, load_stats
+
+__all__ = [
+    "Batch",
+    "DataError",
+    "Loader",
+    "LoaderConfig",
+    "Manifest",
+    "Records",
+    "ShardConfig",
+    "ShardJob",
+    "Stats",
+    "compute_stats",
+    "load_stats",
+    "read_manifest",
+]
+
+_HOME = {
+    "Batch": "loader",
+    "DataError": "errors",
+    "Loader": "loader",
+    "LoaderConfig": "config",
+    "Manifest": "manifest",
+    "Records": "records",
+    "ShardConfig": "config",
+    "ShardJob": "sharding",
+    "Stats": "stats",
+    "compute_stats": "stats",
+    "load_stats": "stats",
+    "read_manifest": "manifest",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  (a module attribute may be anything)
+    """Import the module that defines `name` (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOME[name]}", __name__), name)

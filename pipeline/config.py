@@ -1,0 +1,106 @@
+"""What can be chosen: one frozen dataclass a stage, checked when made. Defaults are written here and nowhere else."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+Encoding = Literal["jpeg", "raw"]
+Device = Literal["cpu", "gpu"]
+Mean = Literal["pixel", "center", "channel", "none"]
+Views = Literal["random", "center", "ten"]
+Layout = Literal["CHW", "channels_last"]
+Dtype = Literal["float32", "float16"]
+
+
+def check(condition: bool, message: str) -> None:  # noqa: FBT001  (reads as an assertion)
+    """Raise ValueError with `message` unless `condition` holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def check_choice(name: str, value: Any, choices: Any) -> None:  # noqa: ANN401  (a Literal type has no type of its own)
+    """Raise ValueError unless `value` is one of the strings of the Literal type `choices`."""
+    check(value in get_args(choices), f"{name} must be one of {', '.join(get_args(choices))}; got {value!r}")
+
+
+@dataclass(frozen=True)
+class ShardConfig:
+    """How source images become records. All of it is part of the plan: other values give other bytes."""
+
+    size: int = 256  # pixels a side of a record (paper, section 2)
+    encoding: Encoding = "jpeg"
+    quality: int = 95  # of the 4:4:4 JPEG; the 2012 tools wrote q95 too
+    records_per_shard: int = 4096  # at most; about 170 MB of JPEG records, 800 MB of raw ones
+
+    def __post_init__(self) -> None:
+        """Refuse values that no shard can have."""
+        check(8 <= self.size <= 4096, f"size must be 8..4096 pixels, got {self.size}")
+        check_choice("encoding", self.encoding, Encoding)
+        check(1 <= self.quality <= 100, f"quality must be 1..100, got {self.quality}")
+        # The per-pixel sums of a shard are uint32: 255 * 2**24 is the last that fits.
+        check(1 <= self.records_per_shard <= 1 << 20, f"records_per_shard must be 1..1048576, got {self.records_per_shard}")
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """Which batches a `Loader` makes, and how.
+
+    split       of the manifest: "train", "val", ...
+    batch_size  of all ranks together
+    views       "random": shuffled, random crop, flip and colour, partial last batch dropped; "center": the centre crop;
+                "ten": four corners, centre, and their mirrors. The last two go through the split once, in stored
+                order, every record exactly once. None: "random" for train, "center" for any other split.
+    mean        subtracted: "pixel", the mean image at the crop's own offset (the paper's text); "center", the centre
+                crop of the mean image from every crop (what the 2012 code did); "channel"; or "none"
+    colour      standard deviation of the PCA colour alphas (paper, section 4.1: 0.1); 0 switches it off
+    divide      random views are divided by this while colour is on (2012 code: 1.1)
+    shuffle     False: random views take the records in stored order each epoch
+    threads     of DALI, None: the CPUs this process may use
+    device_id   of the GPU, None: the current one of torch
+    """
+
+    split: str = "train"
+    batch_size: int = 128
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    device: Device = "cpu"
+    crop: int = 224
+    views: Views | None = None
+    mean: Mean = "pixel"
+    colour: float = 0.1
+    divide: float = 1.0
+    shuffle: bool = True
+    layout: Layout = "CHW"
+    dtype: Dtype = "float32"
+    threads: int | None = None
+    prefetch: int = 2
+    device_id: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that no loader can have."""
+        check(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
+        check(0 <= self.seed < 1 << 64, f"seed must be 0..2**64-1, got {self.seed}")
+        check(self.world_size >= 1, f"world_size must be at least 1, got {self.world_size}")
+        check(0 <= self.rank < self.world_size, f"rank must be 0..{self.world_size - 1} (world_size is {self.world_size}), got {self.rank}")
+        check_choice("device", self.device, Device)
+        check(self.crop >= 1, f"crop must be at least 1 pixel, got {self.crop}")
+        if self.views is not None:
+            check_choice("views", self.views, Views)
+        check_choice("mean", self.mean, Mean)
+        check(0 <= self.colour < float("inf"), f"colour must be a standard deviation >= 0, got {self.colour}")
+        check(0 < self.divide < float("inf"), f"divide must be > 0, got {self.divide}")
+        check_choice("layout", self.layout, Layout)
+        check_choice("dtype", self.dtype, Dtype)
+        check(self.dtype == "float32" or self.device == "gpu", 'dtype="float16" needs device="gpu": on the CPU use .half() on the batch')
+        check(self.threads is None or self.threads >= 1, f"threads must be at least 1, got {self.threads}")
+        check(self.prefetch >= 1, f"prefetch must be at least 1, got {self.prefetch}")
+        if self.view == "random":
+            check(
+                self.batch_size % self.world_size == 0,
+                f"batch_size counts all ranks and must be divisible by world_size: {self.batch_size} by {self.world_size}",
+            )
+
+    @property
+    def view(self) -> Views:
+        """The views with the default filled in."""
+        return self.views or ("random" if self.split == "train" else "center")

@@ -1,0 +1,210 @@
+"""The DALI graph, defined once: records in, float views out, on the CPU or on a GPU. Nothing in it is random.
+
+Every crop offset, flip and colour shift is an input, drawn by `augment`: DALI's own random operators depend on batch size and
+operator order. This is the only module that imports `nvidia.dali`; `reference.py` says the same in numpy, and tests
+hold the two together to the last bit.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64, UInt8
+
+from .config import LoaderConfig
+from .errors import DataError
+from .manifest import Manifest
+from .stats import Stats
+
+try:
+    from nvidia import dali
+    from nvidia.dali import backend, fn, tensors, types
+except ImportError as error:
+    raise DataError(
+        f"NVIDIA DALI cannot be imported ({error}): pip install 'alexprep[cuda12]', or 'alexprep[cuda13]' beside a CUDA 13 torch. "
+        "It is needed on a CPU too"
+    ) from error
+
+
+class Window(NamedTuple):
+    """Where a view is cut out: pixel offsets, then mirrored or not. Numbers, or one a sample."""
+
+    top: Any
+    left: Any
+    flip: Any
+
+
+class Feed(NamedTuple):
+    """One step's input: b records with their views. Arrays are fresh: DALI reads them without a copy."""
+
+    images: list[UInt8[np.ndarray, "..."]]
+    labels: Int64[np.ndarray, "b"]
+    records: Int64[np.ndarray, "b"]
+    shift: Float32[np.ndarray, "b 3"]  # PCA colour, grey levels
+    windows: tuple[Int64[np.ndarray, "b"], Int64[np.ndarray, "b"], Bool[np.ndarray, "b"]] | None  # top, left, flip of random views
+
+
+def windows(view: str, room: int) -> list[Window]:
+    """Return the fixed windows of "center" or "ten" (paper, section 4.1): corners and centre, then their mirrors.
+
+    The order is that of torchvision's TenCrop: the second five are the same corners of the mirrored image.
+    """
+    middle = room // 2
+    five = [(0, 0), (0, room), (room, 0), (room, room), (middle, middle)]
+    if view == "center":
+        return [Window(middle, middle, 0)]
+    return [Window(top, left, 0) for top, left in five] + [Window(top, room - left, 1) for top, left in five]
+
+
+def build(config: LoaderConfig, manifest: Manifest, stats: Stats | None, batch: int, source: Callable[[int], Feed]) -> Any:  # noqa: ANN401
+    """Return a DALI pipeline whose outputs are (views, labels, records), `batch` records at most a step.
+
+    Views are float32 (or float16 on a GPU) of shape (crop, crop, 3) laid out as the config says; for "ten", (10, ...).
+    On device "gpu" with no device_id the graph can be built and serialised, though not run, without a GPU.
+    """
+    size = manifest.config.size
+    raw = manifest.config.encoding == "raw"
+    gpu = config.device == "gpu"
+    pipeline = dali.Pipeline(
+        batch_size=batch, num_threads=config.threads, device_id=config.device_id if gpu else None, prefetch_queue_depth=config.prefetch, seed=0
+    )
+    with pipeline:
+        inputs = 7 if config.view == "random" else 4
+        image, label, record, shift, *window = fn.external_source(
+            _Inputs(source, size - config.crop, ring=config.prefetch + 4),
+            num_outputs=inputs,
+            batch=True,
+            no_copy=True,
+            dtype=[types.UINT8, types.INT64, types.INT64, types.FLOAT, types.FLOAT, types.FLOAT, types.INT32][:inputs],
+            ndim=[3 if raw else 1, 0, 0, 1, 0, 0, 0][:inputs],
+            layout=["HWC" if raw else "", "", "", "", "", "", ""][:inputs],
+        )
+        image = (image.gpu() if gpu else image) if raw else decode(image, config.device)
+        if config.mean == "pixel":
+            image = image - types.Constant(_mean_image(stats), device=config.device, layout="HWC")
+        if config.view == "random":
+            views = cut(image, Window(*window), shift, config, stats)
+        else:
+            room = max(size - config.crop, 1)
+            fixed = [Window(w.top / room, w.left / room, w.flip) for w in windows(config.view, size - config.crop)]
+            cuts = [cut(image, window, shift, config, stats) for window in fixed]
+            views = cuts[0] if len(cuts) == 1 else fn.stack(*cuts, axis=0, axis_name="F")
+        pipeline.set_outputs(views, *((label.gpu(), record.gpu()) if gpu else (label, record)))
+    return pipeline
+
+
+def decode(record: Any, device: str) -> Any:  # noqa: ANN401  (DALI's nodes are untyped)
+    """Return uint8 pixels of JPEG records, decoded as Pillow and torchvision do.
+
+    The reshape is an identity that makes the decoder wait until every header of the batch was parsed: DALI 2.4.0 crashes
+    the process when one of 32 or more records has an unreadable header; with it, the step raises a RuntimeError.
+    """
+    shape = fn.cast(fn.peek_image_shape(record)[0:1] * 0 - 1, dtype=types.INT32)
+    return fn.decoders.image(
+        fn.reshape(record, shape=shape),
+        device="mixed" if device == "gpu" else "cpu",
+        output_type=types.RGB,
+        adjust_orientation=False,
+        jpeg_fancy_upsampling=True,  # what libjpeg-turbo always does; nvJPEG only when told
+    )
+
+
+def cut(image: Any, window: Window, shift: Any, config: LoaderConfig, stats: Stats | None) -> Any:  # noqa: ANN401
+    """Return one view of every image: crop, mirror, minus the mean, plus the colour shift, divided.
+
+    The shift costs nothing: `crop_mirror_normalize` subtracts a mean a sample, and (mean - shift) is one.
+    """
+    divide = config.divide if config.view == "random" and config.colour else 1.0
+    mean = types.Constant(channel_mean(config, stats)) - shift
+    layout = "CHW" if config.layout == "CHW" else "HWC"
+    view = fn.crop_mirror_normalize(
+        image,
+        crop=(config.crop, config.crop),
+        crop_pos_y=window.top,
+        crop_pos_x=window.left,
+        mirror=window.flip,
+        mean=mean,
+        std=[divide] * 3,
+        dtype=types.FLOAT16 if config.dtype == "float16" else types.FLOAT,
+        output_layout=layout,
+    )
+    if config.mean == "center":
+        centre = center_mean(stats, config.crop, divide)
+        centre = centre.transpose(2, 0, 1) if layout == "CHW" else centre
+        centre = np.ascontiguousarray(centre.astype(config.dtype))
+        view = view - types.Constant(centre, device=config.device, layout=layout)
+    return view
+
+
+def channel_mean(config: LoaderConfig, stats: Stats | None) -> Float32[np.ndarray, "3"]:
+    """Return what is subtracted from every pixel alike: the channel means, or nothing if the mean is an image."""
+    if config.mean != "channel":
+        return np.zeros(3, np.float32)
+    if stats is None:
+        raise DataError('mean="channel" needs the statistics of the training split')
+    return stats.colours.mean.astype(np.float32)
+
+
+def center_mean(stats: Stats | None, crop: int, divide: float) -> Float32[np.ndarray, "c c 3"]:
+    """Return the centre crop of the mean image, divided like the view that it is subtracted from."""
+    image = _mean_image(stats)
+    start = (image.shape[0] - crop) // 2
+    return image[start : start + crop, start : start + crop] * (np.float32(1) / np.float32(divide))
+
+
+def _mean_image(stats: Stats | None) -> Float32[np.ndarray, "s s 3"]:
+    if stats is None:
+        raise DataError('mean="pixel" and mean="center" need the mean image of the training split')
+    return np.ascontiguousarray(stats.mean_image)
+
+
+class _Inputs:
+    """DALI's callback: the step's feed as arrays of the types that the graph declares.
+
+    The last few steps' tensors are kept here: DALI would otherwise drop the last reference in a thread of its own, which
+    has to wait for the GIL for every record.
+    """
+
+    def __init__(self, source: Callable[[int], Feed], room: int, ring: int) -> None:
+        self._source, self._room = source, np.float32(max(room, 1))
+        self._ring: list[Any] = [None] * ring
+
+    def __call__(self, iteration: int) -> tuple[Any, ...]:
+        feed = self._source(iteration)
+        images = [tensors.TensorCPU(image, "HWC" if image.ndim == 3 else "") for image in feed.images]
+        out: tuple[Any, ...] = (images, feed.labels, feed.records, feed.shift)
+        if feed.windows is not None:
+            top, left, flip = feed.windows
+            # offset / room in float32 comes back as exactly that offset for any room up to 2048 pixels
+            out += (top.astype(np.float32) / self._room, left.astype(np.float32) / self._room, flip.astype(np.int32))
+        self._ring[iteration % len(self._ring)] = out
+        return out
+
+
+def gpu_count() -> int:
+    """Return the number of GPUs that DALI could use; 0 without a driver."""
+    return int(backend.GetCUDADeviceCount())
+
+
+def require_gpu(device_id: int) -> None:
+    """Raise DataError with one clear sentence unless GPU `device_id` is there."""
+    count = gpu_count()
+    if count == 0:
+        raise DataError('device "gpu" needs an NVIDIA GPU with its driver, and there is none on this machine: use device "cpu"')
+    if not 0 <= device_id < count:
+        raise DataError(f"there is no GPU {device_id}: this machine has {count}, numbered from 0")
+
+
+def check_graph(pipeline: Any) -> list[tuple[str, str]]:  # noqa: ANN401  (DALI's pipeline is untyped)
+    """Check a graph without running it, on a machine with or without a GPU; return its (operator, device) pairs.
+
+    Serialising checks argument names and types and that no CPU operator is given GPU data; the registry, which
+    serialising does not consult, whether each operator exists on its device. Raises TypeError or RuntimeError.
+    """
+    pipeline.serialize()
+    registry = {"cpu": set(backend.RegisteredCPUOps()), "gpu": set(backend.RegisteredGPUOps()), "mixed": set(backend.RegisteredMixedOps())}
+    used = [(op._op.schema.Name(), op._op.device) for op in pipeline._ops]  # noqa: SLF001  (DALI has no public way)
+    missing = [(name, device) for name, device in used if name not in registry[device]]
+    if missing:
+        raise TypeError(f"this DALI has no such operator on that device: {missing}")
+    return used

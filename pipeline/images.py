@@ -1,0 +1,103 @@
+"""One image: source bytes -> uint8[256,256,3] -> record bytes. The only code that looks at encoded pixels before DALI.
+
+The recipe is that of the paper's authors (cuda-convnet2's make-data): the shorter side scaled to 256 with OpenCV's INTER_AREA
+when shrinking and INTER_CUBIC when enlarging, then the central square. EXIF orientation is ignored, as torchvision and TensorFlow
+do, and as they did.
+"""
+
+import io
+import warnings
+
+import cv2
+import numpy as np
+import simplejpeg
+from jaxtyping import UInt8
+from PIL import Image
+
+from .errors import UndecodableImage
+
+MAX_PIXELS = 178_956_970  # 512 MiB of RGB: what Pillow refuses as a decompression bomb; larger than ImageNet's largest by far
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # by content; a name decides nothing
+
+
+def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the image in `data` as RGB; raise UndecodableImage with the reason.
+
+    A JPEG goes through libjpeg-turbo directly; CMYK, other formats, and JPEGs at which libjpeg warns, through Pillow, which
+    tolerates a harmless oddity and refuses a truncated file. Both give the same pixels (tests hold them together).
+    """
+    if not data:
+        raise UndecodableImage("empty file")
+    if data.startswith(b"\xff\xd8"):
+        image = _decode_jpeg(data)
+        if image is not None:
+            return image
+    return _decode_any(data)
+
+
+def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        _check_size(width, height)
+        if colours in ("YCbCr", "Gray"):
+            return simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    except ValueError:
+        pass  # Pillow says what is wrong with it, or knows better
+    return None
+
+
+def _decode_any(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd EXIF blocks and palettes; the size is checked here
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                _check_size(*image.size)
+                if image.mode.startswith("I;16"):  # 16-bit grey: Pillow's own conversion clips at 255
+                    grey = (np.asarray(image) >> 8).astype(np.uint8)
+                    return np.repeat(grey[:, :, None], 3, axis=2)
+                return np.array(image.convert("RGB"))
+    except UndecodableImage:
+        raise
+    except Image.UnidentifiedImageError as error:
+        raise UndecodableImage(f"not an image of a known format; it begins with {data[:16]!r}") from error
+    except Exception as error:  # decoders raise anything on hostile bytes
+        raise UndecodableImage(f"cannot be decoded: {error or type(error).__name__}") from error
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UndecodableImage(f"too large: {width}x{height} pixels, at most {MAX_PIXELS} in all are decoded")
+
+
+def central_square(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
+    """Return the central `size` x `size` pixels of `image` with its shorter side scaled to `size`.
+
+    Raises UndecodableImage for a strip so thin that its enlarged copy would exceed MAX_PIXELS.
+    """
+    short = min(image.shape[:2])
+    height, width = (int(side * size / short + 0.5) for side in image.shape[:2])
+    if short != size:
+        if width * height > MAX_PIXELS:
+            raise UndecodableImage(f"too thin: {image.shape[1]}x{image.shape[0]} would become {width}x{height} pixels")
+        method = cv2.INTER_AREA if short > size else cv2.INTER_CUBIC
+        image = cv2.resize(image, (width, height), interpolation=method)  # type: ignore[assignment]
+    top, left = (height - size) // 2, (width - size) // 2
+    return np.ascontiguousarray(image[top : top + size, left : left + size])
+
+
+def encode(image: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:
+    """Return `image` as a 4:4:4 JPEG (colour at full resolution, so that PCA colour has something to work on)."""
+    return simplejpeg.encode_jpeg(image, quality=quality, colorspace="RGB", colorsubsampling="444", fastdct=False)
+
+
+def decode_record(data: bytes | UInt8[np.ndarray, "n"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the pixels of a JPEG record; raise UndecodableImage at the least irregularity."""
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    except ValueError as error:
+        raise UndecodableImage(f"the JPEG record is damaged: {error}") from error
+
+
+def use_one_thread() -> None:
+    """Keep OpenCV from starting threads in a process that is one of many."""
+    cv2.setNumThreads(1)

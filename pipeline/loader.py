@@ -1,0 +1,148 @@
+"""Batches of torch tensors. Each is a pure function of (records, config, step); the loader's state is that step, one integer."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from .augment import colour_shift, draws
+from .config import LoaderConfig
+from .errors import DataError, UndecodableImage
+from .graph import Feed, build, require_gpu
+from .images import decode_record
+from .manifest import read_manifest
+from .order import Plan
+from .records import Records
+from .stats import Stats, load_stats
+
+
+class Batch(NamedTuple):
+    """What a step yields; b = batch_size / world_size (the last batch of "center" and "ten" views may be smaller)."""
+
+    images: torch.Tensor  # float32[b,3,crop,crop], for ten views float32[b,10,3,crop,crop]
+    labels: torch.Tensor  # int64[b]
+    records: torch.Tensor  # int64[b], the record numbers
+
+
+class Loader:
+    """Iterates over one epoch from the current step; the next `for` goes on with the next epoch.
+
+        loader = Loader("shards/", split="train", batch_size=128, seed=0)
+        for images, labels, records in loader: ...
+
+    Options are the fields of `LoaderConfig`; `config` gives many at once. `stats` (mean image, colours) default to those of
+    the folder's training split. Raises DataError if the folder is not a whole data set or a record is damaged, ValueError
+    for an option that cannot be.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        config: LoaderConfig | None = None,
+        *,
+        stats: Stats | None = None,
+        **options: Any,  # noqa: ANN401  (fields of LoaderConfig)
+    ) -> None:
+        """Open the shards; nothing is decoded before the first step."""
+        config = replace(config or LoaderConfig(), **options)
+        manifest = read_manifest(directory)
+        if config.crop > manifest.config.size:
+            raise ValueError(f"crop {config.crop} does not fit into records of {manifest.config.size} pixels")
+        if config.device == "gpu":
+            require_gpu(config.device_id or 0)
+            config = replace(config, device_id=config.device_id or 0)
+        self.config = replace(config, threads=config.threads or len(os.sched_getaffinity(0)))
+        self.records = Records(manifest, config.split)
+        self._random = config.view == "random"
+        if stats is None and (config.mean != "none" or (self._random and config.colour)):
+            stats = load_stats(manifest, "train" if "train" in manifest.splits else config.split)
+        if stats is not None and stats.mean_image.shape[0] != manifest.config.size:
+            raise DataError(f"the mean image is of {stats.mean_image.shape[0]} pixels a side, the records of {manifest.config.size}")
+        self.stats = stats
+        self._plan = Plan(
+            len(self.records),
+            config.batch_size,
+            config.seed,
+            config.rank,
+            config.world_size,
+            shuffle=self._random and config.shuffle,
+            drop_last=self._random,
+        )
+        self._step = 0
+        self._pipeline: Any = None
+
+    def __len__(self) -> int:
+        """Return the steps an epoch."""
+        return self._plan.steps
+
+    def state_dict(self) -> dict[str, int]:
+        """Return {"step": steps consumed since the start of epoch 0}."""
+        return {"step": self._step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue at that step, whatever the number of ranks was."""
+        step = int(state["step"])
+        if step < 0:
+            raise ValueError(f"step must not be negative, got {step}")
+        if step != self._step:
+            self._step, self._pipeline = step, None
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield the rest of the current epoch."""
+        if len(self) == 0:
+            return  # an evaluation split of fewer records than ranks
+        epoch = self._step // len(self)
+        while self._step // len(self) == epoch:
+            batch = self._next()
+            self._step += 1
+            yield batch
+
+    def _next(self) -> Batch:
+        if self._pipeline is None:
+            start = self._step
+            share = -(-self.config.batch_size // self.config.world_size)
+            self._pipeline = build(self.config, self.records.manifest, self.stats, share, lambda i: self._feed(start + i))
+        try:
+            outputs = self._pipeline.run(torch.cuda.current_stream(self.config.device_id)) if self._gpu else self._pipeline.run()
+        except RuntimeError as error:
+            self._pipeline = None  # DALI's is unusable from here on
+            raise self._explain(error) from error
+        views, labels, records = (torch.from_dlpack(output.as_tensor()) for output in outputs)  # no copy: it lives as long as the tensor
+        return Batch(views if self.config.layout == "CHW" else views.movedim(-1, -3), labels, records)
+
+    @property
+    def _gpu(self) -> bool:
+        return self.config.device == "gpu"
+
+    def _feed(self, step: int) -> Feed:
+        """Return what DALI is given for `step`: views into the mapped shards, and this step's draws."""
+        epoch, numbers = self._plan(step)
+        count = len(numbers)
+        images = [self.records.image(number) for number in numbers.tolist()]
+        labels = self.records.labels(numbers)
+        shift = np.zeros((count, 3), np.float32)
+        if not self._random:
+            return Feed(images, labels, numbers.copy(), shift, None)
+        drawn = draws(self.config.seed, epoch, numbers, self.records.manifest.config.size - self.config.crop)
+        if self.config.colour and self.stats is not None:
+            shift = colour_shift(drawn.alpha, self.config.colour, self.stats.colours.eigenvalues, self.stats.colours.eigenvectors)
+        return Feed(images, labels, numbers.copy(), shift, (drawn.top, drawn.left, drawn.flip))
+
+    def _explain(self, error: RuntimeError) -> Exception:
+        """Return an error that names the damaged records of the current step, if that is what it was."""
+        _, numbers = self._plan(self._step)
+        damaged = []
+        for number in numbers.tolist():
+            image = self.records.image(number)
+            if image.ndim == 1:
+                try:
+                    decode_record(image)
+                except UndecodableImage as reason:
+                    damaged.append(f"{self.records.where(number)}: {reason}")
+        if not damaged:
+            return error
+        return DataError("damaged records; restore the shard, or delete it and run alexprep shard again:\n  " + "\n  ".join(damaged))

@@ -1,0 +1,139 @@
+"""Sums over pixels that add up exactly: shard by shard, in any order, and then mean image, covariance and PCA.
+
+In:  uint8[s,s,3] records.    Out: integers; floats only at the very end, rounded once.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Int64, UInt8, UInt64
+
+from .errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """First and second moments of RGB over all pixels, and the sum of each pixel of the square."""
+
+    images: int
+    total: tuple[int, int, int]  # sum of R, G, B over all pixels
+    outer: tuple[tuple[int, int, int], tuple[int, int, int], tuple[int, int, int]]  # sum of the products of two channels
+    pixel_sum: UInt64[np.ndarray, "s s 3"]
+
+    @property
+    def pixels(self) -> int:
+        """Pixels counted."""
+        return self.images * self.pixel_sum.shape[0] * self.pixel_sum.shape[1]
+
+    @classmethod
+    def zero(cls, size: int) -> "Moments":
+        """Return the moments of no image."""
+        return cls(0, (0, 0, 0), ((0, 0, 0),) * 3, np.zeros((size, size, 3), np.uint64))
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Return the moments of both sets of images together."""
+        return Moments(
+            self.images + other.images,
+            _triple(a + b for a, b in zip(self.total, other.total, strict=True)),
+            _triple(_triple(a + b for a, b in zip(r, s, strict=True)) for r, s in zip(self.outer, other.outer, strict=True)),
+            self.pixel_sum + other.pixel_sum,
+        )
+
+    def __eq__(self, other: object) -> bool:
+        """Tell whether every sum is the same integer."""
+        return (
+            isinstance(other, Moments)
+            and (self.images, self.total, self.outer) == (other.images, other.total, other.outer)
+            and np.array_equal(self.pixel_sum, other.pixel_sum)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # holds an array
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the sums as JSON numbers (of any size), without the per-pixel ones."""
+        return {"images": self.images, "total": self.total, "outer": self.outer}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any], pixel_sum: UInt64[np.ndarray, "s s 3"]) -> "Moments":
+        """Return what `to_json` wrote, with its per-pixel sums; DataError if these do not belong together."""
+        moments = cls(
+            int(value["images"]), _triple(map(int, value["total"])), _triple(_triple(map(int, row)) for row in value["outer"]), pixel_sum
+        )
+        if tuple(int(x) for x in pixel_sum.sum((0, 1))) != moments.total:
+            raise DataError("the per-pixel sums do not add up to the sums of the channels")
+        return moments
+
+
+def _triple(values: Any) -> Any:  # noqa: ANN401  (a tuple of three of whatever it is given)
+    a, b, c = values
+    return a, b, c
+
+
+class MomentsCounter:
+    """Adds up images one by one, without an array a step."""
+
+    def __init__(self, size: int) -> None:
+        """Start with no image of `size` x `size`."""
+        self._images = 0
+        self._total = np.zeros(3, np.int64)
+        self._outer = np.zeros((3, 3), np.int64)
+        self._pixel_sum = np.zeros((size, size, 3), np.uint32)
+
+    def add(self, image: UInt8[np.ndarray, "s s 3"]) -> None:
+        """Count one image.
+
+        The products are summed in float64 by BLAS: every partial sum is an integer below 2**53 (255**2 * 4096**2 is below
+        2**41), so the result is exact in whatever order it is taken.
+        """
+        flat = image.reshape(-1, 3).astype(np.float64)
+        self._images += 1
+        self._outer += (flat.T @ flat).astype(np.int64)
+        self._pixel_sum += image
+        self._total += flat.sum(0).astype(np.int64)
+
+    def moments(self) -> Moments:
+        """Return what was counted."""
+        total, outer = (_ints(x) for x in (self._total, self._outer))
+        return Moments(self._images, _triple(total), _triple(_triple(row) for row in outer), self._pixel_sum.astype(np.uint64))
+
+
+def _ints(array: Int64[np.ndarray, "..."]) -> Any:  # noqa: ANN401  (nested lists of Python integers)
+    return array.tolist()
+
+
+@dataclass(frozen=True, eq=False)
+class Colours:
+    """The distribution of RGB over pixels: mean, population covariance, principal colours (rows, largest first)."""
+
+    mean: Float64[np.ndarray, "3"]
+    covariance: Float64[np.ndarray, "3 3"]
+    eigenvalues: Float64[np.ndarray, "3"]
+    eigenvectors: Float64[np.ndarray, "3 3"]
+
+
+def colours(moments: Moments) -> Colours:
+    """Return mean, covariance and PCA of the pixels counted (paper, section 4.1).
+
+    Mean and covariance are exact fractions rounded once. An eigenvector's sign is free: its entry of largest magnitude is
+    made positive.
+    """
+    n = moments.pixels
+    if n == 0:
+        raise DataError("no image was counted, so there is no mean")
+    mean = np.array([float(Fraction(t, n)) for t in moments.total])
+    covariance = np.array(
+        [[float(Fraction(n * moments.outer[i][j] - moments.total[i] * moments.total[j], n * n)) for j in range(3)] for i in range(3)]
+    )
+    values, columns = np.linalg.eigh(covariance)  # ascending
+    rows = columns.T[::-1]
+    signs = np.sign(rows[np.arange(3), np.abs(rows).argmax(1)])
+    return Colours(mean, covariance, np.maximum(values[::-1], 0), rows * signs[:, None])
+
+
+def mean_image(moments: Moments) -> Float64[np.ndarray, "s s 3"]:
+    """Return the mean of each pixel of the square (paper, section 2)."""
+    if moments.images == 0:
+        raise DataError("no image was counted, so there is no mean image")
+    return moments.pixel_sum / moments.images

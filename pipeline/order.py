@@ -1,0 +1,67 @@
+"""Which records, in which step: (seed, epoch, step, rank, world size) -> record numbers, and nothing else.
+
+Step t of an epoch takes places t*B .. t*B+B-1 of the epoch's permutation; rank r of w takes the r-th of w equal parts of
+them. So the ranks' batches, laid side by side, are the global batch, whatever the number of ranks.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Int64
+
+from .errors import DataError
+from .hashing import key, step
+
+_PURPOSE = 1
+
+
+@lru_cache(maxsize=2)
+def permutation(seed: int, epoch: int, n: int) -> Int64[np.ndarray, "n"]:
+    """Return a permutation of 0..n-1, fixed for ever by its arguments (read-only).
+
+    The numbers are sorted by a 64-bit hash. The hash is a bijection, so there are no ties, and any sorting algorithm on
+    any machine gives this same answer (numpy promises that of no `permutation` of its own).
+    """
+    order = np.argsort(step(key(_PURPOSE, seed, epoch), np.arange(n, dtype=np.uint64)))
+    order.flags.writeable = False
+    return order
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps of one rank through `records` records, epoch after epoch."""
+
+    records: int
+    batch_size: int  # of all ranks
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    shuffle: bool = True
+    drop_last: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a data set in which this plan has no step."""
+        if self.drop_last and self.records < self.batch_size:
+            raise DataError(f"{self.records} records are fewer than one batch of {self.batch_size}; use a smaller batch size")
+
+    @property
+    def steps(self) -> int:
+        """Steps an epoch in which this rank has a record (when the last batch is partial, some ranks may have none)."""
+        full, rest = divmod(self.records, self.batch_size)
+        if self.drop_last:
+            return full
+        low, high = self._part(rest)
+        return full + (high > low)
+
+    def _part(self, count: int) -> tuple[int, int]:
+        return count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size
+
+    def __call__(self, step: int) -> tuple[int, Int64[np.ndarray, "b"]]:
+        """Return (epoch, record numbers) of the rank's `step`, counted from the start of epoch 0."""
+        epoch, place = divmod(step, self.steps)
+        start = place * self.batch_size
+        low, high = self._part(min(self.batch_size, self.records - start))
+        if self.shuffle:
+            return epoch, permutation(self.seed, epoch, self.records)[start + low : start + high]
+        return epoch, np.arange(start + low, start + high)

@@ -1,0 +1,198 @@
+"""Shards on disk: Arrow IPC files of records, written row by row, mapped into memory and read without a copy.
+
+The layout is specified in FORMAT.md; change both together, and raise FORMAT_VERSION.
+"""
+
+import json
+from bisect import bisect_right
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int32, Int64, UInt8
+
+from .config import ShardConfig
+from .errors import DataError
+from .manifest import FORMAT_VERSION, Manifest
+
+ROWS_A_BATCH = {"jpeg": 256, "raw": 64}  # about 10 MB a record batch
+
+
+class Row(NamedTuple):
+    """One record on its way into a shard."""
+
+    image: bytes | UInt8[np.ndarray, "s s 3"]  # JPEG bytes or pixels, as the encoding says
+    label: int
+    key: str
+    width: int  # of the source image, pixels
+    height: int
+
+
+def schema(config: ShardConfig, classes: list[str], facts: dict[str, Any]) -> pa.Schema:
+    """Return the columns of a shard, with `facts` and the class list in the metadata.
+
+    JPEG records carry Hugging Face's description too: `datasets.load_dataset("arrow")` then decodes the images and
+    knows the class names.
+    """
+    shape = [config.size, config.size, 3]
+    image = (
+        pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
+        if config.encoding == "jpeg"
+        else pa.fixed_shape_tensor(pa.uint8(), shape, dim_names=["H", "W", "C"])
+    )
+    metadata = {
+        "alexprep": json.dumps({"format_version": FORMAT_VERSION, **facts}, sort_keys=True),
+        "alexprep.classes": json.dumps([[name, name] for name in classes]),
+    }
+    if config.encoding == "jpeg":
+        features = {
+            "image": {"_type": "Image"},
+            "label": {"names": classes, "_type": "ClassLabel"},
+            "key": {"dtype": "string", "_type": "Value"},
+            "width": {"dtype": "int32", "_type": "Value"},
+            "height": {"dtype": "int32", "_type": "Value"},
+        }
+        metadata["huggingface"] = json.dumps({"info": {"features": features}})
+    columns = {"image": image, "label": pa.int64(), "key": pa.string(), "width": pa.int32(), "height": pa.int32()}
+    return pa.schema(list(columns.items()), metadata=metadata)
+
+
+class ShardWriter:
+    """Writes rows to an open file as an Arrow IPC file; holds one record batch in memory."""
+
+    def __init__(self, file: IO[bytes], schema: pa.Schema, encoding: str) -> None:
+        """Begin a shard in `file`."""
+        self._schema, self._rows_a_batch = schema, ROWS_A_BATCH[encoding]
+        self._writer = pa.ipc.new_file(file, schema)
+        self._pending: list[Row] = []
+
+    def append(self, row: Row) -> None:
+        """Add one record."""
+        self._pending.append(row)
+        if len(self._pending) == self._rows_a_batch:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is pending, and the footer."""
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        images, labels, keys, widths, heights = zip(*self._pending, strict=True)
+        kind = self._schema.field("image").type
+        if isinstance(kind, pa.FixedShapeTensorType):
+            column = pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack(images), dim_names=kind.dim_names)
+        else:
+            column = pa.StructArray.from_arrays([pa.array(images, pa.binary()), pa.array(keys, pa.string())], fields=list(kind))
+        columns = [column, pa.array(labels, pa.int64()), pa.array(keys), pa.array(widths, pa.int32()), pa.array(heights, pa.int32())]
+        self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
+        self._pending.clear()
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """One record batch: views into the map. `offsets` is None for raw records."""
+
+    data: UInt8[np.ndarray, "..."]
+    offsets: Int32[np.ndarray, "n1"] | None
+    labels: Int64[np.ndarray, "n"]
+
+    def image(self, row: int) -> UInt8[np.ndarray, "..."]:
+        return self.data[row] if self.offsets is None else self.data[self.offsets[row] : self.offsets[row + 1]]
+
+
+class Records:
+    """The records of one split, by number: 0 is the first row of the first shard.
+
+    Shards are opened when first touched, so that any number of records opens in no time, and nothing is held for each.
+    """
+
+    def __init__(self, manifest: Manifest, split: str) -> None:
+        """Check that every shard of `split` is there in full; DataError names the one that is not."""
+        self.manifest = manifest
+        self.shards = manifest.split(split).shards
+        ends = np.cumsum([shard.rows for shard in self.shards]).tolist()
+        self._starts = [0, *ends[:-1]]
+        self._count = ends[-1] if ends else 0
+        self._readers: dict[int, pa.RecordBatchFileReader] = {}
+        self._blocks: dict[tuple[int, int], _Block] = {}
+        for shard in self.shards:
+            path = manifest.directory / shard.file
+            found = path.stat().st_size if path.is_file() else None
+            if found != shard.bytes:
+                state = "is missing" if found is None else f"has {found} bytes instead of {shard.bytes}"
+                raise DataError(f"{path} {state}; restore it, or delete manifest.json and run alexprep shard again with the same options")
+
+    def __len__(self) -> int:
+        """Return the number of records."""
+        return self._count
+
+    def image(self, record: int) -> UInt8[np.ndarray, "..."]:
+        """Return JPEG bytes uint8[n] or pixels uint8[s,s,3]: a read-only view into the mapped file."""
+        block, row = self._locate(record)
+        return block.image(row)
+
+    def labels(self, records: Int64[np.ndarray, "b"]) -> Int64[np.ndarray, "b"]:
+        """Return the labels of `records`."""
+        located = (self._locate(record) for record in records.tolist())
+        return np.array([block.labels[row] for block, row in located], np.int64)
+
+    def key(self, record: int) -> str:
+        """Return where the record came from."""
+        shard, number, row = self._place(record)
+        return str(self._reader(shard).get_batch(number).column("key")[row])
+
+    def where(self, record: int) -> str:
+        """Return the record's shard, row and key, for an error message."""
+        shard = bisect_right(self._starts, record) - 1
+        return f"record {record} ({self.shards[shard].file} row {record - self._starts[shard]}, from {self.key(record)})"
+
+    def _place(self, record: int) -> tuple[int, int, int]:
+        """Return (shard, record batch, row in it)."""
+        if not 0 <= record < self._count:
+            raise IndexError(f"record {record} of {self._count}")
+        shard = bisect_right(self._starts, record) - 1
+        return shard, *divmod(record - self._starts[shard], ROWS_A_BATCH[self.manifest.config.encoding])
+
+    def _locate(self, record: int) -> tuple[_Block, int]:
+        shard, number, row = self._place(record)
+        block = self._blocks.get((shard, number))
+        if block is None:
+            block = self._blocks[shard, number] = self._read(shard, number)
+        return block, row
+
+    def _reader(self, shard: int) -> pa.RecordBatchFileReader:
+        reader = self._readers.get(shard)
+        if reader is None:
+            path = self.manifest.directory / self.shards[shard].file
+            try:
+                reader = pa.ipc.open_file(pa.memory_map(str(path)))
+                self._check(reader, shard)
+            except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+                raise DataError(f"{path} cannot be read as a shard: {error}") from error
+            self._readers[shard] = reader
+        return reader
+
+    def _check(self, reader: pa.RecordBatchFileReader, shard: int) -> None:
+        facts = json.loads(reader.schema.metadata[b"alexprep"])
+        if facts["plan"] != self.manifest.plan:
+            raise ValueError("it belongs to another data set than manifest.json")
+        batches = -(-self.shards[shard].rows // ROWS_A_BATCH[self.manifest.config.encoding])
+        if reader.num_record_batches != batches:
+            raise ValueError(f"{reader.num_record_batches} record batches instead of {batches}")
+
+    def _read(self, shard: int, number: int) -> _Block:
+        try:
+            batch = self._reader(shard).get_batch(number)
+            column = batch.column("image")
+            labels = batch.column("label").to_numpy()
+            if self.manifest.config.encoding == "raw":
+                return _Block(column.to_numpy_ndarray(), None, labels)
+            _, offsets, data = column.field("bytes").buffers()
+            return _Block(np.frombuffer(data, np.uint8), np.frombuffer(offsets, np.int32)[: len(batch) + 1], labels)
+        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+            raise DataError(f"{self.manifest.directory / self.shards[shard].file} is damaged in record batch {number}: {error}") from error

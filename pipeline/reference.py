@@ -1,0 +1,63 @@
+"""What a batch is, in plain numpy: the definition that the DALI graph must equal bit for bit. Slow on purpose."""
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from .augment import colour_shift, draws
+from .config import LoaderConfig
+from .images import decode_record
+from .order import Plan
+from .records import Records
+from .stats import Stats
+
+
+def batch(records: Records, config: LoaderConfig, stats: Stats, step: int) -> Float32[np.ndarray, "..."]:
+    """Return the images of `step` as `Loader` gives them: (b, 3, crop, crop), or (b, 10, 3, crop, crop) for ten views."""
+    random, room = config.view == "random", records.manifest.config.size - config.crop
+    plan = Plan(len(records), config.batch_size, config.seed, config.rank, config.world_size, random and config.shuffle, random)
+    epoch, numbers = plan(step)
+    drawn = draws(config.seed, epoch, numbers, room)
+    shifts = np.zeros((len(numbers), 3), np.float32)
+    if random and config.colour:
+        shifts = colour_shift(drawn.alpha, config.colour, stats.colours.eigenvalues, stats.colours.eigenvectors)
+    middle = room // 2
+    corners = [(0, 0), (0, room), (room, 0), (room, room), (middle, middle)]
+    result = []
+    for i, number in enumerate(numbers.tolist()):
+        image = records.image(number)
+        image = decode_record(image) if image.ndim == 1 else image
+        if random:
+            views = view(image, (drawn.top[i], drawn.left[i]), drawn.flip[i], shifts[i], config, stats)
+        elif config.view == "center":
+            views = view(image, (middle, middle), False, shifts[i], config, stats)
+        else:
+            ten = [(t, l, False) for t, l in corners] + [(t, room - l, True) for t, l in corners]
+            views = np.stack([view(image, (t, l), flip, shifts[i], config, stats) for t, l, flip in ten])
+        result.append(views)
+    return np.stack(result)
+
+
+def view(
+    image: UInt8[np.ndarray, "s s 3"],
+    corner: tuple[int, int],
+    flip: bool,  # noqa: FBT001  (a draw, not a mode)
+    shift: Float32[np.ndarray, "3"],
+    config: LoaderConfig,
+    stats: Stats,
+) -> Float32[np.ndarray, "3 c c"]:
+    """Return one view of one image, in the order of operations that both engines share."""
+    top, left = corner
+    pixels = image.astype(np.float32)
+    if config.mean == "pixel":
+        pixels = pixels - stats.mean_image
+    pixels = pixels[top : top + config.crop, left : left + config.crop]
+    if flip:
+        pixels = pixels[:, ::-1]
+    channel = stats.colours.mean.astype(np.float32) if config.mean == "channel" else np.zeros(3, np.float32)
+    divide = config.divide if config.view == "random" and config.colour else 1.0
+    scale = np.float32(1) / np.float32(divide)
+    pixels = (pixels - (channel - shift)) * scale
+    if config.mean == "center":
+        start = (stats.mean_image.shape[0] - config.crop) // 2
+        pixels = pixels - stats.mean_image[start : start + config.crop, start : start + config.crop] * scale
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))

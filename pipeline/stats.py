@@ -1,0 +1,108 @@
+"""stats.json and mean_image.npy: what the sidecars' moments say about a split.
+
+The pixels counted are those of the finished records: for JPEG records the pixels *after* encoding, decoded again. They are what
+training reads, so the mean it subtracts is exactly the mean of what it sees, and anyone can recompute them from the shards alone.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from .errors import DataError
+from .images import decode_record
+from .manifest import Manifest
+from .moments import Colours, Moments, MomentsCounter, colours, mean_image
+from .records import Records
+from .storage import published, read_json, write_json
+
+STATS, MEAN_IMAGE = "stats.json", "mean_image.npy"
+
+
+@dataclass(frozen=True, eq=False)
+class Stats:
+    """Mean image and colours of a split; the pixel scale is 0..255."""
+
+    split: str
+    images: int
+    pixels: int
+    colours: Colours
+    mean_image: Float32[np.ndarray, "s s 3"]
+
+    def to_json(self, *, pca: bool = True) -> dict[str, Any]:
+        """Return the content of stats.json, with or without eigenvalues and eigenvectors."""
+        value = {
+            "split": self.split,
+            "images": self.images,
+            "pixels": self.pixels,
+            "mean": self.colours.mean.tolist(),
+            "covariance": self.colours.covariance.tolist(),
+        }
+        if pca:
+            value["eigenvalues"] = self.colours.eigenvalues.tolist()
+            value["eigenvectors"] = self.colours.eigenvectors.tolist()
+        return value
+
+
+def compute_stats(manifest: Manifest, split: str = "train") -> Stats:
+    """Return the statistics of a split by adding up its sidecars: no pixel is read."""
+    return stats_of(manifest.moments(split), split)
+
+
+def stats_of(moments: Moments, split: str) -> Stats:
+    """Return the statistics of pixels already counted."""
+    return Stats(split, moments.images, moments.pixels, colours(moments), mean_image(moments).astype(np.float32))
+
+
+def write_stats(stats: Stats, manifest: Manifest, *, pca: bool) -> dict[str, Any]:
+    """Publish mean_image.npy and stats.json beside the shards; return the latter's content."""
+    with published(manifest.directory / MEAN_IMAGE) as file:
+        np.save(file, stats.mean_image, allow_pickle=False)
+    value = stats.to_json(pca=pca) | {"plan": manifest.plan, "counted": "pixels of the finished records, after any JPEG encoding"}
+    write_json(manifest.directory / STATS, value)
+    return value
+
+
+def load_stats(manifest: Manifest, split: str = "train") -> Stats:
+    """Return what `alexprep stats --pca` wrote; if it has not run for these shards, add up the sidecars now."""
+    path = manifest.directory / STATS
+    value = read_json(path) if path.is_file() else {}
+    if not isinstance(value, dict) or value.get("plan") != manifest.plan or value.get("split") != split or "eigenvectors" not in value:
+        return compute_stats(manifest, split)
+    try:
+        image = np.load(manifest.directory / MEAN_IMAGE, allow_pickle=False).astype(np.float32)
+        names = {"mean": (3,), "covariance": (3, 3), "eigenvalues": (3,), "eigenvectors": (3, 3)}
+        arrays = {name: np.array(value[name], np.float64) for name in names}
+        if {name: array.shape for name, array in arrays.items()} != names or image.shape != (manifest.config.size,) * 2 + (3,):
+            raise ValueError("an array has another shape than it should have")
+        return Stats(split, int(value["images"]), int(value["pixels"]), Colours(**arrays), image)
+    except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{path} or {MEAN_IMAGE} beside it is damaged ({error}); run alexprep stats --pca again") from error
+
+
+class StatsCheck:
+    """Recomputes the moments of a split from its pixels, one record at a time."""
+
+    def __init__(self, manifest: Manifest, split: str = "train") -> None:
+        """Open the records of `split`."""
+        self._manifest, self._split = manifest, split
+        self.records = Records(manifest, split)
+        self._counter = MomentsCounter(manifest.config.size)
+
+    def count(self, record: int) -> None:
+        """Decode and count one record; DataError names it if it is damaged."""
+        image = self.records.image(record)
+        try:
+            self._counter.add(decode_record(image) if self._manifest.config.encoding == "jpeg" else image)
+        except DataError as error:
+            raise DataError(f"{self.records.where(record)}: {error}") from error
+
+    def finish(self) -> None:
+        """Raise DataError unless every sum equals the sidecars', integer for integer."""
+        if self._counter.moments() != self._manifest.moments(self._split):
+            raise DataError(
+                f"{self._manifest.directory}: the sums recomputed from the pixels are not those of the sidecars: "
+                "a shard or a sidecar was changed after it was written. Delete the folder and run alexprep shard again"
+            )
