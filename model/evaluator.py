@@ -44,11 +44,8 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor, Tensor]],
 
 def probabilities(model: nn.Module, images: Float[Tensor, "..."]) -> Float[Tensor, "b classes"]:
     """Return the class probabilities of each image, averaged over its views."""
-    if images.ndim == 4:
-        images = images[:, None]
-    b, v = images.shape[:2]
-    logits = model(images.flatten(0, 1))
-    return logits.float().softmax(1).unflatten(0, (b, v)).mean(1)
+    views = [images] if images.ndim == 4 else images.unbind(1)  # one view after the other: a tenth of the memory, and faster on a CPU
+    return torch.stack([model(view).float().softmax(1) for view in views]).mean(0)
 
 
 def _count(p: Float[Tensor, "b classes"], labels: Int64[Tensor, "b"]) -> Float[Tensor, "4"]:

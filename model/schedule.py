@@ -1,7 +1,7 @@
 """When the learning rate drops, and what else changes on the way: an epoch's phase is a value."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True)
@@ -13,6 +13,7 @@ class Phase:
     colour: bool = True  # whether PCA colour is on
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """Gives each epoch its phase."""
 
@@ -47,7 +48,7 @@ class Scripted:
     def phase(self, epoch: int) -> Phase:
         """Return the last event that has begun."""
         _, drops, conv1, colour = [event for event in _SCRIPT if round(event[0] * self._epochs / _SCRIPT_EPOCHS) <= epoch][-1]
-        return Phase(self._lr * 0.1**drops, conv1, colour)
+        return Phase(self._lr / 10**drops, conv1, colour)
 
     def observe(self, error: float) -> None:
         """Take no notice: the script is fixed."""
@@ -74,7 +75,7 @@ class Plateau:
 
     def phase(self, epoch: int) -> Phase:  # noqa: ARG002  (the epoch does not matter here)
         """Return the learning rate after the drops so far."""
-        return Phase(self._lr * 0.1 ** min(self._drops, self._max_drops))
+        return Phase(self._lr / 10 ** min(self._drops, self._max_drops))
 
     def observe(self, error: float) -> None:
         """Count the epochs since the best error."""

@@ -38,7 +38,8 @@ def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
 def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        _check_size(width, height)
+        if width * height > MAX_PIXELS:
+            raise UndecodableImage(f"too large: {width}x{height} pixels; at most {MAX_PIXELS} in all are decoded")
         if colours in ("YCbCr", "Gray"):
             return simplejpeg.decode_jpeg(data, "RGB", strict=True)
     except ValueError:
@@ -49,24 +50,16 @@ def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
 def _decode_any(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd EXIF blocks and palettes; the size is checked here
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                _check_size(*image.size)
+            warnings.simplefilter("ignore")  # of odd EXIF blocks and palettes
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:  # refuses more than MAX_PIXELS by itself
                 if image.mode.startswith("I;16"):  # 16-bit grey: Pillow's own conversion clips at 255
                     grey = (np.asarray(image) >> 8).astype(np.uint8)
                     return np.repeat(grey[:, :, None], 3, axis=2)
                 return np.array(image.convert("RGB"))
-    except UndecodableImage:
-        raise
     except Image.UnidentifiedImageError as error:
         raise UndecodableImage(f"not an image of a known format; it begins with {data[:16]!r}") from error
     except Exception as error:  # decoders raise anything on hostile bytes
         raise UndecodableImage(f"cannot be decoded: {error or type(error).__name__}") from error
-
-
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise UndecodableImage(f"too large: {width}x{height} pixels, at most {MAX_PIXELS} in all are decoded")
 
 
 def central_square(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:

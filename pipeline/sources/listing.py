@@ -1,7 +1,7 @@
 """What a source must offer, and what it lists."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64
@@ -21,6 +21,7 @@ class Listing:
         return len(self.keys)
 
 
+@runtime_checkable
 class Source(Protocol):
     """Raw images with labels. Cheap to pickle: worker processes get a copy each."""
 

@@ -1,0 +1,84 @@
+"""Data that the tests make themselves, and places of real images that may be absent."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+
+
+def jpeg(image, **options):
+    """The bytes of `image` (uint8 array) as a JPEG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", **{"quality": 95, **options})
+    return buffer.getvalue()
+
+
+def picture(seed, height=70, width=90):
+    """A smooth, colourful image: JPEG keeps it close."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def make_images(root, counts):
+    """Write a folder of small JPEGs: counts is {"train/cat": 5, ...}."""
+    for below, count in counts.items():
+        (root / below).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            (root / below / f"{number:03}.JPEG").write_bytes(jpeg(picture(hash_of(below) + number)))
+    return root
+
+
+def hash_of(text):
+    return sum(text.encode()) * 1000
+
+
+def make_shards(source, out, *, workers=1, max_bad=0.01, **config):
+    """Run the whole shard job in this process's interest; return its manifest."""
+    from alexprep.pipeline import ShardConfig, ShardJob
+    from alexprep.pipeline.sources import FolderSource
+
+    job = ShardJob(FolderSource(source), out, ShardConfig(**config), workers, max_bad)
+    for _ in job.run():
+        pass
+    return job.manifest
+
+
+def command(*arguments, cwd=None, env=None, timeout=280):
+    """Run one of our commands as its own process; text in, text out."""
+    program, *rest = map(str, arguments)
+    return subprocess.run(
+        [Path(sys.executable).parent / program, *rest], capture_output=True, text=True, cwd=cwd, env={**os.environ, **(env or {})}, timeout=timeout
+    )
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory):
+    """Two splits, two classes, 150 small images."""
+    return make_images(tmp_path_factory.mktemp("images"), {"train/ant": 66, "train/bee": 64, "val/ant": 11, "val/bee": 9})
+
+
+@pytest.fixture(scope="session")
+def shards(images, tmp_path_factory):
+    """Their shards, 64 pixels a side, by encoding."""
+    root = tmp_path_factory.mktemp("shards")
+    for encoding in ("jpeg", "raw"):
+        make_shards(images, root / encoding, encoding=encoding, size=64)
+    return root
+
+
+@pytest.fixture(scope="session")
+def real_images():
+    """500 ImageNet photographs, where they are."""
+    path = SHARED / "imagenet-sample"
+    if not path.is_dir():
+        pytest.skip("no imagenet-sample beside this checkout")
+    return path

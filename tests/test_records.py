@@ -1,0 +1,182 @@
+"""Reading what is there, and refusing what is not ours."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from alexprep.pipeline import DataError, Records, compute_stats, load_stats, read_manifest
+from alexprep.pipeline.images import decode_record
+
+from .conftest import ROOT, command
+
+GOLDEN = ROOT / "tests/golden"
+
+
+@pytest.fixture
+def copy(shards, tmp_path):
+    """A data set of one's own."""
+    return shutil.copytree(shards / "jpeg", tmp_path / "copy")
+
+
+def edit(path, change):
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
+def test_a_data_set_written_by_version_1_is_still_read(encoding):
+    """Written once by 0.1.0. If this fails the format has changed: raise FORMAT_VERSION and keep reading version 1."""
+    manifest = read_manifest(GOLDEN / encoding)
+    records = Records(manifest, "train")
+    labels = records.labels(np.arange(3)).tolist()
+    keys = [records.key(i) for i in range(3)]
+    stats = compute_stats(manifest)
+
+    assert keys == ["train/b/000.JPEG", "train/a/000.JPEG", "train/a/001.JPEG"]
+    assert labels == [1, 0, 0]
+    assert [round(x, 3) for x in stats.colours.mean.tolist()] == GOLDEN_MEAN[encoding]
+    pixels = records.image(1) if encoding == "raw" else decode_record(records.image(1))
+    assert pixels[4, 5].tolist() == GOLDEN_PIXEL[encoding]
+
+
+GOLDEN_MEAN = {'jpeg': [114.27, 133.523, 139.853], 'raw': [114.254, 133.497, 139.931]}
+GOLDEN_PIXEL = {'jpeg': [161, 134, 43], 'raw': [157, 135, 43]}
+
+
+def test_records_are_views_into_the_map_and_cannot_be_written(shards):
+    for encoding in ("jpeg", "raw"):
+        image = Records(read_manifest(shards / encoding), "train").image(70)
+        assert not image.flags.writeable
+        assert not image.flags.owndata
+
+
+def test_a_record_says_where_it_came_from(shards):
+    records = Records(read_manifest(shards / "jpeg"), "train")
+
+    assert records.where(65) == f"record 65 (train-00001-of-00002.arrow row 0, from {records.key(65)})"
+    with pytest.raises(IndexError, match="record 130 of 130"):
+        records.image(130)
+
+
+def test_a_missing_split_is_named(shards):
+    with pytest.raises(DataError, match="no split 'test'; it has train, val"):
+        Records(read_manifest(shards / "jpeg"), "test")
+
+
+def test_an_unfinished_folder_is_told_from_an_empty_one(copy, tmp_path):
+    (copy / "manifest.json").unlink()
+    with pytest.raises(DataError, match="unfinished job: run the same alexprep shard command again"):
+        read_manifest(copy)
+    with pytest.raises(DataError, match="run alexprep shard first"):
+        read_manifest(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(format_version=2), "format version 2; this release reads version 1"),
+        (lambda m: m["splits"]["train"]["shards"][0].update(file="../../etc/passwd"), "must not leave its folder"),
+        (lambda m: m["splits"]["train"]["shards"][0].update(rows=-1), "negative"),
+        (lambda m: m.pop("classes"), "not a manifest of ours"),
+        (lambda m: m["parameters"].update(size=10**9), "not a manifest of ours"),
+        (lambda m: m["parameters"].update(sise=1), "not a manifest of ours"),
+        (lambda m: m.update(splits=[]), "not a manifest of ours"),
+    ],
+    ids=["version", "path", "negative", "no classes", "size", "unknown parameter", "splits"],
+)
+def test_a_strange_manifest_is_refused(copy, change, message):
+    edit(copy / "manifest.json", change)
+
+    with pytest.raises(DataError, match=message):
+        read_manifest(copy)
+
+
+def test_a_lost_or_cut_shard_is_named_before_anything_is_read(copy):
+    manifest = read_manifest(copy)
+    path = copy / "train-00001-of-00002.arrow"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"train-00001-of-00002.arrow has \d+ bytes instead of \d+"):
+        Records(manifest, "train")
+    path.unlink()
+    with pytest.raises(DataError, match=r"train-00001-of-00002.arrow is missing"):
+        Records(manifest, "train")
+
+
+def test_a_shard_of_another_data_set_is_refused(copy):
+    edit(copy / "manifest.json", lambda m: m.update(plan="0" * 64))
+
+    with pytest.raises(DataError, match="belongs to another data set"):
+        Records(read_manifest(copy), "train").image(0)
+
+
+def test_shard_bytes_that_are_no_arrow_file_are_named(copy):
+    path = copy / "train-00000-of-00002.arrow"
+    path.write_bytes(bytes(path.stat().st_size))
+
+    with pytest.raises(DataError, match=r"train-00000-of-00002.arrow cannot be read as a shard"):
+        Records(read_manifest(copy), "train").image(0)
+
+
+def test_a_sidecar_that_disagrees_with_its_pixel_sums_is_refused(copy):
+    edit(copy / "train-00000-of-00002.arrow.json", lambda s: s["moments"]["total"].__setitem__(0, 1))
+
+    with pytest.raises(DataError, match=r"train-00000-of-00002.arrow.json is not a sidecar"):
+        compute_stats(read_manifest(copy))
+
+
+def test_pickled_pixel_sums_are_not_opened(copy):
+    np.save(copy / "train-00000-of-00002.arrow.pixelsum.npy", np.array([object()]), allow_pickle=True)
+
+    with pytest.raises(DataError, match="not a sidecar"):
+        compute_stats(read_manifest(copy))
+
+
+def test_stats_prints_a_table_and_writes_what_the_sidecars_say(copy):
+    run = command("alexprep", "stats", copy, "--pca", "--verify")
+    value = json.loads((copy / "stats.json").read_text())
+    stats = compute_stats(read_manifest(copy))
+
+    assert run.returncode == 0, run.stderr
+    assert "eigenvalue" in run.stdout
+    assert "after JPEG encoding" in run.stdout
+    assert "verified: every sum recomputed from the pixels is the same integer" in run.stdout
+    assert value["images"] == 130
+    assert value["pixels"] == 130 * 64 * 64
+    assert value["eigenvectors"] == stats.colours.eigenvectors.tolist()
+    assert np.array_equal(np.load(copy / "mean_image.npy"), stats.mean_image)
+    loaded = load_stats(read_manifest(copy))
+    assert np.array_equal(loaded.mean_image, stats.mean_image)
+    assert np.array_equal(loaded.colours.covariance, stats.colours.covariance)
+
+
+def test_without_pca_there_are_no_eigenvectors_in_the_file(copy):
+    value = json.loads(command("alexprep", "stats", copy, "--json").stdout)
+
+    assert set(value) == {"split", "images", "pixels", "mean", "covariance", "plan", "counted"}
+
+
+def test_verify_notices_one_changed_sum(copy):
+    """A sidecar that is consistent in itself, but not with the pixels."""
+    edit(copy / "train-00000-of-00002.arrow.json", lambda s: s["moments"]["outer"][0].__setitem__(1, s["moments"]["outer"][0][1] + 1))
+    run = command("alexprep", "stats", copy, "--verify")
+
+    assert run.returncode == 1
+    assert "not those of the sidecars" in run.stderr
+    assert not (copy / "stats.json").exists()
+
+
+def test_statistics_of_other_shards_are_not_used(copy):
+    command("alexprep", "stats", copy, "--pca")
+    edit(copy / "stats.json", lambda s: s.update(plan="0", mean=[0, 0, 0]))
+
+    assert load_stats(read_manifest(copy)).colours.mean.min() > 1
+
+
+def test_damaged_statistics_are_named(copy):
+    command("alexprep", "stats", copy, "--pca")
+    (copy / "mean_image.npy").write_bytes(b"\x93NUMPY")
+
+    with pytest.raises(DataError, match="run alexprep stats --pca again"):
+        load_stats(read_manifest(copy))
