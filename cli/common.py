@@ -1,6 +1,7 @@
 """What the two commands share: errors become one message and exit code 1; progress is a bar on a terminal, lines elsewhere."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -21,9 +22,19 @@ class Commands(click.Group):
             click.echo("\ninterrupted; the same command continues where it can", err=True)
             ctx.exit(130)
         except Exception as error:
+            rank = os.environ.get("RANK", "0")
+            if _peer_failed(error):
+                say(f"rank {rank} stops: another rank failed")
+                ctx.exit(1)
             if not _expected(error):
                 raise
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(f"rank {rank}: {error}" if rank != "0" else str(error)) from error
+
+
+def _peer_failed(error: Exception) -> bool:
+    """Tell the error that a collective raises when the process at its other end is gone."""
+    gone = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+    return "RANK" in os.environ and isinstance(error, RuntimeError) and any(text in str(error) for text in gone)
 
 
 def _expected(error: Exception) -> bool:

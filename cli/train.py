@@ -95,7 +95,7 @@ def run(
     if layout.ranks > 1 and not launched():
         raise SystemExit(launch(layout.ranks, arguments))
     with joined(layout.device) as ranks:
-        folder = RunFolder(Path(ranks.from_first(str((RunFolder.existing(out) if resume else RunFolder.new(out)).directory) if ranks.first else "")))
+        folder = RunFolder(Path(ranks.from_first(lambda: str((RunFolder.existing(out) if resume else RunFolder.new(out)).directory))))
         training = Run(directory, folder, settings, ranks)
         if not ranks.first:
             if resume:

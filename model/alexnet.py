@@ -54,7 +54,7 @@ class AlexNet(nn.Module):
         self.overhang = -(crop - 11) % 4  # the last window of conv1 hangs over the right and bottom edge: 3 pixels at 224
         last = pooled(pooled(pooled((crop + self.overhang - 11) // 4 + 1)))  # 55, 27, 13, 6
         if crop < 11 or last < 1:
-            raise ValueError(f"crop {crop} is too small for three poolings: at least 63 pixels")
+            raise ValueError(f"crop {crop} is too small for three poolings: at least 64 pixels")
 
         self.conv1 = nn.Conv2d(3, c1, 11, stride=4)  # B  96 55 55
         self.norm1 = self._norm(c1)  #                 pooled: B  96 27 27

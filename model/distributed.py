@@ -1,7 +1,7 @@
 """Several processes as one: joined through torchrun's environment variables, or alone."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -37,13 +37,23 @@ class Ranks:
             distributed.all_reduce(tensor)
         return tensor
 
-    def from_first(self, value: str) -> str:
-        """Return rank 0's `value` on every rank."""
+    def from_first(self, make: Callable[[], str]) -> str:
+        """Return on every rank what `make` returns on rank 0; if it raises, rank 0 raises it and the others exit quietly."""
         if self.world_size == 1:
-            return value
-        values = [value]
-        distributed.broadcast_object_list(values, src=0, device=self.device)
-        return values[0]
+            return make()
+        answer: list[str | None] = [None]
+        failure = None
+        if self.first:
+            try:
+                answer = [make()]
+            except Exception as error:
+                failure = error
+        distributed.broadcast_object_list(answer, src=0, device=self.device)
+        if failure is not None:
+            raise failure
+        if answer[0] is None:
+            raise SystemExit(1)
+        return answer[0]
 
 
 def launched() -> bool:

@@ -1,8 +1,6 @@
 """The paper's update rule (section 5), in which the velocity holds the learning rate."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,61 +23,57 @@ RATES = {
 }
 
 
-class PaperSGD(torch.optim.Optimizer):
+class PaperSGD:
     """v <- momentum v - weight_decay lr w - lr gradient;  w <- w + v.
 
     torch's SGD keeps the learning rate out of its buffer: the same while the rate is constant, different for some twenty
-    steps after it drops. A group whose rate is 0 is frozen: neither w nor v moves.
+    steps after it drops. A rate of 0 freezes: neither w nor v moves. (Not a torch.optim.Optimizer: nothing of that class is
+    needed, and its constructor imports torch's compiler, 2.5 seconds.)
     """
 
     def __init__(self, model: nn.Module, rates: Rates) -> None:
-        """Group the parameters of `model`: conv1's weights, the other weights, the biases. Set rates before the first step."""
-        named = list(model.named_parameters())
-        groups: list[dict[str, Any]] = [
-            {"name": "conv1", "params": [p for n, p in named if n == "conv1.weight"], "weight_decay": rates.weight_decay},
-            {"name": "weights", "params": [p for n, p in named if n.endswith("weight") and n != "conv1.weight"], "weight_decay": rates.weight_decay},
-            {"name": "biases", "params": [p for n, p in named if n.endswith("bias")], "weight_decay": rates.weight_decay * rates.bias_decay},
-        ]
-        super().__init__([group for group in groups if group["params"]], {"lr": 0.0, "momentum": rates.momentum})
+        """Take the parameters of `model`; set rates before the first step."""
         self.rates = rates
-        self._names = {parameter: name for name, parameter in named}
+        self._parameters = dict(model.named_parameters())
+        self._velocity = {name: torch.zeros_like(parameter) for name, parameter in self._parameters.items()}
+        self._lr = dict.fromkeys(self._parameters, 0.0)
 
     def set_rates(self, lr: float, conv1: float, first_lr: float) -> None:
         """Set the learning rates: `lr` of the weights, times `conv1` for the first layer's; `first_lr` is the run's initial one."""
-        bias = (lr if self.rates.bias_annealed else first_lr) * self.rates.bias_lr
-        by_name = {"conv1": lr * conv1, "weights": lr, "biases": bias}
-        for group in self.param_groups:
-            group["lr"] = by_name[group["name"]]
+        for name in self._parameters:
+            if _is_bias(name):
+                self._lr[name] = (lr if self.rates.bias_annealed else first_lr) * self.rates.bias_lr
+            else:
+                self._lr[name] = lr * conv1 if name == "conv1.weight" else lr
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self._parameters.values():
+            parameter.grad = None
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Update every parameter that has a gradient."""
-        assert closure is None
-        for group in self.param_groups:
-            lr = group["lr"]
-            moved = [p for p in group["params"] if p.grad is not None] if lr else []
-            if not moved:
+        for name, parameter in self._parameters.items():
+            lr = self._lr[name]
+            if parameter.grad is None or lr == 0:
                 continue
-            velocity = [self._velocity(p) for p in moved]
-            torch._foreach_mul_(velocity, group["momentum"])  # noqa: SLF001  (the documented optimisers use the same)
-            torch._foreach_add_(velocity, moved, alpha=-lr * group["weight_decay"])  # noqa: SLF001
-            torch._foreach_add_(velocity, [p.grad for p in moved], alpha=-lr)  # noqa: SLF001
-            torch._foreach_add_(moved, velocity)  # noqa: SLF001
-
-    def _velocity(self, parameter: Tensor) -> Tensor:
-        state = self.state[parameter]
-        if "velocity" not in state:
-            state["velocity"] = torch.zeros_like(parameter)
-        velocity: Tensor = state["velocity"]
-        return velocity
+            decay = 0.0 if _is_bias(name) and not self.rates.bias_decay else self.rates.weight_decay
+            velocity = self._velocity[name]
+            velocity.mul_(self.rates.momentum).add_(parameter, alpha=-lr * decay).add_(parameter.grad, alpha=-lr)
+            parameter.add_(velocity)
 
     def velocities(self) -> dict[str, Tensor]:
         """Return the velocity of each parameter by its name in the model."""
-        return {name: self._velocity(parameter) for parameter, name in self._names.items()}
+        return self._velocity
 
     def load_velocities(self, values: dict[str, Tensor]) -> None:
         """Take velocities that `velocities` returned; ValueError if they are of another network."""
-        if values.keys() != set(self._names.values()):
+        if {name: value.shape for name, value in values.items()} != {name: value.shape for name, value in self._velocity.items()}:
             raise ValueError("the velocities are of a network with other layers")
-        for parameter, name in self._names.items():
-            self._velocity(parameter).copy_(values[name])
+        for name, value in values.items():
+            self._velocity[name].copy_(value)
+
+
+def _is_bias(name: str) -> bool:
+    return name.endswith("bias")

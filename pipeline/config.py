@@ -78,10 +78,10 @@ class LoaderConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that no loader can have."""
-        check(self.batch_size >= 1, f"batch_size must be at least 1, got {self.batch_size}")
         check(0 <= self.seed < 1 << 64, f"seed must be 0..2**64-1, got {self.seed}")
         check(self.world_size >= 1, f"world_size must be at least 1, got {self.world_size}")
         check(0 <= self.rank < self.world_size, f"rank must be 0..{self.world_size - 1} (world_size is {self.world_size}), got {self.rank}")
+        check(self.batch_size >= self.world_size, f"batch_size counts all ranks and must be at least {self.world_size}, got {self.batch_size}")
         check_choice("device", self.device, Device)
         check(self.crop >= 1, f"crop must be at least 1 pixel, got {self.crop}")
         if self.views is not None:

@@ -21,19 +21,18 @@ def batch(records: Records, config: LoaderConfig, stats: Stats, step: int) -> Fl
     if random and config.colour:
         shifts = colour_shift(drawn.alpha, config.colour, stats.colours.eigenvalues, stats.colours.eigenvectors)
     middle = room // 2
-    corners = [(0, 0), (0, room), (room, 0), (room, room), (middle, middle)]
+    five = [(0, 0), (0, room), (room, 0), (room, room), (middle, middle)]
+    fixed = [(top, left, False) for top, left in five] + [(top, room - left, True) for top, left in five]
     result = []
     for i, number in enumerate(numbers.tolist()):
         image = records.image(number)
         image = decode_record(image) if image.ndim == 1 else image
         if random:
-            views = view(image, (drawn.top[i], drawn.left[i]), drawn.flip[i], shifts[i], config, stats)
-        elif config.view == "center":
-            views = view(image, (middle, middle), False, shifts[i], config, stats)
+            windows = [(int(drawn.top[i]), int(drawn.left[i]), bool(drawn.flip[i]))]
         else:
-            ten = [(t, l, False) for t, l in corners] + [(t, room - l, True) for t, l in corners]
-            views = np.stack([view(image, (t, l), flip, shifts[i], config, stats) for t, l, flip in ten])
-        result.append(views)
+            windows = fixed if config.view == "ten" else [(middle, middle, False)]
+        views = [view(image, (top, left), flip, shifts[i], config, stats) for top, left, flip in windows]
+        result.append(np.stack(views) if config.view == "ten" else views[0])
     return np.stack(result)
 
 

@@ -1,0 +1,259 @@
+"""Batches: the bits of the reference, whatever the machine's layout; clear words when something is damaged."""
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from alexprep.pipeline import DataError, Loader, LoaderConfig, Records, compute_stats, read_manifest, reference
+from alexprep.pipeline.graph import build, check_graph, windows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+CROP = 48  # of the 64-pixel records
+
+KINDS = {
+    "random": {"split": "train", "batch_size": 10},
+    "center": {"split": "val", "batch_size": 6},
+    "ten": {"split": "val", "batch_size": 6, "views": "ten"},
+}
+
+
+def stream(loader, steps):
+    """The first `steps` batches from where the loader is, across epochs."""
+    batches = []
+    while len(batches) < steps:
+        for batch in loader:
+            batches.append(batch)
+            if len(batches) == steps:
+                break
+    return batches
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mean", ["pixel", "center", "channel", "none"])
+@pytest.mark.parametrize("layout", ["CHW", "channels_last"])
+def test_batches_are_the_references_bit_for_bit(shards, encoding, kind, mean, layout):
+    stats = compute_stats(read_manifest(shards / encoding))
+    loader = Loader(shards / encoding, crop=CROP, mean=mean, layout=layout, divide=1.1, seed=3, stats=stats, **KINDS[kind])
+    for step, batch in enumerate(stream(loader, len(loader) + 1)):  # into the second epoch
+        expected = reference.batch(loader.records, loader.config, stats, step)
+
+        assert batch.images.dtype == torch.float32
+        assert batch.images.shape == expected.shape
+        assert np.array_equal(batch.images.numpy(), expected)
+        assert batch.labels.tolist() == loader.records.labels(batch.records.numpy()).tolist()
+
+
+def test_channels_last_is_a_layout_not_a_shape(shards):
+    (batch,) = stream(Loader(shards / "raw", crop=CROP, layout="channels_last", batch_size=8), 1)
+
+    assert batch.images.shape == (8, 3, CROP, CROP)
+    assert batch.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_an_epoch_is_every_record_at_most_once_and_the_next_one_is_another_order(shards):
+    loader = Loader(shards / "raw", crop=CROP, batch_size=20)
+    first, second = ([r for batch in loader for r in batch.records.tolist()] for _ in range(2))
+
+    assert len(loader) == 6
+    assert len(set(first)) == len(first) == 120
+    assert first != second
+    assert loader.state_dict() == {"step": 12}
+
+
+def test_another_seed_gives_other_batches(shards):
+    a, b = (stream(Loader(shards / "raw", crop=CROP, batch_size=20, seed=seed), 1)[0] for seed in (0, 1))
+
+    assert not torch.equal(a.records, b.records)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 2**64 - 1), st.sampled_from([1, 2, 3, 4, 6]), st.integers(1, 3), st.integers(1, 4), st.integers(0, 25), st.sampled_from(["jpeg", "raw"]))
+def test_ranks_threads_prefetch_and_resuming_change_no_bit(shards, seed, world_size, threads, prefetch, start, encoding):
+    """The global batch of step `start` in one process, against the ranks' parts after resuming there."""
+    options = {"crop": CROP, "batch_size": 12, "seed": seed}
+    whole = Loader(shards / encoding, threads=1, prefetch=2, **options)
+    whole.load_state_dict({"step": start})
+    (expected,) = stream(whole, 1)
+    parts = []
+    for rank in range(world_size):
+        loader = Loader(shards / encoding, rank=rank, world_size=world_size, threads=threads, prefetch=prefetch, **options)
+        loader.load_state_dict({"step": start})
+        parts += stream(loader, 1)
+
+    assert same(expected, [torch.cat(column) for column in zip(*parts, strict=True)])
+
+
+@pytest.mark.parametrize("stop", [1, 5, 12, 13, 20])
+def test_a_loader_continues_from_its_state_in_another_process_s_place(shards, stop):
+    options = {"crop": CROP, "batch_size": 10, "seed": 1}
+    undisturbed = stream(Loader(shards / "raw", **options), 26)
+    first = Loader(shards / "raw", **options)
+    stream(first, stop)
+    second = Loader(shards / "raw", **options)
+    second.load_state_dict(first.state_dict())
+
+    for expected, found in zip(undisturbed[stop:], stream(second, 26 - stop), strict=True):
+        assert same(expected, found)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 6])
+@pytest.mark.parametrize("views", ["center", "ten"])
+def test_evaluation_gives_every_record_exactly_once_at_any_world_size(shards, world_size, views):
+    seen = []
+    for rank in range(world_size):
+        for batch in Loader(shards / "raw", split="val", views=views, crop=CROP, batch_size=6, rank=rank, world_size=world_size):
+            seen += batch.records.tolist()
+
+    assert sorted(seen) == list(range(20))
+
+
+def test_batches_that_are_kept_do_not_change(shards):
+    loader = Loader(shards / "raw", crop=CROP, batch_size=10)
+    kept = stream(loader, 10)
+    copies = [batch.images.clone() for batch in kept]
+    stream(loader, 10)
+
+    for batch, copy in zip(kept, copies, strict=True):
+        assert torch.equal(batch.images, copy)
+
+
+def test_two_loaders_live_side_by_side(shards):
+    a, b = (Loader(shards / "raw", crop=CROP, batch_size=10, seed=seed) for seed in (0, 0))
+    for x, y in zip(a, b, strict=True):
+        assert same(x, y)
+
+
+def test_a_crop_of_the_whole_record_and_a_crop_of_odd_room_are_exact(shards):
+    for crop in (64, 47, 1):
+        loader = Loader(shards / "raw", crop=crop, batch_size=8)
+        (batch,) = stream(loader, 1)
+        assert np.array_equal(batch.images.numpy(), reference.batch(loader.records, loader.config, loader.stats, 0))
+        ten = Loader(shards / "raw", split="val", views="ten", crop=crop, batch_size=8)
+        (batch,) = stream(ten, 1)
+        assert np.array_equal(batch.images.numpy(), reference.batch(ten.records, ten.config, ten.stats, 0))
+
+
+def test_ten_views_are_corners_and_centre_then_those_of_the_mirrored_image():
+    """torchvision's order; 256 - 224 = 32 pixels of room."""
+    assert [tuple(w) for w in windows("ten", 32)] == [
+        *((0, 0, 0), (0, 32, 0), (32, 0, 0), (32, 32, 0), (16, 16, 0)),
+        *((0, 32, 1), (0, 0, 1), (32, 32, 1), (32, 0, 1), (16, 16, 1)),
+    ]
+
+
+def test_colour_off_means_no_shift_and_no_division(shards):
+    plain = Loader(shards / "raw", crop=CROP, batch_size=8, mean="none", colour=0, divide=1.1)
+    (batch,) = stream(plain, 1)
+
+    assert torch.equal(batch.images, batch.images.round())
+    assert batch.images.max() > 200
+
+
+def test_a_damaged_record_is_named_with_shard_row_and_key(shards, tmp_path):
+    """Twice: a body cut short, and a header destroyed, which crashes DALI 2.4.0 unless the graph is guarded."""
+    for offset in (40, 0):
+        copy = shutil.copytree(shards / "jpeg", tmp_path / str(offset))
+        records = Records(read_manifest(copy), "train")
+        image = records.image(77)
+        path = copy / "train-00001-of-00002.arrow"
+        content = bytearray(path.read_bytes())
+        start = content.index(image.tobytes())
+        content[start + offset : start + len(image)] = bytes(len(image) - offset)
+        path.write_bytes(content)
+        code = f"from alexprep.pipeline import Loader\nfor b in Loader({str(copy)!r}, crop=48, batch_size=64): pass"
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+        assert run.returncode == 1, run.stderr
+        assert f"record 77 (train-00001-of-00002.arrow row 12, from {records.key(77)})" in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size .* at least 1, got 0"),
+        ({"split": "val", "batch_size": 2, "world_size": 3}, "at least 3, got 2"),
+        ({"crop": 65}, "crop 65 does not fit into records of 64 pixels"),
+        ({"batch_size": 10, "world_size": 3}, "divisible by world_size: 10 by 3"),
+        ({"rank": 2, "world_size": 2}, r"rank must be 0..1 \(world_size is 2\), got 2"),
+        ({"mean": "median"}, "mean must be one of pixel, center, channel, none"),
+        ({"seed": -1}, "seed must be"),
+        ({"dtype": "float16"}, 'needs device="gpu"'),
+        ({"colour": float("nan")}, "colour must be"),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_be_are_refused(shards, options, message):
+    with pytest.raises(ValueError, match=message):
+        Loader(shards / "raw", **({"batch_size": 10, "crop": CROP} | options))
+
+
+def test_an_unknown_option_is_refused(shards):
+    with pytest.raises(TypeError, match="batchsize"):
+        Loader(shards / "raw", batchsize=10)
+
+
+def test_too_few_records_for_a_batch_are_refused(shards):
+    with pytest.raises(DataError, match="130 records are fewer than one batch of 131"):
+        Loader(shards / "raw", crop=CROP, batch_size=131)
+
+
+def test_a_gpu_where_there_is_none_is_one_clear_sentence(shards):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(DataError, match=r'^device "gpu" needs an NVIDIA GPU with its driver, and there is none'):
+        Loader(shards / "raw", crop=CROP, device="gpu")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("layout", ["CHW", "channels_last"])
+@pytest.mark.parametrize("mean", ["pixel", "center", "channel", "none"])
+@pytest.mark.parametrize("view", ["random", "center", "ten"])
+@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
+def test_the_gpu_graph_is_legal(shards, encoding, view, mean, layout, dtype):
+    """Built, serialised and checked against DALI's registry; needs no GPU."""
+    manifest = read_manifest(shards / encoding)
+    config = LoaderConfig(split="val", device="gpu", views=view, mean=mean, layout=layout, dtype=dtype, crop=CROP, threads=1)
+    used = check_graph(build(config, manifest, compute_stats(manifest), 8, lambda step: None))
+    devices = dict(used)
+
+    assert devices["CropMirrorNormalize"] == "gpu"
+    if encoding == "jpeg":
+        assert devices["decoders__Image"] == "mixed"
+    assert {device for name, device in used if name not in ("_ExternalSource", "PeekImageShape")} >= {"gpu"}
+
+
+def test_the_check_of_graphs_finds_an_operator_that_has_no_gpu_kernel():
+    from nvidia import dali
+
+    pipeline = dali.Pipeline(batch_size=1, num_threads=1, device_id=None)
+    with pipeline:
+        files, _ = dali.fn.readers.file(files=["x"], device="gpu")
+        pipeline.set_outputs(files)
+
+    with pytest.raises(TypeError, match="readers__File"):
+        check_graph(pipeline)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mean", ["pixel", "center", "channel"])
+def test_the_gpu_gives_the_references_pixels(shards, encoding, kind, mean):
+    """Raw records to float rounding; JPEG records within what nvJPEG's own inverse DCT may differ."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    loader = Loader(shards / encoding, crop=CROP, mean=mean, divide=1.1, device="gpu", **KINDS[kind])
+    (batch,) = stream(loader, 1)
+    difference = np.abs(batch.images.cpu().numpy() - reference.batch(loader.records, loader.config, loader.stats, 0))
+
+    assert difference.max() < (1e-4 if encoding == "raw" else 8)
+    assert difference.mean() < (1e-5 if encoding == "raw" else 0.5)
