@@ -21,6 +21,10 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("\ninterrupted; the same command continues where it can", err=True)
             ctx.exit(130)
+        except ModuleNotFoundError as error:
+            if error.name not in ("torch", "matplotlib", "jinja2"):
+                raise
+            raise click.ClickException(f"{error.name} is not installed: pip install 'alexprep[cuda12]' brings all that training needs") from error
         except Exception as error:
             rank = os.environ.get("RANK", "0")
             if _peer_failed(error):

@@ -54,6 +54,8 @@ def _summary(out: Path, packed: Any, stats: Any, results: Any, seconds: float) -
     click.echo(f"throughput    shard {(records + bad) / max(packed['seconds'], 0.01):.0f} images/s, train {speeds[len(speeds) // 2]:.0f} images/s")
     for result in results:
         views = "ten views" if result["crops"] == 10 else "one view "
-        click.echo(f"{views}     top-1 error {100 * result['top1_error']:.1f} %, top-5 error {100 * result['top5_error']:.1f} % of {result['count']} images")
+        click.echo(
+            f"{views}     top-1 error {100 * result['top1_error']:.1f} %, top-5 error {100 * result['top5_error']:.1f} % of {result['count']} images"
+        )
     for what, path in (("images", out / "imagenet"), ("shards", out / "shards"), ("checkpoint", run / "last.pt"), ("report", run / "report.html")):
         click.echo(f"{what:<14}{path}")

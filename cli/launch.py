@@ -9,7 +9,6 @@ import uuid
 from dataclasses import dataclass
 
 import click
-
 from alexprep.pipeline.errors import DataError
 
 from .common import say
@@ -48,7 +47,6 @@ def choose_layout(device: str, gpus: int | None, cpu_ranks: int | None) -> Layou
 
 def _gpus() -> int:
     import torch
-
     from alexprep.pipeline.graph import gpu_count
 
     return min(torch.cuda.device_count(), gpu_count())
@@ -56,7 +54,6 @@ def _gpus() -> int:
 
 def _why_no_gpu() -> str:
     import torch
-
     from alexprep.pipeline.graph import require_gpu
 
     try:
@@ -68,6 +65,7 @@ def _why_no_gpu() -> str:
 
 def launch(ranks: int, arguments: list[str]) -> int:
     """Run `alextrain ARGUMENTS` as that many ranks on this machine; return the exit code."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -85,6 +83,9 @@ def launch(ranks: int, arguments: list[str]) -> int:
     command = ("-c", "from alexprep.cli.train import main; main(prog_name='alextrain')", *arguments)
     try:
         elastic_launch(config, sys.executable)(*command)
+    except SignalException:
+        say("interrupted; --resume continues from the last checkpoint")
+        return 130
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:  # killed: it could not say so itself

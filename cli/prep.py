@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 
 import click
-
 from alexprep.pipeline.config import ShardConfig
 
 from .common import Bar, Commands, print_json, say, wrong_values
@@ -15,7 +14,7 @@ HELP = {"help_option_names": ["-h", "--help"]}
 @click.group(cls=Commands, context_settings=HELP)
 @click.version_option(package_name="alexprep")
 def main() -> None:
-    """Turn raw ImageNet into shards of 256x256 records.
+    r"""Turn raw ImageNet into shards of 256x256 records.
 
     \b
       alexprep shard --src imagenet/     # -> shards/
@@ -27,7 +26,9 @@ def main() -> None:
 @main.command()
 @click.option("--src", required=True, type=click.Path(path_type=Path), help="Folder with train/<class>/ and val/<class>/, or <class>/ alone.")
 @click.option("--out", default=Path("shards"), show_default=True, type=click.Path(path_type=Path), help="Folder for the shards.")
-@click.option("--encoding", default=ShardConfig.encoding, show_default=True, type=click.Choice(["jpeg", "raw"]), help="Of a record: 4:4:4 JPEG or plain pixels.")
+@click.option(
+    "--encoding", default=ShardConfig.encoding, show_default=True, type=click.Choice(["jpeg", "raw"]), help="Of a record: 4:4:4 JPEG or plain pixels."
+)
 @click.option("--size", default=ShardConfig.size, show_default=True, help="Pixels a side of a record.")
 @click.option("--quality", default=ShardConfig.quality, show_default=True, help="Of JPEG records.")
 @click.option("--records-per-shard", default=ShardConfig.records_per_shard, show_default=True, help="At most.")
@@ -46,6 +47,8 @@ def shard(
     from alexprep.pipeline.sources import FolderSource
 
     start = time.monotonic()
+    if out.resolve().is_relative_to(src.resolve()):
+        raise click.UsageError(f"--out {out} lies inside --src {src}: the shards would become part of their own source")
     with wrong_values():
         config = ShardConfig(size, encoding, quality, records_per_shard)  # type: ignore[arg-type]  # click.Choice has checked it
     source = FolderSource(src)
@@ -68,7 +71,8 @@ def shard(
         return
     for name, split in splits.items():
         bad = f", {split.quarantined} quarantined" if split.quarantined else ""
-        click.echo(f"{name}: {split.records:,} records of {len(job.manifest.classes):,} classes in {len(split.shards)} shards, {split.bytes / 1e6:,.1f} MB{bad}")
+        classes, shards = f"{len(job.manifest.classes):,} classes", f"{len(split.shards)} shard{'s' if len(split.shards) > 1 else ''}"
+        click.echo(f"{name}: {split.records:,} records of {classes} in {shards}, {split.bytes / 1e6:,.1f} MB{bad}")
     if any(split.quarantined for split in splits.values()):
         click.echo(f"reasons: {out / 'quarantine.jsonl'}")
     click.echo(f"{out / 'manifest.json'} ({seconds:.1f} s)")
@@ -103,7 +107,8 @@ def stats(directory: Path, pca: bool, verify: bool, as_json: bool) -> None:
     if as_json:
         print_json(value)
         return
-    click.echo(f"{found.images:,} images of {split}, {found.pixels:,} pixels (of the finished records{', after JPEG encoding' if manifest.config.encoding == 'jpeg' else ''})\n")
+    after = ", after JPEG encoding" if manifest.config.encoding == "jpeg" else ""
+    click.echo(f"{found.images:,} images of {split}, {found.pixels:,} pixels (of the finished records{after})\n")
     click.echo("                 R          G          B")
     click.echo("mean     " + _row(value["mean"]))
     for name, row in zip("RGB", value["covariance"], strict=True):

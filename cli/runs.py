@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from alexprep.pipeline.errors import DataError
 from alexprep.pipeline.moments import Colours
 from alexprep.pipeline.stats import Stats
@@ -106,7 +105,9 @@ class RunFolder:
             with published(self.directory / f"{name}.pt") as file:
                 torch.save(state | extra, file)
         except OSError as error:
-            raise DataError(f"cannot write {self.directory / name}.pt: {error.strerror}; the one before it is kept, --resume continues from there") from error
+            raise DataError(
+                f"cannot write {self.directory / name}.pt: {error.strerror}; the one before it is kept, --resume continues from there"
+            ) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -20,8 +20,9 @@ class Settings:
     epochs: int = 95
     steps: int = 0  # stop after so many; 0: when the schedule ends
     lr: float = 0.01
-    schedule: str = "scripted"  # or "plateau"
-    patience: int = 4  # epochs without a better validation error that make a plateau
+    schedule: str = "scripted"  # the authors' own; or "plateau", or "fixed"
+    patience: int = 4  # plateau: epochs without a better validation error that make one
+    drops: str = "0.5,0.75"  # fixed: shares of the run at which the learning rate is divided by 10
     seed: int = 0
     crop: int = 224
     mean: str = "center"
@@ -40,11 +41,21 @@ class Settings:
         check(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
         check(self.steps >= 0, f"steps must not be negative, got {self.steps}")
         check(0 < self.lr < float("inf"), f"lr must be above 0, got {self.lr}")
-        check(self.schedule in ("scripted", "plateau"), f"schedule must be scripted or plateau, got {self.schedule!r}")
+        check(self.schedule in ("scripted", "plateau", "fixed"), f"schedule must be scripted, plateau or fixed, got {self.schedule!r}")
+        self.drop_shares()
         for name in ("patience", "log_steps", "checkpoint_steps", "eval_batch_size"):
             check(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         check(self.threads >= 0, f"threads must not be negative, got {self.threads}")
         self.loader()  # checks the rest
+
+    def drop_shares(self) -> list[float]:
+        """Return `drops` as numbers; ValueError if they are not shares of 1."""
+        try:
+            shares = [float(word) for word in self.drops.split(",") if word.strip()]
+        except ValueError:
+            shares = [-1.0]
+        check(all(0 < share <= 1 for share in shares), f"drops are shares of the run, such as 0.5,0.75; got {self.drops!r}")
+        return shares
 
     def loader(self, **changes: Any) -> LoaderConfig:  # noqa: ANN401  (fields of LoaderConfig)
         """Return the loader's part, for one rank on a CPU unless `changes` say more."""

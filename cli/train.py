@@ -34,7 +34,7 @@ def place_options(command: Any) -> Any:  # noqa: ANN401  (click decorates anythi
 @click.group(cls=TrainCommands, context_settings=HELP)
 @click.version_option(package_name="alexprep")
 def main() -> None:
-    """Train AlexNet (2012) on shards that `alexprep shard` made.
+    r"""Train AlexNet (2012) on shards that `alexprep shard` made.
 
     \b
       alextrain run --gpus 2                            # -> runs/1/
@@ -60,6 +60,7 @@ def main() -> None:
 @click.pass_obj
 def run(
     arguments: list[str],
+    /,
     directory: Path,
     device: str,
     gpus: int | None,
@@ -126,7 +127,9 @@ def _print_results(folder: Any) -> None:  # noqa: ANN401  (RunFolder, imported l
     for row in folder.rows():
         if row["event"] == "result":
             views = "ten views" if row["views"] == 10 else "one view"
-            click.echo(f"{views}: top-1 error {100 * row['top1_error']:.2f} %, top-5 error {100 * row['top5_error']:.2f} % of {row['count']:,} val images")
+            click.echo(
+                f"{views}: top-1 error {100 * row['top1_error']:.2f} %, top-5 error {100 * row['top5_error']:.2f} % of {row['count']:,} val images"
+            )
     click.echo(str(folder.directory / "report.html"))
 
 
@@ -139,7 +142,7 @@ def _print_results(folder: Any) -> None:  # noqa: ANN401  (RunFolder, imported l
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_obj
 def evaluate(
-    arguments: list[str], checkpoint: Path, data: Path, split: str, crops: str, device: str, gpus: int | None, cpu_ranks: int | None, as_json: bool
+    arguments: list[str], /, checkpoint: Path, data: Path, split: str, crops: str, device: str, gpus: int | None, cpu_ranks: int | None, as_json: bool
 ) -> None:
     """Measure a checkpoint: top-1 and top-5 error. Every record counts once, at any number of ranks."""
     from alexprep.model.distributed import joined, launched

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from alexprep.model.alexnet import AlexNet, multiply_adds, parameters
 from alexprep.model.distributed import Ranks
 from alexprep.model.evaluator import Evaluation, evaluate
 from alexprep.model.optimizer import RATES, PaperSGD
-from alexprep.model.schedule import Plateau, Schedule, Scripted
+from alexprep.model.schedule import Fixed, Plateau, Schedule, Scripted
 from alexprep.model.trainer import Pace, Trainer
 from alexprep.pipeline import DataError, Loader, Manifest, Stats, load_stats, read_manifest
 from alexprep.pipeline.config import Views
@@ -23,7 +22,7 @@ from .reporting import write_report
 from .runs import LAST, RunFolder, checkpoint_settings, checkpoint_stats, load_checkpoint
 from .settings import Settings
 
-VIEWS: dict[int, Views] = {1: "center", 10: "ten"}
+VIEWS: dict[int, Views] = {10: "ten", 1: "center"}
 
 
 def check_data(directory: Path, settings: Settings) -> Manifest:
@@ -35,7 +34,7 @@ def check_data(directory: Path, settings: Settings) -> Manifest:
     if len(manifest.classes) < 2:
         raise DataError(f"{directory} has {len(manifest.classes)} class; training needs at least two")
     if settings.schedule == "plateau" and "val" not in manifest.splits:
-        raise DataError(f"{directory} has no val split, and the plateau schedule follows the validation error: use --set schedule=scripted")
+        raise DataError(f"{directory} has no val split, and the plateau schedule follows the validation error: use --set schedule=fixed")
     if settings.crop > manifest.config.size:
         raise ValueError(f"crop {settings.crop} does not fit into records of {manifest.config.size} pixels")
     return manifest
@@ -44,7 +43,7 @@ def check_data(directory: Path, settings: Settings) -> Manifest:
 def build_model(settings: Settings, classes: int, ranks: Ranks) -> AlexNet:
     """Return the network of these settings on the rank's device, with its initial weights."""
     model = AlexNet(settings.preset, classes=classes, width=settings.width, crop=settings.crop, seed=settings.seed)
-    return model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class Run:
@@ -93,7 +92,8 @@ class Run:
             if event["event"] == "step":
                 bar.at(event["step"], f"epoch {event['epoch']}, loss {event['loss']:.3f}, {event['images_per_s']:.0f} images/s")
             else:
-                say(f"epoch {event['epoch']}: val top-1 error {100 * event['top1_error']:.2f} %, top-5 {100 * event['top5_error']:.2f} %, loss {event['loss']:.4f}")
+                errors = f"top-1 error {100 * event['top1_error']:.2f} %, top-5 {100 * event['top5_error']:.2f} %"
+                say(f"epoch {event['epoch']}: val {errors}, loss {event['loss']:.4f}")
         bar.close()
         results = [(views, self.evaluate(views)) for views in VIEWS]
         if self.ranks.first:
@@ -106,7 +106,9 @@ class Run:
         """Return the validation errors with that many views; None without a val split."""
         if "val" not in self.manifest.splits:
             return None
-        return evaluate(self.model, self._loader(f"val {views}", split="val", views=VIEWS[views], batch_size=self.settings.eval_batch_size), self.ranks)
+        return evaluate(
+            self.model, self._loader(f"val {views}", split="val", views=VIEWS[views], batch_size=self.settings.eval_batch_size), self.ranks
+        )
 
     def _begin(self) -> Bar:
         if self.trainer.step:
@@ -124,13 +126,16 @@ class Run:
             "data": str(self.data),
             "classes": len(self.manifest.classes),
             "parameters": parameters(self.model),
-            "multiply_adds": multiply_adds(AlexNet(self.settings.preset, classes=len(self.manifest.classes), width=self.settings.width, crop=self.settings.crop), self.settings.crop),
+            "multiply_adds": multiply_adds(
+                AlexNet(self.settings.preset, classes=len(self.manifest.classes), width=self.settings.width, crop=self.settings.crop),
+                self.settings.crop,
+            ),
             "device": device,
             "ranks": self.ranks.world_size,
             "versions": {"python": platform.python_version(), "alexprep": version("alexprep"), "torch": torch.__version__},
         }
 
-    def _batches(self, step: int, colour: bool) -> Iterable[Any]:  # noqa: FBT001  (the phase's own word)
+    def _batches(self, step: int, colour: bool) -> Iterable[Any]:
         loader = self._loader(f"train colour {colour}", colour=self.settings.colour if colour else 0.0)
         loader.load_state_dict({"step": step})
         return loader
@@ -162,6 +167,8 @@ def open_loader(data: Path, settings: Settings, stats: Stats, ranks: Ranks, **ch
 def _schedule(settings: Settings) -> Schedule:
     if settings.schedule == "plateau":
         return Plateau(settings.lr, settings.epochs, settings.patience)
+    if settings.schedule == "fixed":
+        return Fixed(settings.lr, settings.epochs, settings.drop_shares())
     return Scripted(settings.lr, settings.epochs)
 
 
@@ -172,7 +179,9 @@ def evaluate_checkpoint(checkpoint: Path, data: Path, split: str, views: int, ra
     manifest = read_manifest(data)
     classes = tuple(state["classes"])
     if manifest.classes != classes:
-        different = next((f"{ours!r} against {theirs!r}" for ours, theirs in zip(classes, manifest.classes, strict=False) if ours != theirs), "a different number")
+        different = next(
+            (f"{ours!r} against {theirs!r}" for ours, theirs in zip(classes, manifest.classes, strict=False) if ours != theirs), "a different number"
+        )
         raise DataError(f"{data} has other classes than the checkpoint was trained on ({len(manifest.classes)} and {len(classes)}; {different})")
     model = build_model(settings, len(classes), ranks)
     try:

@@ -81,7 +81,7 @@ class AlexNet(nn.Module):
         x = pool(F.relu(self.conv5(x)))
         x = self.drop6(F.relu(self.fc6(x.flatten(1))), keys)
         x = self.drop7(F.relu(self.fc7(x)), keys)
-        return self.fc8(x)  # type: ignore[no-any-return]
+        return self.fc8(x)
 
     def _norm(self, maps: int) -> ResponseNorm:
         return ResponseNorm(maps, alpha=self.preset.norm_alpha, towers=self.preset.norm_towers)

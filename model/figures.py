@@ -18,7 +18,7 @@ def kernels(weight: Float[Tensor, "c 3 k k"], columns: int = 16, scale: int = 4)
     pixels = (255 * (w - low) / np.maximum(high - low, 1e-12)).round().astype(np.uint8)
     pixels = pixels.repeat(scale, 1).repeat(scale, 2)
     half = len(pixels) // 2
-    towers = [_grid(pixels[:half], columns), _grid(pixels[half:], columns)]
+    towers = [_grid(tower, min(columns, half)) for tower in (pixels[:half], pixels[half:])]
     gap = np.full((6 * scale, towers[0].shape[1], 3), 255, np.uint8)
     return np.concatenate([towers[0], gap, towers[1]])
 
@@ -36,6 +36,16 @@ Curve = tuple[str, Sequence[float], Sequence[float]]  # label, x, y
 def curves(lines: Sequence[Curve], *, x: str, y: str, log: bool = False) -> str:
     """Return an SVG plot of `lines`, to be put into a page: transparent, in the page's own text colour."""
     from matplotlib import rc_context
+
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "alexprep", **dict.fromkeys(_INKED, _INK)}):
+        return _svg(lines, x, y, log=log).replace(_INK, "currentColor")
+
+
+_INK = "#010203"  # becomes the page's text colour, light or dark
+_INKED = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
+
+
+def _svg(lines: Sequence[Curve], x: str, y: str, *, log: bool) -> str:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.4, 3.2), layout="constrained")
@@ -53,7 +63,6 @@ def curves(lines: Sequence[Curve], *, x: str, y: str, log: bool = False) -> str:
     if len(lines) > 1:
         axes.legend(frameon=False)
     buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "alexprep"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
     return svg[svg.index("<svg") :]

@@ -25,7 +25,7 @@ class ResponseNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return x, normalised."""
-        return _ResponseNorm.apply(x, self.band, self.towers, self.alpha, self.k)  # type: ignore[no-any-return, no-untyped-call]
+        return _ResponseNorm.apply(x, self.band, self.towers, self.alpha, self.k)  # type: ignore[no-untyped-call]
 
 
 class _ResponseNorm(torch.autograd.Function):
@@ -45,7 +45,7 @@ class _ResponseNorm(torch.autograd.Function):
         return x * power
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[misc, untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[no-untyped-def]  # noqa: ANN001
         x, base, power, band = ctx.saved_tensors
         direct = grad * power

@@ -1,5 +1,6 @@
 """When the learning rate drops, and what else changes on the way: an epoch's phase is a value."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -55,6 +56,32 @@ class Scripted:
 
     def finished(self, epoch: int) -> bool:
         """Tell whether the script has ended."""
+        return epoch >= self._epochs
+
+    def state_dict(self) -> dict[str, float]:
+        """Return nothing: there is no state."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Take nothing."""
+
+
+class Fixed:
+    """Divide by 10 at given shares of the run."""
+
+    def __init__(self, lr: float, epochs: int, drops: Sequence[float]) -> None:
+        """Start at `lr`; `drops` are shares of `epochs`, 0 to 1."""
+        self._lr, self._epochs, self._drops = lr, epochs, drops
+
+    def phase(self, epoch: int) -> Phase:
+        """Return the learning rate after the drops that lie behind."""
+        return Phase(self._lr / 10 ** sum(epoch >= round(share * self._epochs) for share in self._drops))
+
+    def observe(self, error: float) -> None:
+        """Take no notice: the drops are fixed."""
+
+    def finished(self, epoch: int) -> bool:
+        """Tell whether the epochs are over."""
         return epoch >= self._epochs
 
     def state_dict(self) -> dict[str, float]:

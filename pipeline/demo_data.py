@@ -134,9 +134,7 @@ def _triangle(draw: ImageDraw.ImageDraw, x: float, y: float, r: float, ink: Colo
 
 
 Shape = Callable[[ImageDraw.ImageDraw, float, float, float, Colour, np.random.Generator], None]
-_SHAPES: dict[str, Shape] = dict(
-    zip(CLASSES, (_bars, _checkers, _circle, _cross, _dots, _ring, _rungs, _square, _star, _triangle), strict=True)
-)
+_SHAPES: dict[str, Shape] = dict(zip(CLASSES, (_bars, _checkers, _circle, _cross, _dots, _ring, _rungs, _square, _star, _triangle), strict=True))
 
 
 def _bytes(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -25,6 +25,8 @@ except ImportError as error:
         "It is needed on a CPU too"
     ) from error
 
+_backend: Any = backend  # a C++ module that its own stubs do not describe
+
 
 class Window(NamedTuple):
     """Where a view is cut out: pixel offsets, then mirrored or not. Numbers, or one a sample."""
@@ -183,7 +185,7 @@ class _Inputs:
 
 def gpu_count() -> int:
     """Return the number of GPUs that DALI could use; 0 without a driver."""
-    return int(backend.GetCUDADeviceCount())
+    return int(_backend.GetCUDADeviceCount())
 
 
 def require_gpu(device_id: int) -> None:
@@ -202,7 +204,7 @@ def check_graph(pipeline: Any) -> list[tuple[str, str]]:  # noqa: ANN401  (DALI'
     serialising does not consult, whether each operator exists on its device. Raises TypeError or RuntimeError.
     """
     pipeline.serialize()
-    registry = {"cpu": set(backend.RegisteredCPUOps()), "gpu": set(backend.RegisteredGPUOps()), "mixed": set(backend.RegisteredMixedOps())}
+    registry = {"cpu": set(_backend.RegisteredCPUOps()), "gpu": set(_backend.RegisteredGPUOps()), "mixed": set(_backend.RegisteredMixedOps())}
     used = [(op._op.schema.Name(), op._op.device) for op in pipeline._ops]  # noqa: SLF001  (DALI has no public way)
     missing = [(name, device) for name, device in used if name not in registry[device]]
     if missing:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .errors import UndecodableImage
 
@@ -56,7 +56,7 @@ def _decode_any(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
                     grey = (np.asarray(image) >> 8).astype(np.uint8)
                     return np.repeat(grey[:, :, None], 3, axis=2)
                 return np.array(image.convert("RGB"))
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise UndecodableImage(f"not an image of a known format; it begins with {data[:16]!r}") from error
     except Exception as error:  # decoders raise anything on hostile bytes
         raise UndecodableImage(f"cannot be decoded: {error or type(error).__name__}") from error
@@ -73,7 +73,7 @@ def central_square(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.nda
         if width * height > MAX_PIXELS:
             raise UndecodableImage(f"too thin: {image.shape[1]}x{image.shape[0]} would become {width}x{height} pixels")
         method = cv2.INTER_AREA if short > size else cv2.INTER_CUBIC
-        image = cv2.resize(image, (width, height), interpolation=method)  # type: ignore[assignment]
+        image = cv2.resize(image, (width, height), interpolation=method)
     top, left = (height - size) // 2, (width - size) // 2
     return np.ascontiguousarray(image[top : top + size, left : left + size])
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.utils.dlpack import from_dlpack
 
 from .augment import colour_shift, draws
 from .config import LoaderConfig
@@ -111,7 +112,7 @@ class Loader:
         except RuntimeError as error:
             self._pipeline = None  # DALI's is unusable from here on
             raise self._explain(error) from error
-        views, labels, records = (torch.from_dlpack(output.as_tensor()) for output in outputs)  # no copy: it lives as long as the tensor
+        views, labels, records = (from_dlpack(output.as_tensor()) for output in outputs)  # no copy: it lives as long as the tensor
         return Batch(views if self.config.layout == "CHW" else views.movedim(-1, -3), labels, records)
 
     @property

@@ -101,8 +101,7 @@ def read_manifest(directory: str | Path) -> Manifest:
         if value["format_version"] != FORMAT_VERSION:
             raise DataError(f"{path} has format version {value['format_version']}; this release reads version {FORMAT_VERSION}")
         splits = {
-            str(name): Split(tuple(_shard(shard) for shard in split["shards"]), int(split["quarantined"]))
-            for name, split in value["splits"].items()
+            str(name): Split(tuple(_shard(shard) for shard in split["shards"]), int(split["quarantined"])) for name, split in value["splits"].items()
         }
         classes = tuple(str(name) for name, _ in value["classes"])
         return Manifest(directory, str(value["plan"]), ShardConfig(**value["parameters"]), classes, splits, dict(value["versions"]))

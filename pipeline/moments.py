@@ -25,7 +25,7 @@ class Moments:
     @property
     def pixels(self) -> int:
         """Pixels counted."""
-        return self.images * self.pixel_sum.shape[0] * self.pixel_sum.shape[1]
+        return self.images * len(self.pixel_sum) ** 2
 
     @classmethod
     def zero(cls, size: int) -> "Moments":
@@ -58,9 +58,7 @@ class Moments:
     @classmethod
     def from_json(cls, value: dict[str, Any], pixel_sum: UInt64[np.ndarray, "s s 3"]) -> "Moments":
         """Return what `to_json` wrote, with its per-pixel sums; DataError if these do not belong together."""
-        moments = cls(
-            int(value["images"]), _triple(map(int, value["total"])), _triple(_triple(map(int, row)) for row in value["outer"]), pixel_sum
-        )
+        moments = cls(int(value["images"]), _triple(map(int, value["total"])), _triple(_triple(map(int, row)) for row in value["outer"]), pixel_sum)
         if tuple(int(x) for x in pixel_sum.sum((0, 1))) != moments.total:
             raise DataError("the per-pixel sums do not add up to the sums of the channels")
         return moments

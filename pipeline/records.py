@@ -6,7 +6,6 @@ The layout is specified in FORMAT.md; change both together, and raise FORMAT_VER
 import json
 from bisect import bisect_right
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np

@@ -28,7 +28,7 @@ from .manifest import FORMAT_VERSION, MANIFEST, Manifest, Shard, Sidecar, Split,
 from .moments import MomentsCounter
 from .order import permutation
 from .records import Row, ShardWriter, schema
-from .sources import Listing, Source
+from .sources import Source
 from .storage import lock, published, remove_partials
 
 QUARANTINE = "quarantine.jsonl"
@@ -330,7 +330,7 @@ def make_shard(task: ShardTask, count: Callable[[bool], bool] = lambda _: True) 
     return bad
 
 
-class _Stopped(Exception):  # noqa: N818  (not an error)
+class _Stopped(Exception):
     """The job was stopped; leave nothing behind."""
 
 

@@ -5,7 +5,6 @@ training reads, so the mean it subtracts is exactly the mean of what it sees, an
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np

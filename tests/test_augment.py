@@ -23,7 +23,11 @@ def test_the_draws_are_fixed_for_ever():
 GOLDEN_TOP = [30, 1, 14]
 GOLDEN_LEFT = [15, 27, 2]
 GOLDEN_FLIP = [True, False, False]
-GOLDEN_ALPHA = [['-0x1.ccc9a19d2e6bfp-4', '0x1.1be0dd4c04e5bp+0', '0x1.2f2f925dbee89p-1'], ['-0x1.d4a8ecd66cc57p-2', '0x1.0b8c3a61801c1p+1', '-0x1.b94b0204ddfdep+0'], ['-0x1.6e1d698ad11eap-3', '0x1.29502b96a9a52p+0', '0x1.d79ea8f1f053ep-3']]
+GOLDEN_ALPHA = [
+    ["-0x1.ccc9a19d2e6bfp-4", "0x1.1be0dd4c04e5bp+0", "0x1.2f2f925dbee89p-1"],
+    ["-0x1.d4a8ecd66cc57p-2", "0x1.0b8c3a61801c1p+1", "-0x1.b94b0204ddfdep+0"],
+    ["-0x1.6e1d698ad11eap-3", "0x1.29502b96a9a52p+0", "0x1.d79ea8f1f053ep-3"],
+]
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 100), st.lists(st.integers(0, 10**7), min_size=1, max_size=9))

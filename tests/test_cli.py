@@ -68,8 +68,9 @@ def test_shard_prints_its_result_as_json_and_nothing_else_on_stdout(images, tmp_
     ("arguments", "code", "message"),
     [
         (("shard", "--src", "nowhere"), 1, "Error: no folder nowhere: expected one with train/<class>/<image>"),
-        (("shard", "--src", ".", "--size", "4"), 2, "size must be 8..4096 pixels, got 4"),
-        (("shard", "--src", ".", "--max-bad", "2"), 2, "2.0 is not in the range 0<=x<=1"),
+        (("shard", "--src", "."), 2, "--out shards lies inside --src ."),
+        (("shard", "--src", ".", "--out", "../x", "--size", "4"), 2, "size must be 8..4096 pixels, got 4"),
+        (("shard", "--src", ".", "--out", "../x", "--max-bad", "2"), 2, "2.0 is not in the range 0<=x<=1"),
         (("stats", "nowhere", "--pca"), 1, "Error: no nowhere/manifest.json: run alexprep shard first"),
         (("demo-data", "--out", "."), 1, "Error: . is already there"),
     ],
@@ -97,7 +98,11 @@ def test_wrong_use_of_alexprep_is_one_clear_message(tmp_path, arguments, code, m
         (("run", "DATA", "--cpu-ranks", "2", "--gpus", "1"), 2, "cannot be combined"),
         (("run", "DATA", "--resume", "--out", "nothing"), 1, "holds no run to resume"),
         (("eval", "--checkpoint", "nowhere"), 1, "no checkpoint nowhere"),
-        (("run", "DATA", *TINY, "--device", "gpu"), 1, 'Error: device "gpu" needs an NVIDIA GPU with its driver, and there is none on this machine: use device "cpu"\n'),
+        (
+            ("run", "DATA", *TINY, "--device", "gpu"),
+            1,
+            'Error: device "gpu" needs an NVIDIA GPU with its driver, and there is none on this machine: use device "cpu"\n',
+        ),
     ],
     ids=str,
 )
@@ -138,7 +143,7 @@ def test_a_run_leaves_checkpoints_metrics_and_a_report(finished):
     assert [row["step"] for row in steps] == list(range(1, 31))
     assert {"event", "step", "epoch", "loss", "lr", "images_per_s", "wait_share"} == set(steps[0])
     assert [row["epoch"] for row in rows(folder, "eval")] == [1, 2, 3]
-    assert [(row["views"], row["count"]) for row in rows(folder, "result")] == [(1, 20), (10, 20)]
+    assert [(row["views"], row["count"]) for row in rows(folder, "result")] == [(10, 20), (1, 20)]
     assert "ten views: top-1 error" in run.stdout
     state = torch.load(folder / "last.pt", weights_only=True)
     assert state["step"] == 30
@@ -195,7 +200,9 @@ def test_a_run_killed_mid_epoch_resumes_to_the_same_losses_and_weights(finished,
     """kill -9 when step `stop` is logged; checkpoints every third step; then --resume."""
     folder, _ = finished
     arguments = ["alextrain", "run", str(data), "--out", str(tmp_path / "run"), "--epochs", "3", *TINY, "--set", "checkpoint_steps=3"]
-    process = subprocess.Popen([os.path.join(os.path.dirname(sys.executable), arguments[0]), *arguments[1:]], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [os.path.join(os.path.dirname(sys.executable), arguments[0]), *arguments[1:]], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
     metrics, deadline = tmp_path / "run/metrics.jsonl", time.monotonic() + 60
     while not (metrics.exists() and f'"step": {stop},' in metrics.read_text()) and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -269,7 +276,7 @@ def test_gpus_on_a_machine_without_one_is_a_clear_line_and_one_cpu_process(data,
     run = command("alextrain", "run", data, "--out", tmp_path / "run", "--steps", "2", *TINY, "--gpus", "2")
 
     assert run.returncode == 0, run.stderr
-    assert "there is none on this machine: use device \"cpu\"; going on in one process on the CPU" in run.stderr
+    assert 'there is none on this machine: use device "cpu"; going on in one process on the CPU' in run.stderr
     assert rows(tmp_path / "run", "start")[0]["ranks"] == 1
 
 

@@ -102,7 +102,10 @@ def test_a_strip_that_would_be_enlarged_beyond_bounds_is_refused():
 
 
 @settings(max_examples=200)
-@given(st.binary(max_size=400), st.sampled_from([b"", b"\xff\xd8", b"\xff\xd8\xff\xe0\x00\x10JFIF\x00", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF89a", b"II*\0"]))
+@given(
+    st.binary(max_size=400),
+    st.sampled_from([b"", b"\xff\xd8", b"\xff\xd8\xff\xe0\x00\x10JFIF\x00", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF89a", b"II*\0"]),
+)
 def test_random_bytes_never_do_worse_than_a_reason(data, magic):
     try:
         decode(magic + data)

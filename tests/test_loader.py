@@ -76,7 +76,14 @@ def test_another_seed_gives_other_batches(shards):
 
 
 @settings(max_examples=12, deadline=None)
-@given(st.integers(0, 2**64 - 1), st.sampled_from([1, 2, 3, 4, 6]), st.integers(1, 3), st.integers(1, 4), st.integers(0, 25), st.sampled_from(["jpeg", "raw"]))
+@given(
+    st.integers(0, 2**64 - 1),
+    st.sampled_from([1, 2, 3, 4, 6]),
+    st.integers(1, 3),
+    st.integers(1, 4),
+    st.integers(0, 25),
+    st.sampled_from(["jpeg", "raw"]),
+)
 def test_ranks_threads_prefetch_and_resuming_change_no_bit(shards, seed, world_size, threads, prefetch, start, encoding):
     """The global batch of step `start` in one process, against the ranks' parts after resuming there."""
     options = {"crop": CROP, "batch_size": 12, "seed": seed}
@@ -222,7 +229,7 @@ def test_the_gpu_graph_is_legal(shards, encoding, view, mean, layout, dtype):
     """Built, serialised and checked against DALI's registry; needs no GPU."""
     manifest = read_manifest(shards / encoding)
     config = LoaderConfig(split="val", device="gpu", views=view, mean=mean, layout=layout, dtype=dtype, crop=CROP, threads=1)
-    used = check_graph(build(config, manifest, compute_stats(manifest), 8, lambda step: None))
+    used = check_graph(build(config, manifest, compute_stats(manifest), 8, lambda _: None))
     devices = dict(used)
 
     assert devices["CropMirrorNormalize"] == "gpu"

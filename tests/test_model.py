@@ -53,8 +53,14 @@ def test_initial_weights_are_the_specs():
         assert model.conv4.weight.std().item() == pytest.approx(std, rel=0.05)
         assert model.fc7.weight.std().item() == pytest.approx(0.01, rel=0.01)
         assert {name: layer.bias[0].item() for name, layer in model.named_children() if hasattr(layer, "bias")} == {
-            **{"conv1": 0, "conv2": 1, "conv3": 0, "conv4": 1, "conv5": 1},
-            **{"fc6": 1, "fc7": 1, "fc8": 0},
+            "conv1": 0,
+            "conv2": 1,
+            "conv3": 0,
+            "conv4": 1,
+            "conv5": 1,
+            "fc6": 1,
+            "fc7": 1,
+            "fc8": 0,
         }
 
 

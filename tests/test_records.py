@@ -41,8 +41,8 @@ def test_a_data_set_written_by_version_1_is_still_read(encoding):
     assert pixels[4, 5].tolist() == GOLDEN_PIXEL[encoding]
 
 
-GOLDEN_MEAN = {'jpeg': [114.27, 133.523, 139.853], 'raw': [114.254, 133.497, 139.931]}
-GOLDEN_PIXEL = {'jpeg': [161, 134, 43], 'raw': [157, 135, 43]}
+GOLDEN_MEAN = {"jpeg": [114.27, 133.523, 139.853], "raw": [114.254, 133.497, 139.931]}
+GOLDEN_PIXEL = {"jpeg": [161, 134, 43], "raw": [157, 135, 43]}
 
 
 def test_records_are_views_into_the_map_and_cannot_be_written(shards):

@@ -10,7 +10,10 @@ from .conftest import make_images
 
 
 def listed(source):
-    return {listing.split: [(key, source.classes[label]) for key, label in zip(listing.keys, listing.labels, strict=True)] for listing in source.listings()}
+    return {
+        listing.split: [(key, source.classes[label]) for key, label in zip(listing.keys, listing.labels, strict=True)]
+        for listing in source.listings()
+    }
 
 
 def test_splits_and_classes_are_found_and_sorted(tmp_path):

@@ -72,7 +72,7 @@ def test_a_rate_of_zero_freezes_conv1_and_nothing_else():
     after = model.state_dict()
 
     assert torch.equal(before["conv1.weight"], after["conv1.weight"])
-    assert all(not torch.equal(before[name], after[name]) for name in before if name not in ("conv1.weight",))
+    assert all(not torch.equal(before[name], after[name]) for name in before if name != "conv1.weight")
 
 
 def test_the_script_is_the_authors_at_95_epochs():

@@ -93,7 +93,7 @@ class FolderSource:
                     f"Expected {directory}/<class>/<image>; move each file into the folder of its class"
                 )
             if loose:
-                self._notes.append(f"{directory}: {len(loose)} files outside the class folders are not read ({_shown(sorted(loose)[0])}, ...)")
+                self._notes.append(f"{directory}: {len(loose)} files outside the class folders are not read ({_shown(min(loose))}, ...)")
             by_split[split] = names
         classes = next(iter(by_split.values()), [])
         for split, names in by_split.items():

@@ -1,0 +1,25 @@
+# The package with its pinned dependencies, for CPU or GPU: docker run --gpus all -v "$PWD":/work alexprep shard --src imagenet/
+# syntax=docker/dockerfile:1
+
+FROM python:3.11-slim-bookworm AS build
+WORKDIR /src
+COPY requirements.lock pyproject.toml README.md LICENSE ./
+COPY pipeline pipeline
+COPY model model
+COPY cli cli
+SHELL ["/bin/bash", "-o", "pipefail", "-c"]
+RUN python -m venv /opt/alexprep \
+ && grep -E '^(setuptools|wheel|build|packaging|pyproject_hooks)==' requirements.lock > build.lock \
+ && python -m pip install --no-cache-dir --requirement build.lock \
+ && python -m build --wheel --no-isolation --outdir /wheels \
+ && /opt/alexprep/bin/python -m pip install --no-cache-dir --constraint requirements.lock "$(echo /wheels/alexprep-*.whl)[cuda12]"
+
+FROM python:3.11-slim-bookworm
+COPY --from=build /opt/alexprep /opt/alexprep
+RUN useradd --create-home --uid 1000 alexprep
+ENV PATH=/opt/alexprep/bin:$PATH \
+    NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility,video
+USER 1000
+WORKDIR /work
+CMD ["alexprep", "--help"]
