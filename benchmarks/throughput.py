@@ -55,9 +55,8 @@ def shard(src: Path, out: Path, encoding: str) -> None:
 
     workers = len(os.sched_getaffinity(0))
     bare = workers * median_rate(kernels, 3)
-    print(
-        f"shard {encoding:<5} {rate:8.0f} images/s, start-up included; bare kernels x {workers} cores {bare:.0f}; ratio {rate / bare:.2f} ({job.total} images)"
-    )
+    limit = f"bare kernels x {workers} cores {bare:.0f}; ratio {rate / bare:.2f}"
+    print(f"shard {encoding:<5} {rate:8.0f} images/s, start-up included; {limit} ({job.total} images)")
 
 
 def load(out: Path, encoding: str) -> None:

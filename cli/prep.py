@@ -14,7 +14,7 @@ HELP = {"help_option_names": ["-h", "--help"]}
 @click.group(cls=Commands, context_settings=HELP)
 @click.version_option(package_name="alexprep")
 def main() -> None:
-    r"""Turn raw ImageNet into shards of 256x256 records.
+    """Turn raw ImageNet into shards of 256x256 records.
 
     \b
       alexprep shard --src imagenet/     # -> shards/
@@ -84,7 +84,7 @@ def shard(
 @click.option("--verify", is_flag=True, help="Recompute every sum from the pixels; it must be the same integer.")
 @click.option("--json", "as_json", is_flag=True, help="Print stats.json.")
 def stats(directory: Path, pca: bool, verify: bool, as_json: bool) -> None:
-    """Write the mean image and the colour statistics of the training split in DIRECTORY.
+    """Write the mean image and the colour statistics of the training split in DIRECTORY (shards/, or $ALEXPREP_DATA).
 
     They are added up from what `alexprep shard` counted: no second pass. The pixels counted are those of the finished
     records, after JPEG encoding, since these are what training will see.

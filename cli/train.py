@@ -34,7 +34,7 @@ def place_options(command: Any) -> Any:  # noqa: ANN401  (click decorates anythi
 @click.group(cls=TrainCommands, context_settings=HELP)
 @click.version_option(package_name="alexprep")
 def main() -> None:
-    r"""Train AlexNet (2012) on shards that `alexprep shard` made.
+    """Train AlexNet (2012) on shards that `alexprep shard` made.
 
     \b
       alextrain run --gpus 2                            # -> runs/1/
@@ -72,7 +72,7 @@ def run(
     preset: str | None,
     **options: Any,  # noqa: ANN401  (settings)
 ) -> None:
-    """Train on the shards in DIRECTORY.
+    """Train on the shards in DIRECTORY (shards/, or $ALEXPREP_DATA).
 
     Started under torchrun it joins the other ranks; otherwise it starts them itself. The result does not depend on the
     number of ranks beyond float32 rounding. Interrupted, it continues with --resume, to the same bits.
@@ -135,7 +135,9 @@ def _print_results(folder: Any) -> None:  # noqa: ANN401  (RunFolder, imported l
 
 @main.command("eval")
 @click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="A run's folder (its last.pt is taken) or a .pt file.")
-@click.option("--data", default="shards", show_default=True, type=click.Path(path_type=Path), envvar="ALEXPREP_DATA", help="Folder of shards.")
+@click.option(
+    "--data", default="shards", show_default=True, type=click.Path(path_type=Path), envvar="ALEXPREP_DATA", show_envvar=True, help="Folder of shards."
+)
 @click.option("--split", default="val", show_default=True, help="Of the shards.")
 @click.option("--crops", default="10", show_default=True, type=click.Choice(["10", "1"]), help="Ten views averaged, or the centre alone.")
 @place_options
