@@ -12,7 +12,7 @@ from alexprep.model.alexnet import AlexNet, multiply_adds, parameters
 from alexprep.model.distributed import Ranks
 from alexprep.model.evaluator import Evaluation, evaluate
 from alexprep.model.optimizer import RATES, PaperSGD
-from alexprep.model.schedule import Fixed, Plateau, Schedule, Scripted
+from alexprep.model.schedule import SCRIPT, Plateau, Schedule, Timetable, drops_at
 from alexprep.model.trainer import Pace, Trainer
 from alexprep.pipeline import DataError, Loader, Manifest, Stats, load_stats, read_manifest
 from alexprep.pipeline.config import Views
@@ -167,9 +167,8 @@ def open_loader(data: Path, settings: Settings, stats: Stats, ranks: Ranks, **ch
 def _schedule(settings: Settings) -> Schedule:
     if settings.schedule == "plateau":
         return Plateau(settings.lr, settings.epochs, settings.patience)
-    if settings.schedule == "fixed":
-        return Fixed(settings.lr, settings.epochs, settings.drop_shares())
-    return Scripted(settings.lr, settings.epochs)
+    events = SCRIPT if settings.schedule == "scripted" else drops_at(settings.drop_shares())
+    return Timetable(settings.lr, settings.epochs, events)
 
 
 def evaluate_checkpoint(checkpoint: Path, data: Path, split: str, views: int, ranks: Ranks) -> Evaluation:

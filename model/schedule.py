@@ -34,51 +34,45 @@ class Schedule(Protocol):
         """Continue from there."""
 
 
-# The authors' script, in epochs of 95: (from epoch, 10 ** drops, factor on conv1, PCA colour).
-_SCRIPT_EPOCHS = 95
-_SCRIPT = ((0, 0, 1.0, True), (22, 1, 1.0, True), (49, 2, 1.0, True), (66, 2, 0.1, False), (73, 2, 0.0, False), (81, 3, 0.0, False))
+@dataclass(frozen=True)
+class Event:
+    """What holds from some share of the run on."""
+
+    share: float  # of the run's epochs
+    drops: int  # the learning rate is divided by 10 so many times
+    conv1: float = 1.0
+    colour: bool = True
 
 
-class Scripted:
-    """The schedule that the authors' script ran through; with another number of epochs its events keep their share of the run."""
-
-    def __init__(self, lr: float, epochs: int) -> None:
-        """Start at `lr` and end after `epochs`."""
-        self._lr, self._epochs = lr, epochs
-
-    def phase(self, epoch: int) -> Phase:
-        """Return the last event that has begun."""
-        _, drops, conv1, colour = [event for event in _SCRIPT if round(event[0] * self._epochs / _SCRIPT_EPOCHS) <= epoch][-1]
-        return Phase(self._lr / 10**drops, conv1, colour)
-
-    def observe(self, error: float) -> None:
-        """Take no notice: the script is fixed."""
-
-    def finished(self, epoch: int) -> bool:
-        """Tell whether the script has ended."""
-        return epoch >= self._epochs
-
-    def state_dict(self) -> dict[str, float]:
-        """Return nothing: there is no state."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        """Take nothing."""
+# The authors' script: 95 epochs, of which these begin at epoch 22, 49, ...
+SCRIPT = (
+    Event(22 / 95, 1),
+    Event(49 / 95, 2),
+    Event(66 / 95, 2, 0.1, colour=False),
+    Event(73 / 95, 2, 0.0, colour=False),
+    Event(81 / 95, 3, 0.0, colour=False),
+)
 
 
-class Fixed:
-    """Divide by 10 at given shares of the run."""
+def drops_at(shares: Sequence[float]) -> tuple[Event, ...]:
+    """Return events that only divide the learning rate by 10, at these shares of the run."""
+    return tuple(Event(share, drops) for drops, share in enumerate(sorted(shares), 1))
 
-    def __init__(self, lr: float, epochs: int, drops: Sequence[float]) -> None:
-        """Start at `lr`; `drops` are shares of `epochs`, 0 to 1."""
-        self._lr, self._epochs, self._drops = lr, epochs, drops
+
+class Timetable:
+    """Events that are fixed beforehand. With another number of epochs they keep their share of the run."""
+
+    def __init__(self, lr: float, epochs: int, events: Sequence[Event]) -> None:
+        """Start at `lr` and end after `epochs`; `events` are in order."""
+        self._lr, self._epochs, self._events = lr, epochs, (Event(0, 0), *events)
 
     def phase(self, epoch: int) -> Phase:
-        """Return the learning rate after the drops that lie behind."""
-        return Phase(self._lr / 10 ** sum(epoch >= round(share * self._epochs) for share in self._drops))
+        """Return what the last event that has begun says."""
+        event = [event for event in self._events if round(event.share * self._epochs) <= epoch][-1]
+        return Phase(self._lr / 10**event.drops, event.conv1, event.colour)
 
     def observe(self, error: float) -> None:
-        """Take no notice: the drops are fixed."""
+        """Take no notice: it is all fixed."""
 
     def finished(self, epoch: int) -> bool:
         """Tell whether the epochs are over."""

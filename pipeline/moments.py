@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import cv2
 import numpy as np
-from jaxtyping import Float64, Int64, UInt8, UInt64
+from jaxtyping import Float64, UInt8, UInt64
 
 from .errors import DataError
 
@@ -70,35 +71,32 @@ def _triple(values: Any) -> Any:  # noqa: ANN401  (a tuple of three of whatever 
 
 
 class MomentsCounter:
-    """Adds up images one by one, without an array a step."""
+    """Adds up images one by one."""
 
     def __init__(self, size: int) -> None:
         """Start with no image of `size` x `size`."""
         self._images = 0
-        self._total = np.zeros(3, np.int64)
-        self._outer = np.zeros((3, 3), np.int64)
+        self._outer = [[0] * 3 for _ in range(3)]
         self._pixel_sum = np.zeros((size, size, 3), np.uint32)
 
     def add(self, image: UInt8[np.ndarray, "s s 3"]) -> None:
         """Count one image.
 
-        The products are summed in float64 by BLAS: every partial sum is an integer below 2**53 (255**2 * 4096**2 is below
-        2**41), so the result is exact in whatever order it is taken.
+        The products are summed in float64: every partial sum is an integer below 2**53 (255**2 * 4096**2 is below 2**41), so
+        that the result is exact in whatever order it is taken. Plane by plane this takes half as long as one matrix product.
         """
-        flat = image.reshape(-1, 3).astype(np.float64)
-        self._images += 1
-        self._outer += (flat.T @ flat).astype(np.int64)
+        planes = [plane.ravel().astype(np.float64) for plane in cv2.split(image)]
+        for i in range(3):
+            for j in range(i + 1):
+                self._outer[i][j] += int(planes[i] @ planes[j])
         self._pixel_sum += image
-        self._total += flat.sum(0).astype(np.int64)
+        self._images += 1
 
     def moments(self) -> Moments:
         """Return what was counted."""
-        total, outer = (_ints(x) for x in (self._total, self._outer))
-        return Moments(self._images, _triple(total), _triple(_triple(row) for row in outer), self._pixel_sum.astype(np.uint64))
-
-
-def _ints(array: Int64[np.ndarray, "..."]) -> Any:  # noqa: ANN401  (nested lists of Python integers)
-    return array.tolist()
+        outer = [[self._outer[max(i, j)][min(i, j)] for j in range(3)] for i in range(3)]
+        pixel_sum = self._pixel_sum.astype(np.uint64)
+        return Moments(self._images, _triple(map(int, pixel_sum.sum((0, 1)))), _triple(map(_triple, outer)), pixel_sum)
 
 
 @dataclass(frozen=True, eq=False)

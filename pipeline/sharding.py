@@ -6,13 +6,9 @@ single-threaded. So the bytes do not depend on the number of workers or on how o
 
 import hashlib
 import json
-import multiprocessing
 import os
-import signal
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -22,46 +18,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .config import ShardConfig
-from .errors import DataError, UndecodableImage
-from .images import central_square, decode, decode_record, encode, use_one_thread
-from .manifest import FORMAT_VERSION, MANIFEST, Manifest, Shard, Sidecar, Split, file_sha256, read_finished, read_manifest
-from .moments import MomentsCounter
+from .errors import DataError
+from .manifest import FORMAT_VERSION, MANIFEST, Manifest, Sidecar, Split, read_finished, read_manifest
 from .order import permutation
-from .records import Row, ShardWriter, schema
 from .sources import Source
 from .storage import lock, published, remove_partials
+from .tasks import Bad, ShardTask
+from .workers import Workers
 
 QUARANTINE = "quarantine.jsonl"
-
-
-class Bad(NamedTuple):
-    """One source image that did not become a record."""
-
-    split: str
-    key: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class ShardTask:
-    """All that a worker needs to make one shard."""
-
-    source: Source
-    directory: Path
-    config: ShardConfig
-    classes: list[str]
-    versions: dict[str, str]
-    plan: str
-    split: str
-    index: int
-    count: int
-    keys: list[str]
-    labels: list[int]
-
-    @property
-    def path(self) -> Path:
-        """Where the shard will be."""
-        return self.directory / f"{self.split}-{self.index:05}-of-{self.count:05}.arrow"
 
 
 class Progress(NamedTuple):
@@ -129,15 +94,15 @@ class ShardJob:
                 return
             (self.directory / MANIFEST).unlink()
         finished: dict[Path, Sidecar] = {}
-        todo: list[ShardTask] = []
+        missing: list[ShardTask] = []
         for task in self._tasks():
             sidecar = read_finished(task.path, self.plan, self.config.size)
             if sidecar is None:
-                todo.append(task)
+                missing.append(task)
             else:
                 finished[task.path] = sidecar
         bad = [Bad(task.split, key, reason) for task in self._tasks() if task.path in finished for key, reason in finished[task.path].quarantined]
-        yield from self._make(todo, bad, self.total - sum(len(task.keys) for task in todo))
+        yield from self._make(missing, bad, self.total - sum(len(task.keys) for task in missing))
         self._commit()
 
     def _whole(self, manifest: Manifest) -> bool:
@@ -168,15 +133,15 @@ class ShardJob:
                     listing.labels[part].tolist(),
                 )
 
-    def _make(self, todo: list[ShardTask], bad: list[Bad], done: int) -> Iterator[Progress]:
+    def _make(self, missing: list[ShardTask], bad: list[Bad], done: int) -> Iterator[Progress]:
         """Run the tasks; on return all of them are finished. `bad` is what finished shards left out."""
         yield Progress(done, self.total, len(bad))
         self._check_bad(bad)
-        if not todo:
+        if not missing:
             return
-        pool = _Pool(self.workers or len(os.sched_getaffinity(0)))
+        pool = Workers(self.workers or len(os.sched_getaffinity(0)))
         try:
-            pending: set[Future[list[Bad]]] = {pool.submit(task) for task in todo}
+            pending: set[Future[list[Bad]]] = {pool.submit(task) for task in missing}
             earlier = len(bad)
             while pending:
                 ready, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -249,108 +214,3 @@ def write_quarantine(directory: Path, bad: list[Bad]) -> None:
     with published(directory / QUARANTINE) as file:
         for item in sorted(bad):
             file.write((json.dumps(item._asdict(), ensure_ascii=False) + "\n").encode())
-
-
-class _Pool:
-    """Worker processes, and the three numbers they share with the job."""
-
-    def __init__(self, workers: int) -> None:
-        context = multiprocessing.get_context("spawn")  # fork would copy threads' locks; spawn is the same everywhere
-        self.done, self.bad, self.stop = context.Value("q", 0), context.Value("q", 0), context.Event()
-        shared = (self.done, self.bad, self.stop)
-        self._executor = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=shared)
-
-    def submit(self, task: ShardTask) -> Future[list[Bad]]:
-        return self._executor.submit(_work, task)
-
-    def close(self) -> None:
-        self.stop.set()
-        self._executor.shutdown(wait=True, cancel_futures=True)
-
-
-_shared: Any = None  # of a worker process: (done, bad, stop)
-
-
-def _start_worker(*shared: Any) -> None:  # noqa: ANN401  (synchronised values have no public type)
-    global _shared  # noqa: PLW0603  (an executor's initializer has no other way to hand values to its tasks)
-    _shared = shared
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    use_one_thread()
-
-
-def _die_with_parent() -> None:
-    """A parent killed with -9 closes nothing: without this, workers would wait for their next task for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _work(task: ShardTask) -> list[Bad]:
-    done, bad, stop = _shared
-
-    def count(good: bool) -> bool:  # noqa: FBT001  (a callback of one value)
-        with done.get_lock():
-            done.value += 1
-            bad.value += not good
-        return not stop.is_set()
-
-    return make_shard(task, count)
-
-
-def make_shard(task: ShardTask, count: Callable[[bool], bool] = lambda _: True) -> list[Bad]:
-    """Make one shard and its sidecar; return what did not make it. `count(good)` says whether to go on: if not, nothing is published."""
-    facts = {"plan": task.plan, "split": task.split, "shard": task.index, "shards": task.count}
-    facts |= {"parameters": asdict(task.config), "versions": task.versions}
-    bad: list[Bad] = []
-    labels: Counter[int] = Counter()
-    moments = MomentsCounter(task.config.size)
-    try:
-        with published(task.path) as file:
-            writer = ShardWriter(file, schema(task.config, task.classes, facts), task.config.encoding)
-            for key, label in zip(task.keys, task.labels, strict=True):
-                good = True
-                try:
-                    row, pixels = make_record(task.source, key, label, task.config)
-                    writer.append(row)
-                    moments.add(pixels)
-                    labels[label] += 1
-                except UndecodableImage as error:
-                    good = False
-                    bad.append(Bad(task.split, _text(key), str(error)))
-                if not count(good):
-                    raise _Stopped
-            writer.close()
-    except _Stopped:
-        return bad
-    shard = Shard(task.path.name, labels.total(), task.path.stat().st_size, file_sha256(task.path))
-    quarantined = tuple((item.key, item.reason) for item in bad)
-    Sidecar(shard, task.plan, dict(labels), quarantined, moments.moments()).write(task.directory)
-    return bad
-
-
-class _Stopped(Exception):
-    """The job was stopped; leave nothing behind."""
-
-
-def make_record(source: Source, key: str, label: int, config: ShardConfig) -> tuple[Row, Any]:
-    """Return one record and its pixels uint8[s,s,3]; UndecodableImage says why there is none.
-
-    A JPEG record is decoded once here: nothing undecodable enters a shard, and the moments count what readers will see.
-    """
-    text = _text(key)
-    if text != key:
-        raise UndecodableImage("the file's name is not UTF-8; rename it")
-    image = decode(source.read(key))
-    square = central_square(image, config.size)
-    height, width = image.shape[:2]
-    if config.encoding == "raw":
-        return Row(square, label, key, width, height), square
-    encoded = encode(square, config.quality)
-    return Row(encoded, label, key, width, height), decode_record(encoded)
-
-
-def _text(key: str) -> str:
-    """Return `key` with bytes that are not UTF-8 escaped, so that it can be written down."""
-    return os.fsencode(key).decode("utf-8", "backslashreplace")

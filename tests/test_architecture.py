@@ -19,6 +19,8 @@ LAYERS = (
     ("manifest",),
     ("records",),
     ("stats",),
+    ("tasks",),
+    ("workers",),
     ("sharding", "graph", "reference"),
     ("loader", "preview"),
 )

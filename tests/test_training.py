@@ -9,7 +9,7 @@ from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
 from alexprep.model.evaluator import evaluate, probabilities
 from alexprep.model.optimizer import RATES, PaperSGD
-from alexprep.model.schedule import Phase, Plateau, Scripted
+from alexprep.model.schedule import SCRIPT, Phase, Plateau, Timetable, drops_at
 from alexprep.model.trainer import Pace, Trainer
 from torch import nn
 
@@ -77,7 +77,7 @@ def test_a_rate_of_zero_freezes_conv1_and_nothing_else():
 
 def test_the_script_is_the_authors_at_95_epochs():
     """Spec section 4: drops at 22, 49 and 81; colour off and conv1 / 10 at 66; conv1 frozen at 73; the end at 95."""
-    script = Scripted(0.01, 95)
+    script = Timetable(0.01, 95, SCRIPT)
     phases = [script.phase(epoch) for epoch in range(95)]
     changes = [(epoch, phase) for epoch, phase in enumerate(phases) if epoch == 0 or phase != phases[epoch - 1]]
 
@@ -93,9 +93,15 @@ def test_the_script_is_the_authors_at_95_epochs():
 
 
 def test_a_shorter_script_keeps_its_shares():
-    script = Scripted(0.01, 19)
+    script = Timetable(0.01, 19, SCRIPT)
 
     assert [epoch for epoch in range(1, 19) if script.phase(epoch) != script.phase(epoch - 1)] == [4, 10, 13, 15, 16]
+
+
+def test_fixed_drops_come_at_their_shares_of_the_run():
+    table = Timetable(0.01, 10, drops_at([0.8, 0.35]))
+
+    assert [table.phase(epoch) for epoch in range(10)] == [Phase(0.01)] * 4 + [Phase(0.001)] * 4 + [Phase(0.0001)] * 2
 
 
 def test_the_plateau_divides_by_ten_three_times_and_then_ends():
@@ -158,7 +164,7 @@ def test_evaluation_leaves_the_network_in_training_and_refuses_what_is_not_finit
 
 def make_trainer(**pace):
     model = AlexNet(**SMALL)
-    schedule = Scripted(0.01, 3)
+    schedule = Timetable(0.01, 3, SCRIPT)
     return Trainer(model, PaperSGD(model, RATES["source"]), schedule, Pace(lr=0.01, epoch_steps=4, log_steps=1, **pace), Ranks())
 
 
