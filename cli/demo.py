@@ -11,8 +11,9 @@ import click
 
 from .common import say
 
-# Chosen so that it learns well within five minutes on two cores: a quarter of the kernels, the paper's everything else.
-TRAINING = ("--width", "0.25", "--batch-size", "32", "--epochs", "40")
+# Chosen so that it learns well within five minutes on two cores: a quarter of the kernels, small batches, so many steps. Seeds 0 and 1
+# end at 6 % and 3 % top-1 error with ten views (chance is 90 %).
+TRAINING = ("--width", "0.25", "--batch-size", "16", "--epochs", "28", "--set", "schedule=fixed", "--set", "drops=0.4,0.75")
 
 
 def run_demo(out: Path) -> None:
