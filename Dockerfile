@@ -1,5 +1,4 @@
 # The package with its pinned dependencies, for CPU or GPU: docker run --gpus all -v "$PWD":/work alexprep shard --src imagenet/
-# syntax=docker/dockerfile:1
 
 FROM python:3.11-slim-bookworm AS build
 WORKDIR /src

@@ -14,17 +14,21 @@ import click
 class Commands(click.Group):
     """Turns the errors that a user can act on into `Error: ...` and exit code 1, for every command."""
 
+    interrupted = "the same command continues where it can"
+
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  (click's own signature)
         """Run the command."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("\ninterrupted; the same command continues where it can", err=True)
+            say(f"\ninterrupted; {self.interrupted}")
             ctx.exit(130)
         except ModuleNotFoundError as error:
             if error.name not in ("torch", "matplotlib", "jinja2"):
                 raise
             raise click.ClickException(f"{error.name} is not installed: pip install 'alexprep[cuda12]' brings all that training needs") from error
+        except OSError as error:
+            raise click.ClickException(f"{error.filename or 'the system says'}: {error.strerror or error}") from error
         except Exception as error:
             rank = os.environ.get("RANK", "0")
             if _peer_failed(error):

@@ -24,7 +24,8 @@ def run_demo(out: Path) -> None:
         _call("alexprep", "demo-data", "--out", images)
     packed = _call("alexprep", "shard", "--src", images, "--out", shards, read=True)
     stats = _call("alexprep", "stats", shards, "--pca", read=True)
-    _call("alextrain", "run", shards, "--out", runs / "demo", *TRAINING, *(["--resume"] if (runs / "demo").exists() else []))
+    begun = (runs / "demo" / "config.toml").exists()
+    _call("alextrain", "run", shards, "--out", runs / "demo", *(["--resume"] if begun else TRAINING))
     results = [_call("alextrain", "eval", "--checkpoint", runs / "demo", "--data", shards, "--crops", crops, read=True) for crops in ("10", "1")]
     _summary(out, packed, stats, results, time.monotonic() - start)
 

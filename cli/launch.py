@@ -3,6 +3,7 @@
 A process that torchrun started (ours or the user's own) finds RANK and WORLD_SIZE in its environment and joins.
 """
 
+import logging
 import os
 import sys
 import uuid
@@ -31,18 +32,31 @@ def choose_layout(device: str, gpus: int | None, cpu_ranks: int | None) -> Layou
         raise click.UsageError("--cpu-ranks trains on the CPU: it cannot be combined with --gpus or --device gpu")
     if gpus and device == "cpu":
         raise click.UsageError("--gpus cannot be combined with --device cpu")
+    joining = int(os.environ["WORLD_SIZE"]) if launched() else None  # then it is not for us to say how many there are
     if cpu_ranks or device == "cpu":
-        return Layout("cpu", cpu_ranks or 1)
+        return Layout("cpu", joining or cpu_ranks or 1)
     count = _gpus()
     if count == 0:
         if device == "gpu":
             raise DataError(_why_no_gpu())
-        if gpus:
+        if gpus and not joining:
             say(f"{_why_no_gpu()}; going on in one process on the CPU")
-        return Layout("cpu", 1)
+        return Layout("cpu", joining or 1)
+    if joining:
+        return Layout("gpu", joining)
     if gpus and gpus > count:
         say(f"{gpus} GPUs were asked for, this machine has {count}: going on with {count}")
     return Layout("gpu", min(gpus or 1, count))
+
+
+def launched() -> bool:
+    """Tell whether torchrun (or `launch`, which is the same) started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def restarted() -> bool:
+    """Tell whether torchrun has started the ranks again after one of them failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def _gpus() -> int:
@@ -69,6 +83,7 @@ def launch(ranks: int, arguments: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the rank itself has said what was wrong
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
     config = LaunchConfig(
         min_nodes=1,

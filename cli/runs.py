@@ -30,13 +30,9 @@ class RunFolder:
     def new(cls, directory: Path | None) -> "RunFolder":
         """Make `directory`, or the next free runs/<n>; DataError if it already holds a run."""
         if directory is None:
-            number = 1 + max((int(path.name) for path in Path("runs").glob("*") if path.name.isdecimal()), default=0)
-            directory = Path("runs") / str(number)
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"cannot make the folder {directory}: {error.strerror}") from error
-        if (directory / CONFIG).exists():
+            return cls(_next_folder())
+        directory.mkdir(parents=True, exist_ok=True)
+        if cls(directory).begun():
             raise DataError(f"{directory} already holds a run: --resume continues it; or choose another --out")
         return cls(directory)
 
@@ -48,9 +44,13 @@ class RunFolder:
             if not numbered:
                 raise DataError("there is no run in runs/ to resume; start one without --resume")
             directory = max(numbered, key=lambda path: int(path.name))
-        if not (directory / CONFIG).is_file():
+        if not cls(directory).begun():
             raise DataError(f"{directory} holds no run to resume (no {CONFIG}); start it without --resume")
         return cls(directory)
+
+    def begun(self) -> bool:
+        """Tell whether a run has been started here."""
+        return (self.directory / CONFIG).is_file()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -87,11 +87,13 @@ class RunFolder:
                 rows.append(row)
         return rows
 
-    def rewind(self, step: int) -> None:
-        """Drop the rows after `step`, which will be written again, and the results of the finished run."""
-        kept = [row for row in self.rows() if row.get("step", 0) <= step and row["event"] != "result"]
+    def rewind(self, step: int, validated: int) -> list[dict[str, Any]]:
+        """Drop the rows after `step` and epoch `validated`, which will be written again, and a finished run's results; return the rest."""
+        again = {"step": lambda row: row["step"] > step, "eval": lambda row: row["epoch"] > validated, "start": lambda row: row["step"] > step}
+        kept = [row for row in self.rows() if row["event"] in again and not again[row["event"]](row)]
         with published(self.directory / METRICS) as file:
             file.write("".join(json.dumps(row) + "\n" for row in kept).encode())
+        return kept
 
     def log(self, row: dict[str, Any]) -> None:
         """Append a row to metrics.jsonl."""
@@ -108,6 +110,18 @@ class RunFolder:
             raise DataError(
                 f"cannot write {self.directory / name}.pt: {error.strerror}; the one before it is kept, --resume continues from there"
             ) from error
+
+
+def _next_folder() -> Path:
+    """Make the next runs/<n>; two runs that start together get two."""
+    while True:
+        number = 1 + max((int(path.name) for path in Path("runs").glob("*") if path.name.isdecimal()), default=0)
+        directory = Path("runs") / str(number)
+        try:
+            directory.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return directory
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -135,7 +149,7 @@ def checkpoint_settings(state: dict[str, Any]) -> Settings:
     """Return the settings a checkpoint was trained with."""
     try:
         return resolve(None, None, state["settings"], ())
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise DataError(f"the checkpoint's settings are not of this release: {error}") from error
 
 

@@ -86,27 +86,35 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def resolve(preset: str | None, file: Path | None, options: dict[str, Any], assignments: tuple[str, ...]) -> Settings:
     """Return the settings; ValueError names a key that does not exist or a value that cannot be."""
+    given = collect(preset, file, options, assignments)
+    name = given.get("preset", Settings.preset)
+    check(isinstance(name, str) and name in PRESETS, f"preset must be one of {', '.join(PRESETS)}; got {name!r}")
+    return _typed(PRESETS[name] | given)
+
+
+def resume(stored: Settings, given: dict[str, Any]) -> Settings:
+    """Return the settings of a run that goes on: its own, with another lr or end if `given` says so; ValueError for any other change."""
+    wanted = _typed(asdict(stored) | given)
+    changed = [field.name for field in fields(Settings) if getattr(stored, field.name) != getattr(wanted, field.name)]
+    fixed = [name for name in changed if name not in ("lr", "steps")]
+    check(not fixed, f"a resumed run keeps its settings: {', '.join(fixed)} cannot change (only lr and steps can)")
+    return wanted
+
+
+def collect(preset: str | None, file: Path | None, options: dict[str, Any], assignments: tuple[str, ...]) -> dict[str, Any]:
+    """Return what the user gave, file < options < --set; ValueError for a key that is no setting."""
     given: dict[str, Any] = {}
     if file is not None:
         given |= read_toml(file)
-    given |= {name: value for name, value in options.items() if value is not None}
-    if preset is not None:
-        given["preset"] = preset
+    given |= {name: value for name, value in {**options, "preset": preset}.items() if value is not None}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         check(bool(equals), f"--set takes key=value, got {assignment!r}")
         given[name.strip()] = _value(text.strip())
-    name = given.get("preset", Settings.preset)
-    check_choice_of_keys(given)
-    check(name in PRESETS, f"preset must be one of {', '.join(PRESETS)}; got {name!r}")
-    return _typed(PRESETS[name] | given)
-
-
-def check_choice_of_keys(given: dict[str, Any]) -> None:
-    """Raise ValueError for a key that is no setting."""
     known = [field.name for field in fields(Settings)]
     unknown = sorted(set(given) - set(known))
     check(not unknown, f"no setting {', '.join(unknown)}; there are {', '.join(known)}")
+    return given
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -133,6 +141,8 @@ def _typed(given: dict[str, Any]) -> Settings:
         if field.name not in given:
             continue
         value, kind = given[field.name], type(field.default)
+        if field.name == "drops" and isinstance(value, int | float | list):
+            value = ",".join(map(str, value if isinstance(value, list) else [value]))
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         check(type(value) is kind, f"{field.name} must be a {kind.__name__}, got {value!r}")

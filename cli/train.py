@@ -1,5 +1,6 @@
 """`alextrain`: train AlexNet on shards, evaluate it, and report."""
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ HELP = {"help_option_names": ["-h", "--help"]}
 
 class TrainCommands(Commands):
     """Remembers its arguments, so that it can start itself again as several ranks."""
+
+    interrupted = "alextrain run --resume continues a run from its last checkpoint"
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep a copy in ctx.obj."""
@@ -77,50 +80,40 @@ def run(
     Started under torchrun it joins the other ranks; otherwise it starts them itself. The result does not depend on the
     number of ranks beyond float32 rounding. Interrupted, it continues with --resume, to the same bits.
     """
-    from alexprep.model.distributed import joined, launched
+    from alexprep.model.distributed import joined
+    from alexprep.pipeline import DataError
 
-    from .launch import choose_layout, launch
+    from .launch import choose_layout, launch, launched, restarted
     from .runs import RunFolder
-    from .settings import resolve
+    from .settings import collect, resolve
+    from .settings import resume as resume_settings
     from .training import Run, check_data
 
+    if restarted():  # torchrun has started the ranks again after one failed
+        if out is None:
+            raise DataError("restarted by torchrun, but without --out it is not known which run to continue: give --out")
+        resume = resume or RunFolder(out).begun()
     with wrong_values():
-        settings = resolve(preset, config, options, assignments)
-    if resume:
-        settings = _resumed(RunFolder.existing(out).settings(), options | {"preset": preset}, config, assignments)
+        if resume:
+            settings = resume_settings(RunFolder.existing(out).settings(), collect(preset, config, options, assignments))
+        else:
+            settings = resolve(preset, config, options, assignments)
     layout = choose_layout(device, gpus, cpu_ranks)
     with wrong_values():
-        check_data(directory, settings)
-        if settings.batch_size % layout.ranks:
-            raise ValueError(f"--batch-size counts all ranks and must be divisible by them: {settings.batch_size} by {layout.ranks}")
+        check_data(directory, settings, layout.ranks)
     if layout.ranks > 1 and not launched():
         raise SystemExit(launch(layout.ranks, arguments))
     with joined(layout.device) as ranks:
         folder = RunFolder(Path(ranks.from_first(lambda: str((RunFolder.existing(out) if resume else RunFolder.new(out)).directory))))
         training = Run(directory, folder, settings, ranks)
-        if not ranks.first:
+        with folder.held() if ranks.first else nullcontext():
+            if ranks.first:
+                folder.write_settings(settings)
             if resume:
                 training.resume()
             training.train()
-            return
-        with folder.held():
-            folder.write_settings(settings)
-            if resume:
-                training.resume()
-            training.train()
+    if ranks.first:
         _print_results(folder)
-
-
-def _resumed(stored: Any, options: dict[str, Any], config: Path | None, assignments: tuple[str, ...]) -> Any:  # noqa: ANN401  (Settings, imported late)
-    """Return the stored settings of a run, with another end if one is given; a usage error if anything else was to change."""
-    from dataclasses import replace
-
-    changed = [name for name, value in options.items() if value is not None and value != getattr(stored, name) and name != "steps"]
-    if changed or config is not None or assignments:
-        what = ", ".join(f"--{name.replace('_', '-')}" for name in changed) or "settings"
-        raise click.UsageError(f"a resumed run keeps its settings: {what} cannot change (only --steps, --gpus and --cpu-ranks can)")
-    with wrong_values():
-        return stored if options.get("steps") is None else replace(stored, steps=options["steps"])
 
 
 def _print_results(folder: Any) -> None:  # noqa: ANN401  (RunFolder, imported late)
@@ -147,10 +140,10 @@ def evaluate(
     arguments: list[str], /, checkpoint: Path, data: Path, split: str, crops: str, device: str, gpus: int | None, cpu_ranks: int | None, as_json: bool
 ) -> None:
     """Measure a checkpoint: top-1 and top-5 error. Every record counts once, at any number of ranks."""
-    from alexprep.model.distributed import joined, launched
+    from alexprep.model.distributed import joined
     from alexprep.pipeline import read_manifest
 
-    from .launch import choose_layout, launch
+    from .launch import choose_layout, launch, launched
     from .runs import load_checkpoint
     from .training import evaluate_checkpoint
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from alexprep.model.alexnet import AlexNet, multiply_adds, parameters
-from alexprep.model.distributed import Ranks
+from alexprep.model.alexnet import AlexNet, last_side, multiply_adds, parameters
+from alexprep.model.distributed import Ranks, cpus_of_a_rank
 from alexprep.model.evaluator import Evaluation, evaluate
 from alexprep.model.optimizer import RATES, PaperSGD
 from alexprep.model.schedule import SCRIPT, Plateau, Schedule, Timetable, drops_at
-from alexprep.model.trainer import Pace, Trainer
+from alexprep.model.trainer import Event, Pace, Trainer
 from alexprep.pipeline import DataError, Loader, Manifest, Stats, load_stats, read_manifest
 from alexprep.pipeline.config import Views
 
@@ -25,8 +25,10 @@ from .settings import Settings
 VIEWS: dict[int, Views] = {10: "ten", 1: "center"}
 
 
-def check_data(directory: Path, settings: Settings) -> Manifest:
-    """Return the data set if it can be trained on; DataError or ValueError says why not, before anything is started."""
+def check_data(directory: Path, settings: Settings, world_size: int) -> Manifest:
+    """Return the data set if it can be trained on; DataError or ValueError says why not, before anything is started or made."""
+    last_side(settings.crop)
+    settings.loader(world_size=world_size)
     manifest = read_manifest(directory)
     records = manifest.split("train").records
     if records < settings.batch_size:
@@ -36,7 +38,9 @@ def check_data(directory: Path, settings: Settings) -> Manifest:
     if settings.schedule == "plateau" and "val" not in manifest.splits:
         raise DataError(f"{directory} has no val split, and the plateau schedule follows the validation error: use --set schedule=fixed")
     if settings.crop > manifest.config.size:
-        raise ValueError(f"crop {settings.crop} does not fit into records of {manifest.config.size} pixels")
+        raise DataError(
+            f"crop {settings.crop} does not fit into the records of {directory}, {manifest.config.size} pixels a side; use a smaller --crop"
+        )
     return manifest
 
 
@@ -52,7 +56,7 @@ class Run:
     def __init__(self, data: Path, folder: RunFolder, settings: Settings, ranks: Ranks) -> None:
         """Build everything that the first step needs."""
         self.data, self.folder, self.settings, self.ranks = data, folder, settings, ranks
-        self.manifest = check_data(data, settings)
+        self.manifest = check_data(data, settings, ranks.world_size)
         self.stats = load_stats(self.manifest)
         self.model = build_model(settings, len(self.manifest.classes), ranks)
         self._loaders: dict[str, Loader] = {}
@@ -80,43 +84,50 @@ class Run:
             raise DataError(f"{self.folder.directory / LAST} does not fit this run: {str(error).splitlines()[0]}") from error
 
     def train(self) -> None:
-        """Train to the end, log, evaluate with one and with ten views, and write the report."""
+        """Train to the end, log, evaluate with ten views and with one, and write the report."""
+        self.ranks.check_same(f"plan {self.manifest.plan[:12]}, step {self.trainer.step}", "data set or checkpoint")
         bar = self._begin()
         for event in self.trainer.run(self._batches, lambda: self.evaluate(1), self._save):
-            if not self.ranks.first:
-                continue
-            if event["event"] == "tick":
-                bar.at(event["step"])
-                continue
-            self.folder.log(event)
-            if event["event"] == "step":
-                bar.at(event["step"], f"epoch {event['epoch']}, loss {event['loss']:.3f}, {event['images_per_s']:.0f} images/s")
-            else:
-                errors = f"top-1 error {100 * event['top1_error']:.2f} %, top-5 {100 * event['top5_error']:.2f} %"
-                say(f"epoch {event['epoch']}: val {errors}, loss {event['loss']:.4f}")
-        bar.close()
+            if bar is not None:
+                self._show(event, bar)
         results = [(views, self.evaluate(views)) for views in VIEWS]
-        if self.ranks.first:
+        if bar is not None:
+            bar.close()
             for views, result in results:
                 if result is not None:
                     self.folder.log({"event": "result", "step": self.trainer.step, "views": views, **asdict(result)})
             write_report(self.folder, self.manifest, self.stats)
 
+    def _show(self, event: Event, bar: Bar) -> None:
+        """Log an event and tell the user."""
+        if event["event"] == "tick":
+            bar.at(event["step"])
+            return
+        self.folder.log(event)
+        if event["event"] == "step":
+            bar.at(event["step"], f"epoch {event['epoch']}, loss {event['loss']:.3f}, {event['images_per_s']:.0f} images/s")
+        else:
+            errors = f"top-1 error {100 * event['top1_error']:.2f} %, top-5 {100 * event['top5_error']:.2f} %"
+            say(f"epoch {event['epoch']}: val {errors}, loss {event['loss']:.4f}")
+
     def evaluate(self, views: int) -> Evaluation | None:
         """Return the validation errors with that many views; None without a val split."""
         if "val" not in self.manifest.splits:
             return None
-        return evaluate(
-            self.model, self._loader(f"val {views}", split="val", views=VIEWS[views], batch_size=self.settings.eval_batch_size), self.ranks
-        )
+        return evaluate(self.model, self._loader(f"val {views}", **_evaluation("val", views, self.settings, self.ranks)), self.ranks)
 
-    def _begin(self) -> Bar:
+    def _begin(self) -> Bar | None:
+        """Prepare the log and return a progress bar, on rank 0."""
+        if not self.ranks.first:
+            return None
+        rows = self.folder.rewind(self.trainer.step, self.trainer.validated)
         if self.trainer.step:
             say(f"continuing {self.folder.directory} at step {self.trainer.step}")
+            before, now = next((row["ranks"] for row in reversed(rows) if row["event"] == "start"), 1), self.ranks.world_size
+            if before != now:
+                say(f"so far {before} ranks have trained it, now {now}: the same batches, but float32 sums are rounded differently")
+        self.folder.log({"event": "start", "step": self.trainer.step, **self._facts()})
         steps, total = self.settings.steps, self.settings.epochs * self.trainer.pace.epoch_steps
-        if self.ranks.first:
-            self.folder.rewind(self.trainer.step)
-            self.folder.log({"event": "start", "step": self.trainer.step, **self._facts()})
         return Bar("train", min(steps, total) if steps else total, "steps")
 
     def _facts(self) -> dict[str, Any]:
@@ -158,10 +169,18 @@ def open_loader(data: Path, settings: Settings, stats: Stats, ranks: Ranks, **ch
         world_size=ranks.world_size,
         device="gpu" if gpu else "cpu",
         device_id=ranks.device.index if gpu else None,
-        threads=settings.threads or max(1, torch.get_num_threads()),
+        threads=settings.threads or cpus_of_a_rank(),
         **changes,
     )
-    return Loader(data, config, stats=stats)
+    try:
+        return Loader(data, config, stats=stats)
+    except ValueError as error:
+        raise DataError(f"{data}: {error}") from error
+
+
+def _evaluation(split: str, views: int, settings: Settings, ranks: Ranks) -> dict[str, Any]:
+    """Return the loader's options for evaluation; every rank needs a place in a batch."""
+    return {"split": split, "views": VIEWS[views], "batch_size": max(settings.eval_batch_size, ranks.world_size)}
 
 
 def _schedule(settings: Settings) -> Schedule:
@@ -187,7 +206,7 @@ def evaluate_checkpoint(checkpoint: Path, data: Path, split: str, views: int, ra
         model.load_state_dict(state["model"])
     except RuntimeError as error:
         raise DataError(f"{checkpoint} does not fit its own settings: {str(error).splitlines()[0]}") from error
-    loader = open_loader(data, settings, checkpoint_stats(state), ranks, split=split, views=VIEWS[views], batch_size=settings.eval_batch_size)
+    loader = open_loader(data, settings, checkpoint_stats(state), ranks, **_evaluation(split, views, settings, ranks))
     bar = Bar("eval", len(loader), "batches") if ranks.first else None
 
     def watched() -> Iterable[Any]:

@@ -52,9 +52,7 @@ class AlexNet(nn.Module):
 
         c1, c2, c3, c4, c5, fc = (maps(n) for n in (48, 128, 192, 192, 128, 2048))
         self.overhang = -(crop - 11) % 4  # the last window of conv1 hangs over the right and bottom edge: 3 pixels at 224
-        last = pooled(pooled(pooled((crop + self.overhang - 11) // 4 + 1)))  # 55, 27, 13, 6
-        if crop < 11 or last < 1:
-            raise ValueError(f"crop {crop} is too small for three poolings: at least 64 pixels")
+        last = last_side(crop)
 
         self.conv1 = nn.Conv2d(3, c1, 11, stride=4)  # B  96 55 55
         self.norm1 = self._norm(c1)  #                 pooled: B  96 27 27
@@ -102,6 +100,16 @@ class AlexNet(nn.Module):
             nn.init.normal_(layer.weight, 0, std, generator=generator)
             if layer.bias is not None:
                 nn.init.constant_(layer.bias, float(name in ("conv2", "conv4", "conv5", "fc6", "fc7")))
+
+
+def last_side(crop: int) -> int:
+    """Return the side of the maps that fc6 sees: 6 for 224 pixels. ValueError if nothing would be left."""
+    side = -(-(crop - 11) // 4) + 1  # 55 after conv1: rounded up
+    for _ in range(3):
+        side = pooled(side)  # 27, 13, 6
+    if side < 1:
+        raise ValueError(f"crop {crop} is too small for three poolings: at least 64 pixels")
+    return side
 
 
 def pooled(side: int) -> int:

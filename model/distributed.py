@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .errors import TrainingError
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -29,7 +31,7 @@ class Ranks:
         if self.world_size == 1:
             return model
         devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum of `tensor` over all ranks."""
@@ -37,6 +39,12 @@ class Ranks:
             tensor = tensor.clone()
             distributed.all_reduce(tensor)
         return tensor
+
+    def check_same(self, value: str, what: str) -> None:
+        """Raise TrainingError on the ranks whose `value` is not rank 0's."""
+        first = self.from_first(lambda: value)
+        if first != value:
+            raise TrainingError(f"rank {self.rank} has another {what} than rank 0: all ranks need the same files ({value} against {first})")
 
     def from_first(self, make: Callable[[], str]) -> str:
         """Return on every rank what `make` returns on rank 0; if it raises, rank 0 raises it and the others exit quietly."""
@@ -57,26 +65,30 @@ class Ranks:
         return answer[0]
 
 
-def launched() -> bool:
-    """Tell whether torchrun (or our own launcher, which is the same) started this process."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+def cpus_of_a_rank() -> int:
+    """Return how many CPUs each process of this machine has to itself."""
+    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 @contextmanager
 def joined(device: str) -> Iterator[Ranks]:
-    """Join the other ranks, if there are any: `device` "cpu" over gloo, "gpu" over NCCL."""
+    """Join the other ranks, if there are any: `device` "cpu" over gloo, "gpu" over NCCL.
+
+    On a GPU cuDNN is kept to deterministic algorithms and to full float32 (not TF32), so that a run can be repeated.
+    """
     local = int(os.environ.get("LOCAL_RANK", "0"))
     place = torch.device("cuda", local) if device == "gpu" else torch.device("cpu")
     if place.type == "cuda":
+        if local >= torch.cuda.device_count():
+            raise TrainingError(f"rank {local} of this machine has no GPU: it has {torch.cuda.device_count()}. Start fewer ranks")
         torch.cuda.set_device(place)
-    if not launched():
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.allow_tf32 = False
+    if "RANK" not in os.environ:  # torchrun did not start it
         yield Ranks(device=place)
         return
     if place.type == "cpu":
-        peers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // peers))
+        torch.set_num_threads(cpus_of_a_rank())
     distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
-    try:
-        yield Ranks(distributed.get_rank(), distributed.get_world_size(), local, place)
-    finally:
-        distributed.destroy_process_group()
+    yield Ranks(distributed.get_rank(), distributed.get_world_size(), local, place)
+    distributed.destroy_process_group()  # not after an error: with the others still in a collective it may wait for ever

@@ -39,12 +39,12 @@ class PaperSGD:
         self._lr = dict.fromkeys(self._parameters, 0.0)
 
     def set_rates(self, lr: float, conv1: float, first_lr: float) -> None:
-        """Set the learning rates: `lr` of the weights, times `conv1` for the first layer's; `first_lr` is the run's initial one."""
+        """Set the learning rates: `lr`, times `conv1` for the first layer; `first_lr` is the run's initial one, which some biases keep."""
         for name in self._parameters:
+            rate = lr
             if _is_bias(name):
-                self._lr[name] = (lr if self.rates.bias_annealed else first_lr) * self.rates.bias_lr
-            else:
-                self._lr[name] = lr * conv1 if name == "conv1.weight" else lr
+                rate = (lr if self.rates.bias_annealed else first_lr) * self.rates.bias_lr
+            self._lr[name] = rate * conv1 if name.startswith("conv1.") else rate
 
     def zero_grad(self) -> None:
         """Forget the gradients."""

@@ -24,7 +24,7 @@ def render(title: str, rows: Rows, conv1: Float[Tensor, "c 3 k k"], samples: UIn
     """
     from jinja2 import Environment, PackageLoader
 
-    start = next((row for row in rows if row["event"] == "start"), {})
+    start = next((row for row in reversed(rows) if row["event"] == "start"), {})
     steps = [row for row in rows if row["event"] == "step"]
     settings = start.get("settings", {})
     environment = Environment(loader=PackageLoader("alexprep.model", ""), autoescape=True)

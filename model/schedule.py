@@ -60,7 +60,7 @@ def drops_at(shares: Sequence[float]) -> tuple[Event, ...]:
 
 
 class Timetable:
-    """Events that are fixed beforehand. With another number of epochs they keep their share of the run."""
+    """Events that are fixed beforehand. With another number of epochs they keep their share of the run, but none begins with the first epoch."""
 
     def __init__(self, lr: float, epochs: int, events: Sequence[Event]) -> None:
         """Start at `lr` and end after `epochs`; `events` are in order."""
@@ -68,7 +68,8 @@ class Timetable:
 
     def phase(self, epoch: int) -> Phase:
         """Return what the last event that has begun says."""
-        event = [event for event in self._events if round(event.share * self._epochs) <= epoch][-1]
+        begun = [event for event in self._events if (max(1, round(event.share * self._epochs)) if event.share else 0) <= epoch]
+        event = begun[-1]
         return Phase(self._lr / 10**event.drops, event.conv1, event.colour)
 
     def observe(self, error: float) -> None:

@@ -45,6 +45,7 @@ class Trainer:
         """Take the parts; the model is on its device already."""
         self.model, self.optimizer, self.schedule, self.pace, self.ranks = model, optimizer, schedule, pace, ranks
         self.step = 0
+        self.validated = 0  # epochs
         self.best_error = float("inf")
 
     def run(self, batches: Batches, evaluate: Callable[[], Evaluation | None], save: Callable[[str], None]) -> Iterator[Event]:
@@ -55,6 +56,7 @@ class Trainer:
         """
         network = self.ranks.wrap(self.model)
         self.model.train()
+        yield from self._validate(evaluate, save)  # if a kill came between the epoch's last step and its validation
         while not self._ended():
             epoch = self.step // self.pace.epoch_steps
             phase = self.schedule.phase(epoch)
@@ -69,9 +71,8 @@ class Trainer:
                     break
                 if self.step % self.pace.checkpoint_steps == 0 and self.step % self.pace.epoch_steps:
                     self._save(save, "last", loss)
-            if self.step % self.pace.epoch_steps == 0:
-                yield from self._validate(evaluate, save, epoch)
             self._save(save, "last", loss)
+            yield from self._validate(evaluate, save)
 
     def _ended(self) -> bool:
         return self._out_of_steps() or self.schedule.finished(self.step // self.pace.epoch_steps)
@@ -101,15 +102,20 @@ class Trainer:
             raise TrainingError(f"the loss is {mean} at step {self.step}: training has diverged. Resume from the last checkpoint with a lower --lr")
         return mean
 
-    def _validate(self, evaluate: Callable[[], Evaluation | None], save: Callable[[str], None], epoch: int) -> Iterator[Event]:
-        result = evaluate()
-        if result is None:
+    def _validate(self, evaluate: Callable[[], Evaluation | None], save: Callable[[str], None]) -> Iterator[Event]:
+        """Validate the epoch that has just ended, unless that was done."""
+        epoch, rest = divmod(self.step, self.pace.epoch_steps)
+        if rest or epoch == self.validated:
             return
-        self.schedule.observe(result.top1_error)
-        if result.top1_error < self.best_error:
-            self.best_error = result.top1_error
-            save("best")
-        yield {"event": "eval", "step": self.step, "epoch": epoch + 1, "views": 1, **asdict(result)}
+        result = evaluate()
+        self.validated = epoch
+        if result is not None:
+            self.schedule.observe(result.top1_error)
+            if result.top1_error < self.best_error:
+                self.best_error = result.top1_error
+                save("best")
+            yield {"event": "eval", "step": self.step, "epoch": epoch, "views": 1, **asdict(result)}
+        save("last")
 
     def _save(self, save: Callable[[str], None], name: str, loss: Tensor) -> None:
         self._finite(loss)  # never over a good checkpoint with a diverged one
@@ -119,6 +125,7 @@ class Trainer:
         """Return tensors and plain values only, so that it loads with `weights_only=True`."""
         return {
             "step": self.step,
+            "validated": self.validated,
             "best_error": self.best_error,
             "model": self.model.state_dict(),
             "velocities": self.optimizer.velocities(),
@@ -127,7 +134,7 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
-        self.step, self.best_error = int(state["step"]), float(state["best_error"])
+        self.step, self.validated, self.best_error = int(state["step"]), int(state["validated"]), float(state["best_error"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_velocities(state["velocities"])
         self.schedule.load_state_dict(state["schedule"])

@@ -58,8 +58,10 @@ def _decode_any(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
                 return np.array(image.convert("RGB"))
     except UnidentifiedImageError as error:
         raise UndecodableImage(f"not an image of a known format; it begins with {data[:16]!r}") from error
+    except MemoryError:
+        raise  # says nothing about the image
     except Exception as error:  # decoders raise anything on hostile bytes
-        raise UndecodableImage(f"cannot be decoded: {error or type(error).__name__}") from error
+        raise UndecodableImage(f"cannot be decoded: {str(error) or type(error).__name__}") from error
 
 
 def central_square(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:

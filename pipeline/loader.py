@@ -55,7 +55,9 @@ class Loader:
             raise ValueError(f"crop {config.crop} does not fit into records of {manifest.config.size} pixels")
         if config.device == "gpu":
             require_gpu(config.device_id or 0)
-            config = replace(config, device_id=config.device_id or 0)
+            if not torch.cuda.is_available():
+                raise DataError(f"there is a GPU, but this torch ({torch.__version__}) cannot use it: install one built for CUDA")
+            config = replace(config, device_id=torch.cuda.current_device() if config.device_id is None else config.device_id)
         self.config = replace(config, threads=config.threads or len(os.sched_getaffinity(0)))
         self.records = Records(manifest, config.split)
         self._random = config.view == "random"

@@ -77,7 +77,7 @@ class MomentsCounter:
         """Start with no image of `size` x `size`."""
         self._images = 0
         self._outer = [[0] * 3 for _ in range(3)]
-        self._pixel_sum = np.zeros((size, size, 3), np.uint32)
+        self._pixel_sum = np.zeros((size, size, 3), np.uint64)
 
     def add(self, image: UInt8[np.ndarray, "s s 3"]) -> None:
         """Count one image.
@@ -95,8 +95,8 @@ class MomentsCounter:
     def moments(self) -> Moments:
         """Return what was counted."""
         outer = [[self._outer[max(i, j)][min(i, j)] for j in range(3)] for i in range(3)]
-        pixel_sum = self._pixel_sum.astype(np.uint64)
-        return Moments(self._images, _triple(map(int, pixel_sum.sum((0, 1)))), _triple(map(_triple, outer)), pixel_sum)
+        total = _triple(map(int, self._pixel_sum.sum((0, 1))))
+        return Moments(self._images, total, _triple(map(_triple, outer)), self._pixel_sum.copy())
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,6 +6,7 @@ from jaxtyping import UInt8
 from . import reference
 from .augment import colour_shift, draws
 from .config import LoaderConfig
+from .errors import DataError
 from .images import decode_record
 from .order import permutation
 from .records import Records
@@ -20,6 +21,8 @@ def sheet(records: Records, config: LoaderConfig, stats: Stats, rows: int, epoch
     The views are shown before the mean is subtracted, clipped to 0..255; in the record, the last view's crop is framed.
     """
     size, crop = records.manifest.config.size, config.crop
+    if crop > size:
+        raise DataError(f"crop {crop} does not fit into the records of {records.manifest.directory}, {size} pixels a side")
     lines = []
     for number in permutation(config.seed, 0, len(records))[:rows]:
         image = records.image(int(number))

@@ -187,6 +187,9 @@ class Records:
     def _read(self, shard: int, number: int) -> _Block:
         try:
             batch = self._reader(shard).get_batch(number)
+            full = ROWS_A_BATCH[self.manifest.config.encoding]
+            if len(batch) != min(full, self.shards[shard].rows - number * full):
+                raise ValueError(f"it has {len(batch)} rows")
             column = batch.column("image")
             labels = batch.column("label").to_numpy()
             if self.manifest.config.encoding == "raw":

@@ -152,6 +152,8 @@ class ShardJob:
                     pool.stop.set()  # workers return what they know
                     pending = {future for future in pending if not future.cancel()}
             self._check_bad(bad)
+        except MemoryError as error:
+            raise DataError("out of memory; finished shards are kept: run the same command again with fewer --workers") from error
         except BrokenProcessPool as error:
             raise DataError(
                 "a worker process died: killed from outside, out of memory, or a decoder crashed. Finished shards are kept; "

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 from alexprep.cli.prep import main as prep
@@ -92,14 +93,16 @@ def test_the_lock_file_has_every_dependency_within_its_range():
         assert locked[requirement.name.lower()] in requirement.specifier, text
 
 
-def test_the_tests_run_on_the_installed_package():
-    """An import of the working tree's folders would hide a file that the wheel forgot."""
-    run = subprocess.run(
-        [sys.executable, "-c", "import alexprep.pipeline; print(alexprep.pipeline.__file__)"], capture_output=True, text=True, cwd="/"
-    )
+def test_the_installed_package_has_every_file_as_it_is_here():
+    """The tests run on what is installed: a stale build, or a file that the wheel forgot, would prove nothing."""
+    code = "import alexprep.pipeline; print(alexprep.pipeline.__file__)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
+    installed = Path(run.stdout.strip()).parent.parent
+    here = [path for top in ("pipeline", "model", "cli") for path in (ROOT / top).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
 
-    assert run.returncode == 0
-    assert (ROOT / "pipeline/FORMAT.md").read_text() == (__import__("pathlib").Path(run.stdout.strip()).parent / "FORMAT.md").read_text()
+    assert len(here) > 40
+    for path in here:
+        assert (installed / path.relative_to(ROOT)).read_bytes() == path.read_bytes(), path
 
 
 def test_importing_the_pipeline_alone_needs_neither_torch_nor_dali():

@@ -11,10 +11,10 @@ import click
 import pytest
 import torch
 from alexprep.cli.prep import main as prep
-from alexprep.cli.settings import Settings, resolve
+from alexprep.cli.settings import Settings, resolve, resume
 from alexprep.cli.train import main as train
 
-from .conftest import ROOT, command, make_images
+from .conftest import command, make_images
 
 TINY = ("--width", "0.05", "--batch-size", "12", "--crop", "64", "--set", "log_steps=1", "--set", "eval_batch_size=8")
 
@@ -93,8 +93,11 @@ def test_wrong_use_of_alexprep_is_one_clear_message(tmp_path, arguments, code, m
         (("run", "DATA", "--set", "lrr=1"), 2, "no setting lrr; there are preset, width"),
         (("run", "DATA", "--set", "lr=fast"), 2, "lr must be a float, got 'fast'"),
         (("run", "DATA", "--lr", "0"), 2, "lr must be above 0"),
-        (("run", "DATA", "--batch-size", "13", "--cpu-ranks", "2", "--crop", "64"), 2, "divisible by them: 13 by 2"),
-        (("run", "DATA", "--batch-size", "12"), 2, "crop 224 does not fit into records of 64 pixels"),
+        (("run", "DATA", "--batch-size", "13", "--cpu-ranks", "2", "--crop", "64"), 2, "divisible by world_size: 13 by 2"),
+        (("run", "DATA", "--batch-size", "12"), 1, "crop 224 does not fit into the records of"),
+        (("run", "DATA", "--crop", "32"), 2, "crop 32 is too small for three poolings: at least 64 pixels"),
+        (("run", "DATA", "--set", "preset=[1]"), 2, "preset must be one of source, paper; got [1]"),
+        (("run", "DATA", "--set", "drops=2"), 2, "drops are shares of the run"),
         (("run", "DATA", "--cpu-ranks", "2", "--gpus", "1"), 2, "cannot be combined"),
         (("run", "DATA", "--resume", "--out", "nothing"), 1, "holds no run to resume"),
         (("eval", "--checkpoint", "nowhere"), 1, "no checkpoint nowhere"),
@@ -220,12 +223,12 @@ def test_a_run_killed_mid_epoch_resumes_to_the_same_losses_and_weights(finished,
 def test_a_folder_with_a_run_is_not_overwritten_and_keeps_its_settings(finished, data):
     folder, _ = finished
     again = command("alextrain", "run", data, "--out", folder, *TINY)
-    changed = command("alextrain", "run", data, "--out", folder, "--resume", "--lr", "0.5")
+    changed = command("alextrain", "run", data, "--out", folder, "--resume", "--seed", "1", "--set", "width=0.1", "--lr", "0.5")
 
     assert again.returncode == 1
     assert "already holds a run: --resume continues it" in again.stderr
     assert changed.returncode == 2
-    assert "a resumed run keeps its settings: --lr cannot change" in changed.stderr
+    assert "a resumed run keeps its settings: width, seed cannot change (only lr and steps can)" in changed.stderr
 
 
 @pytest.mark.parametrize("preset", ["source", "paper"])
@@ -300,6 +303,20 @@ def test_a_run_s_config_file_gives_its_settings_again(tmp_path):
     assert resolve(None, tmp_path / "config.toml", {}, ()) == settings
 
 
+def test_a_single_drop_is_a_number_and_several_are_a_list():
+    texts = ("drops=0.5", "drops=[0.5, 0.75]", "drops=0.1,0.2")
+
+    assert [resolve(None, None, {}, (text,)).drop_shares() for text in texts] == [[0.5], [0.5, 0.75], [0.1, 0.2]]
+
+
+def test_a_resumed_run_may_learn_more_slowly_and_end_elsewhere():
+    stored = Settings(width=0.5)
+
+    assert resume(stored, {"lr": 0.001, "steps": 7, "width": 0.5}) == Settings(width=0.5, lr=0.001, steps=7)
+    with pytest.raises(ValueError, match="seed cannot change"):
+        resume(stored, {"seed": 1})
+
+
 def test_options_go_before_the_file_and_set_before_options(tmp_path):
     (tmp_path / "c.toml").write_text('preset = "paper"\nlr = 0.5\nseed = 3\n')
     settings = resolve(None, tmp_path / "c.toml", {"lr": 0.25, "seed": 4}, ("seed=5",))
@@ -336,4 +353,3 @@ def test_demo_data_has_imagenets_odd_files(tmp_path):
     assert kinds == {("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGB"), "rotated", "tiny", "truncated", "text"}
     assert len(list((tmp_path / "d/train").iterdir())) == 10
     assert not list(tmp_path.glob(".*"))
-    assert ROOT.is_dir()

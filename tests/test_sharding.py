@@ -98,7 +98,6 @@ def test_unusable_files_are_listed_with_their_reasons(tmp_path):
     (tmp_path / "src/train/a/notes.txt").write_text("no image")
     (tmp_path / "src/val/a/cut.JPEG").write_bytes(jpeg(picture(0))[:-300])
     (tmp_path / "src/train/a/empty.png").touch()
-    os.fsencode(tmp_path)
     Path(os.fsdecode(os.fsencode(tmp_path / "src/train/a") + b"/\xff.JPEG")).write_bytes(jpeg(picture(0)))
     manifest = make_shards(tmp_path / "src", tmp_path / "out", size=32, max_bad=0.2)
     rows = [json.loads(line) for line in (tmp_path / "out/quarantine.jsonl").read_text().splitlines()]

@@ -1,5 +1,6 @@
 """Update rule, schedules, evaluation, and the trainer itself."""
 
+import copy
 import math
 
 import pytest
@@ -71,8 +72,7 @@ def test_a_rate_of_zero_freezes_conv1_and_nothing_else():
     optimizer.step()
     after = model.state_dict()
 
-    assert torch.equal(before["conv1.weight"], after["conv1.weight"])
-    assert all(not torch.equal(before[name], after[name]) for name in before if name != "conv1.weight")
+    assert [name for name in before if torch.equal(before[name], after[name])] == ["conv1.weight", "conv1.bias"]
 
 
 def test_the_script_is_the_authors_at_95_epochs():
@@ -90,6 +90,10 @@ def test_the_script_is_the_authors_at_95_epochs():
         (81, Phase(0.00001, 0.0, False)),
     ]
     assert (script.finished(94), script.finished(95)) == (False, True)
+
+
+def test_no_event_comes_before_the_first_epoch_however_short_the_run():
+    assert Timetable(0.01, 1, SCRIPT).phase(0) == Timetable(0.01, 2, SCRIPT).phase(0) == Phase(0.01)
 
 
 def test_a_shorter_script_keeps_its_shares():
@@ -193,7 +197,7 @@ def test_training_goes_through_every_step_and_evaluates_after_each_epoch():
 
     assert [event["step"] for event in events if event["event"] == "step"] == list(range(1, 13))
     assert [(event["step"], event["epoch"]) for event in events if event["event"] == "eval"] == [(4, 1), (8, 2), (12, 3)]
-    assert [state["step"] for state in saved["last"]] == [4, 8, 12]
+    assert [state["step"] for state in saved["last"]] == [4, 4, 8, 8, 12, 12]  # before the validation and after it
     assert [state["step"] for state in saved["best"]] == [4]
 
 
@@ -202,7 +206,7 @@ def test_steps_and_checkpoint_steps_are_kept():
     events = run(make_trainer(steps=7, checkpoint_steps=3), saved)
 
     assert events[-1]["step"] == 7
-    assert [state["step"] for state in saved["last"]] == [3, 4, 6, 7]
+    assert [state["step"] for state in saved["last"]] == [3, 4, 4, 6, 7]
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 5, 11])
@@ -217,6 +221,22 @@ def test_a_resumed_run_has_the_losses_and_weights_of_an_undisturbed_one_to_the_b
 
     assert losses == expected
     assert all(torch.equal(a, b) for a, b in zip(whole.model.state_dict().values(), second.model.state_dict().values(), strict=True))
+
+
+def test_an_epoch_whose_validation_was_killed_is_validated_on_resuming():
+    first, kept = make_trainer(), {}
+
+    def killed():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(first.run(fake_batches, killed, lambda name: kept.update({name: copy.deepcopy(first.state_dict())})))
+    second = make_trainer()
+    second.load_state_dict(kept["last"])
+    events = run(second)
+
+    assert second.step == 12
+    assert [event["step"] for event in events if event["event"] == "eval"] == [4, 8, 12]
 
 
 def test_a_diverging_run_stops_with_advice_and_saves_nothing():
