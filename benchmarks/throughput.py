@@ -4,9 +4,12 @@ python benchmarks/throughput.py [--src FOLDER_OF_CLASS_FOLDERS]     # default: d
 """
 
 import argparse
+import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -15,7 +18,7 @@ from pathlib import Path
 import torch
 from alexprep.model.alexnet import AlexNet
 from alexprep.model.layers import dropout_keys
-from alexprep.pipeline import Loader, Records, ShardConfig, ShardJob, read_manifest
+from alexprep.pipeline import Loader, Records, read_manifest
 from alexprep.pipeline.demo_data import write_demo_data
 from alexprep.pipeline.images import central_square, decode, decode_record, encode, use_one_thread
 from alexprep.pipeline.sources import FolderSource
@@ -32,12 +35,12 @@ def median_rate(work: Callable[[], int], repeats: int = 5) -> float:
 
 
 def shard(src: Path, out: Path, encoding: str) -> None:
-    start = time.perf_counter()
-    job = ShardJob(FolderSource(src), out, ShardConfig(encoding=encoding), max_bad=0.05)  # type: ignore[arg-type]
-    for _ in job.run():
-        pass
-    rate = job.total / (time.perf_counter() - start)
-    source, listing = job.source, job.listings[0]
+    command = [Path(sys.executable).parent / "alexprep", "shard", "--src", src, "--out", out, "--encoding", encoding, "--max-bad", "0.05", "--json"]
+    done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    images = sum(split["records"] + split["quarantined"] for split in done["splits"].values())
+    rate = images / done["seconds"]
+    source = FolderSource(src)
+    listing = source.listings()[0]
     files = [source.read(key) for key in listing.keys[:200]]
     use_one_thread()
 
@@ -56,7 +59,7 @@ def shard(src: Path, out: Path, encoding: str) -> None:
     workers = len(os.sched_getaffinity(0))
     bare = workers * median_rate(kernels, 3)
     limit = f"bare kernels x {workers} cores {bare:.0f}; ratio {rate / bare:.2f}"
-    print(f"shard {encoding:<5} {rate:8.0f} images/s, start-up included; {limit} ({job.total} images)")
+    print(f"shard {encoding:<5} {rate:8.0f} images/s, start-up included; {limit} ({images} images)")
 
 
 def load(out: Path, encoding: str) -> None:

@@ -12,7 +12,7 @@ import click
 from .common import say
 
 # Chosen so that it learns well within five minutes on two cores: a quarter of the kernels, small batches, so many steps. Seeds 0 and 1
-# end at 6 % and 3 % top-1 error with ten views (chance is 90 %).
+# end at 6.5 % and 2.5 % top-1 error with ten views (chance is 90 %; docs/performance.md).
 TRAINING = ("--width", "0.25", "--batch-size", "16", "--epochs", "28", "--set", "schedule=fixed", "--set", "drops=0.4,0.75")
 
 

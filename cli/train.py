@@ -78,7 +78,8 @@ def run(
     """Train on the shards in DIRECTORY (shards/, or $ALEXPREP_DATA).
 
     Started under torchrun it joins the other ranks; otherwise it starts them itself. The result does not depend on the
-    number of ranks beyond float32 rounding. Interrupted, it continues with --resume, to the same bits.
+    number of ranks beyond float32 rounding. Interrupted, it continues with --resume, at the same number of ranks to the
+    same bits.
     """
     from alexprep.model.distributed import joined
     from alexprep.pipeline import DataError

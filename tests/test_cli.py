@@ -283,6 +283,20 @@ def test_gpus_on_a_machine_without_one_is_a_clear_line_and_one_cpu_process(data,
     assert rows(tmp_path / "run", "start")[0]["ranks"] == 1
 
 
+@pytest.mark.gpu
+def test_a_run_on_the_gpu_resumes_and_is_evaluated(data, tmp_path):
+    """The whole path on the device: decode, train, checkpoint, resume, ten views."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    first = command("alextrain", "run", data, "--out", tmp_path / "run", "--device", "gpu", "--steps", "4", *TINY)
+    second = command("alextrain", "run", data, "--out", tmp_path / "run", "--device", "gpu", "--steps", "12", "--resume")
+    value = json.loads(command("alextrain", "eval", "--checkpoint", tmp_path / "run", "--data", data, "--device", "gpu", "--json").stdout)
+
+    assert [run.returncode for run in (first, second)] == [0, 0], first.stderr + second.stderr
+    assert [row["step"] for row in rows(tmp_path / "run", "step")] == list(range(1, 13))
+    assert value["count"] == 20
+
+
 def test_the_three_lines_work_as_they_stand(tmp_path):
     """In a folder with imagenet/: shards/, shards/stats.json, runs/1/."""
     make_images(tmp_path / "imagenet", {"train/a": 12, "train/b": 12, "val/a": 4, "val/b": 4})

@@ -195,6 +195,27 @@ def test_masks_are_fixed_for_ever():
 GOLDEN_MASK = [[0, 1, 0, 0, 1, 1, 0, 0, 1, 1, 0, 1, 0, 0, 1, 0], [1, 0, 0, 1, 0, 1, 1, 0, 0, 1, 0, 1, 0, 0, 0, 0]]
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_step_on_the_gpu_is_the_cpu_s(preset):
+    """Masks to the bit; logits and gradients to float32 rounding."""
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    torch.backends.cudnn.allow_tf32 = False
+    keys, images = dropout_keys(3, 7, torch.arange(8)), torch.randn(8, 3, 64, 64) * 70
+    results = []
+    for device in ("cpu", "cuda"):
+        model = AlexNet(preset, width=0.25, classes=10, crop=64).to(device).train()
+        assert mask(keys.to(device), 6, 4096).cpu().equal(mask(keys, 6, 4096))
+        assert dropout_keys(3, 7, torch.arange(8, device=device)).cpu().equal(keys)
+        logits = model(images.to(device), keys.to(device))
+        logits.square().mean().backward()
+        results.append([logits.detach().cpu(), *(p.grad.cpu() for p in model.parameters())])
+
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * float(ours.abs().max()))
+
+
 @pytest.mark.parametrize("options", [{"preset": "alexnet"}, {"classes": 1}, {"width": 0}, {"crop": 63}], ids=str)
 def test_a_network_that_cannot_be_is_refused(options):
     with pytest.raises(ValueError, match=next(iter(options))):
