@@ -279,7 +279,7 @@ def test_gpus_on_a_machine_without_one_is_a_clear_line_and_one_cpu_process(data,
     run = command("alextrain", "run", data, "--out", tmp_path / "run", "--steps", "2", *TINY, "--gpus", "2")
 
     assert run.returncode == 0, run.stderr
-    assert 'there is none on this machine: use device "cpu"; going on in one process on the CPU' in run.stderr
+    assert 'there is none on this machine: use device "cpu". Going on in one process on the CPU' in run.stderr
     assert rows(tmp_path / "run", "start")[0]["ranks"] == 1
 
 
