@@ -108,6 +108,7 @@ def decode(record: Any, device: str) -> Any:  # noqa: ANN401  (DALI's nodes are 
         output_type=types.RGB,
         adjust_orientation=False,
         jpeg_fancy_upsampling=True,  # what libjpeg-turbo always does; nvJPEG only when told
+        affine=False,  # the GPU decoder would pin its threads to CPUs, each rank's to the same ones
     )
 
 
