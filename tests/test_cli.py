@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -339,7 +340,8 @@ def test_options_go_before_the_file_and_set_before_options(tmp_path):
 
 
 def test_the_environment_names_the_shards(data, tmp_path):
-    run = command("alexprep", "stats", "--json", cwd=tmp_path, env={"ALEXPREP_DATA": str(data)})
+    shutil.copytree(data, tmp_path / "elsewhere")  # stats writes into it
+    run = command("alexprep", "stats", "--json", cwd=tmp_path, env={"ALEXPREP_DATA": str(tmp_path / "elsewhere")})
 
     assert json.loads(run.stdout)["images"] == 130
 
