@@ -1,5 +1,6 @@
 """`alexprep`: raw images to shards, and what is to be known about them. No command here needs torch."""
 
+import os
 import time
 from pathlib import Path
 
@@ -47,12 +48,13 @@ def shard(
     from alexprep.pipeline.sources import FolderSource
 
     start = time.monotonic()
-    if out.resolve().is_relative_to(src.resolve()):
+    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(src)):
         raise click.UsageError(f"--out {out} lies inside --src {src}: the shards would become part of their own source")
     with wrong_values():
         config = ShardConfig(size, encoding, quality, records_per_shard)  # type: ignore[arg-type]  # click.Choice has checked it
     source = FolderSource(src)
-    job = ShardJob(source, out, config, workers or 0, max_bad)
+    with wrong_values():
+        job = ShardJob(source, out, config, workers or 0, max_bad)
     for note in source.notes():
         say(f"note: {note}")
     bar = Bar("shard", job.total, "images")

@@ -73,7 +73,7 @@ class RunFolder:
             file.write(settings.to_toml().encode())
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the rows of metrics.jsonl; a last line cut off by a kill is passed over."""
+        """Return the rows of metrics.jsonl; a line cut off by a kill, or that is none of ours, is passed over."""
         path = self.directory / METRICS
         if not path.is_file():
             return []
@@ -83,7 +83,7 @@ class RunFolder:
                 row = json.loads(line)
             except ValueError:
                 continue
-            if isinstance(row, dict) and "event" in row:
+            if isinstance(row, dict) and _complete(row):
                 rows.append(row)
         return rows
 
@@ -110,6 +110,24 @@ class RunFolder:
             raise DataError(
                 f"cannot write {self.directory / name}.pt: {error.strerror}; the one before it is kept, --resume continues from there"
             ) from error
+
+
+# What a row of each event has, in numbers; "start" has more beside.
+_NUMBERS = {
+    "start": ("step", "ranks", "classes", "parameters", "multiply_adds"),
+    "step": ("step", "epoch", "loss", "lr", "images_per_s", "wait_share"),
+    "eval": ("step", "epoch", "views", "count", "top1_error", "top5_error", "loss"),
+    "result": ("step", "views", "count", "top1_error", "top5_error", "loss"),
+}
+
+
+def _complete(row: dict[str, Any]) -> bool:
+    event = row.get("event")
+    if not isinstance(event, str) or event not in _NUMBERS:
+        return False
+    if event == "start" and not (isinstance(row.get("settings"), dict) and isinstance(row.get("versions"), dict) and "device" in row):
+        return False
+    return all(isinstance(row.get(name), int | float) for name in _NUMBERS[event])
 
 
 def _next_folder() -> Path:
@@ -140,8 +158,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except DataError:
         raise
     except Exception as error:  # torch.load raises anything on strange bytes
-        first = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"{path} is not a checkpoint of ours, or it is damaged: {first}") from error
+        what = f": {error}" if isinstance(error, ValueError) else f" ({type(error).__name__})"  # torch's own texts advise to run its code
+        raise DataError(f"{path} is not a checkpoint of ours, or it is damaged{what}") from error
     return dict(state)
 
 

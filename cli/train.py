@@ -108,10 +108,10 @@ def run(
         folder = RunFolder(Path(ranks.from_first(lambda: str((RunFolder.existing(out) if resume else RunFolder.new(out)).directory))))
         training = Run(directory, folder, settings, ranks)
         with folder.held() if ranks.first else nullcontext():
-            if ranks.first:
-                folder.write_settings(settings)
             if resume:
                 training.resume()
+            if ranks.first:
+                folder.write_settings(settings)
             training.train()
     if ranks.first:
         _print_results(folder)

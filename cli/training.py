@@ -21,6 +21,7 @@ from .common import Bar, say
 from .reporting import write_report
 from .runs import LAST, RunFolder, checkpoint_settings, checkpoint_stats, load_checkpoint
 from .settings import Settings
+from .settings import resume as resume_settings
 
 VIEWS: dict[int, Views] = {10: "ten", 1: "center"}
 
@@ -72,16 +73,21 @@ class Run:
 
     def resume(self) -> None:
         """Continue from last.pt, if the run came that far."""
-        if not (self.folder.directory / LAST).is_file():
+        path = self.folder.directory / LAST
+        if not path.is_file():
+            if (self.folder.directory / "best.pt").exists():
+                raise DataError(f"{path} is gone, and with it the state to continue from; restore it, or start a new run in another --out")
+            say(f"{self.folder.directory} was stopped before its first checkpoint: beginning again")
             return
-        state = load_checkpoint(self.folder.directory)
+        state = load_checkpoint(path)
         if state["plan"] != self.manifest.plan:
             raise DataError(f"{self.data} is not the data set that {self.folder.directory} was trained on; give that one")
         self.stats = checkpoint_stats(state)
         try:
+            resume_settings(checkpoint_settings(state), asdict(self.settings))
             self.trainer.load_state_dict(state)
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise DataError(f"{self.folder.directory / LAST} does not fit this run: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # a file's content can be wrong in any way
+            raise DataError(f"{path} does not fit this run's config.toml, or it is damaged: {(str(error) or repr(error)).splitlines()[0]}") from error
 
     def train(self) -> None:
         """Train to the end, log, evaluate with ten views and with one, and write the report."""
@@ -204,7 +210,7 @@ def evaluate_checkpoint(checkpoint: Path, data: Path, split: str, views: int, ra
     model = build_model(settings, len(classes), ranks)
     try:
         model.load_state_dict(state["model"])
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         raise DataError(f"{checkpoint} does not fit its own settings: {str(error).splitlines()[0]}") from error
     loader = open_loader(data, settings, checkpoint_stats(state), ranks, **_evaluation(split, views, settings, ranks))
     bar = Bar("eval", len(loader), "batches") if ranks.first else None

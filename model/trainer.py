@@ -20,6 +20,8 @@ from .schedule import Schedule
 Batches = Callable[[int, bool], Iterable[tuple[Tensor, Tensor, Tensor]]]
 Event = dict[str, Any]
 
+_DIVERGED = "training has diverged. Train with a lower --lr: anew, or with --resume from the last checkpoint if there is one"
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -99,7 +101,7 @@ class Trainer:
         """Return the loss over all ranks; TrainingError if it is not a number."""
         mean = float(self.ranks.sum(loss)) / self.ranks.world_size
         if not abs(mean) < float("inf"):
-            raise TrainingError(f"the loss is {mean} at step {self.step}: training has diverged. Resume from the last checkpoint with a lower --lr")
+            raise TrainingError(f"the loss is {mean} at step {self.step}: {_DIVERGED}")
         return mean
 
     def _validate(self, evaluate: Callable[[], Evaluation | None], save: Callable[[str], None]) -> Iterator[Event]:
@@ -119,6 +121,8 @@ class Trainer:
 
     def _save(self, save: Callable[[str], None], name: str, loss: Tensor) -> None:
         self._finite(loss)  # never over a good checkpoint with a diverged one
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+            raise TrainingError(f"a weight is not finite after step {self.step}: {_DIVERGED}")
         save(name)
 
     def state_dict(self) -> dict[str, Any]:
@@ -134,6 +138,8 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
+        if min(int(state["step"]), int(state["validated"])) < 0:
+            raise ValueError("a negative step")
         self.step, self.validated, self.best_error = int(state["step"]), int(state["validated"]), float(state["best_error"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_velocities(state["velocities"])

@@ -92,8 +92,9 @@ class LoaderConfig:
         check_choice("layout", self.layout, Layout)
         check_choice("dtype", self.dtype, Dtype)
         check(self.dtype == "float32" or self.device == "gpu", 'dtype="float16" needs device="gpu": on the CPU use .half() on the batch')
-        check(self.threads is None or self.threads >= 1, f"threads must be at least 1, got {self.threads}")
-        check(self.prefetch >= 1, f"prefetch must be at least 1, got {self.prefetch}")
+        check(self.batch_size <= 1 << 20, f"batch_size must be at most {1 << 20}, got {self.batch_size}")
+        check(self.threads is None or 1 <= self.threads <= 1024, f"threads must be 1..1024, got {self.threads}")
+        check(1 <= self.prefetch <= 64, f"prefetch must be 1..64, got {self.prefetch}")
         if self.view == "random":
             check(
                 self.batch_size % self.world_size == 0,

@@ -23,8 +23,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # by content; a 
 def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     """Return the image in `data` as RGB; raise UndecodableImage with the reason.
 
-    A JPEG goes through libjpeg-turbo directly; CMYK, other formats, and JPEGs at which libjpeg warns, through Pillow, which
-    tolerates a harmless oddity and refuses a truncated file. Both give the same pixels (tests hold them together).
+    A JPEG goes through libjpeg-turbo directly; CMYK, other formats, and JPEGs at which libjpeg warns, through Pillow. Both give
+    the same pixels (tests hold them together). Pillow refuses a file that ends too early; one that has its end but damaged
+    data before it is decoded as far as libjpeg can mend it, as every other reader of ImageNet does.
     """
     if not data:
         raise UndecodableImage("empty file")
@@ -52,14 +53,16 @@ def _decode_any(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd EXIF blocks and palettes
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:  # refuses more than MAX_PIXELS by itself
+                if image.mode in ("I", "F"):
+                    raise UndecodableImage(f"pixels of 32 bits (mode {image.mode}) have no fixed range; convert it to 8 bits")
                 if image.mode.startswith("I;16"):  # 16-bit grey: Pillow's own conversion clips at 255
                     grey = (np.asarray(image) >> 8).astype(np.uint8)
                     return np.repeat(grey[:, :, None], 3, axis=2)
                 return np.array(image.convert("RGB"))
     except UnidentifiedImageError as error:
         raise UndecodableImage(f"not an image of a known format; it begins with {data[:16]!r}") from error
-    except MemoryError:
-        raise  # says nothing about the image
+    except (UndecodableImage, MemoryError):
+        raise  # the latter says nothing about the image
     except Exception as error:  # decoders raise anything on hostile bytes
         raise UndecodableImage(f"cannot be decoded: {str(error) or type(error).__name__}") from error
 

@@ -68,8 +68,13 @@ class Manifest:
     def moments(self, name: str) -> Moments:
         """Return the moments of a split: the sum of its sidecars'."""
         shards = self.split(name).shards
-        sidecars = (read_sidecar(self.directory / shard.file, self.config.size) for shard in shards)
-        return sum((sidecar.moments for sidecar in sidecars), Moments.zero(self.config.size))
+        total = Moments.zero(self.config.size)
+        for shard in shards:
+            sidecar = read_sidecar(self.directory / shard.file, self.config.size)
+            if (sidecar.shard, sidecar.plan) != (shard, self.plan):
+                raise DataError(f"the sidecar of {self.directory / shard.file} is of another job than {MANIFEST}; run alexprep shard again")
+            total += sidecar.moments
+        return total
 
     def write(self) -> None:
         """Publish manifest.json: from now on the folder is a data set."""
@@ -104,8 +109,10 @@ def read_manifest(directory: str | Path) -> Manifest:
             str(name): Split(tuple(_shard(shard) for shard in split["shards"]), int(split["quarantined"])) for name, split in value["splits"].items()
         }
         classes = tuple(str(name) for name, _ in value["classes"])
+        if not splits:
+            raise ValueError("it has no splits")
         return Manifest(directory, str(value["plan"]), ShardConfig(**value["parameters"]), classes, splits, dict(value["versions"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path} is not a manifest of ours ({type(error).__name__}: {error}); restore it") from error
 
 
@@ -159,17 +166,20 @@ def read_sidecar(shard: Path, size: int) -> Sidecar:
         pixel_sum = np.load(_pixel_sum_path(shard), allow_pickle=False)
         if pixel_sum.shape != (size, size, 3) or pixel_sum.dtype != np.uint32:
             raise ValueError(f"its per-pixel sums are {pixel_sum.dtype}{list(pixel_sum.shape)}")
-        return Sidecar(
+        sidecar = Sidecar(
             _shard(value),
             str(value["plan"]),
             {int(label): int(count) for label, count in value["label_counts"].items()},
             tuple((str(bad["key"]), str(bad["reason"])) for bad in value["quarantined"]),
             Moments.from_json(value["moments"], pixel_sum.astype(np.uint64)),
         )
-    except (OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, DataError) as error:
+        if not sidecar.shard.rows == sidecar.moments.images == sum(sidecar.label_counts.values()):
+            raise ValueError("its rows, images and label counts differ")
+    except (OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, OverflowError, DataError) as error:
         raise DataError(
             f"{path} is not a sidecar of ours ({type(error).__name__}: {error}); delete it with its shard, and run alexprep shard again"
         ) from error
+    return sidecar
 
 
 def read_finished(shard: Path, plan: str, size: int) -> Sidecar | None:

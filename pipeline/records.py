@@ -5,7 +5,7 @@ The layout is specified in FORMAT.md; change both together, and raise FORMAT_VER
 
 import json
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -180,6 +180,8 @@ class Records:
         facts = json.loads(reader.schema.metadata[b"alexprep"])
         if facts["plan"] != self.manifest.plan:
             raise ValueError("it belongs to another data set than manifest.json")
+        if facts["parameters"] != asdict(self.manifest.config):
+            raise ValueError("its parameters are not those of manifest.json")
         batches = -(-self.shards[shard].rows // ROWS_A_BATCH[self.manifest.config.encoding])
         if reader.num_record_batches != batches:
             raise ValueError(f"{reader.num_record_batches} record batches instead of {batches}")
@@ -192,6 +194,8 @@ class Records:
                 raise ValueError(f"it has {len(batch)} rows")
             column = batch.column("image")
             labels = batch.column("label").to_numpy()
+            if labels.min() < 0 or labels.max() >= len(self.manifest.classes):
+                raise ValueError(f"it has labels outside 0..{len(self.manifest.classes) - 1}")
             if self.manifest.config.encoding == "raw":
                 return _Block(column.to_numpy_ndarray(), None, labels)
             _, offsets, data = column.field("bytes").buffers()

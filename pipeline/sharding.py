@@ -72,6 +72,9 @@ class ShardJob:
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"cannot make the folder {self.directory}: {error.strerror}") from error
+        try:
             with lock(self.directory):
                 remove_partials(self.directory)
                 yield from self._run_locked()
@@ -182,6 +185,8 @@ class ShardJob:
             splits[task.split].append(sidecar)
         bad = [Bad(name, key, reason) for name, sidecars in splits.items() for sidecar in sidecars for key, reason in sidecar.quarantined]
         write_quarantine(self.directory, bad)
+        if not any(sidecar.shard.rows for sidecars in splits.values() for sidecar in sidecars):
+            raise DataError(f"none of the {self.total} images is usable, so there is no data set; {self.directory / QUARANTINE} says why")
         self.manifest = Manifest(
             self.directory,
             self.plan,

@@ -12,7 +12,7 @@ from jaxtyping import Float32
 
 from .errors import DataError
 from .images import decode_record
-from .manifest import Manifest
+from .manifest import Manifest, file_sha256
 from .moments import Colours, Moments, MomentsCounter, colours, mean_image
 from .records import Records
 from .storage import published, read_json, write_json
@@ -76,16 +76,22 @@ def load_stats(manifest: Manifest, split: str = "train") -> Stats:
         arrays = {name: np.array(value[name], np.float64) for name in names}
         if {name: array.shape for name, array in arrays.items()} != names or image.shape != (manifest.config.size,) * 2 + (3,):
             raise ValueError("an array has another shape than it should have")
+        if not all(np.isfinite(array).all() for array in (*arrays.values(), image)) or arrays["eigenvalues"].min() < 0:
+            raise ValueError("a number is not finite, or an eigenvalue negative")
         return Stats(split, int(value["images"]), int(value["pixels"]), Colours(**arrays), image)
-    except (OSError, EOFError, KeyError, TypeError, ValueError) as error:
+    except (OSError, EOFError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path} or {MEAN_IMAGE} beside it is damaged ({error}); run alexprep stats --pca again") from error
 
 
 class StatsCheck:
-    """Recomputes the moments of a split from its pixels, one record at a time."""
+    """Recomputes a split's SHA-256 sums, and its moments from its pixels, one record at a time."""
 
     def __init__(self, manifest: Manifest, split: str = "train") -> None:
-        """Open the records of `split`."""
+        """Open the records of `split`; DataError if a shard is not the bytes that were written."""
+        for shard in manifest.split(split).shards:
+            path = manifest.directory / shard.file
+            if path.is_file() and file_sha256(path) != shard.sha256:
+                raise DataError(f"{path} is not as it was written (its SHA-256 differs); delete it and run alexprep shard again")
         self._manifest, self._split = manifest, split
         self.records = Records(manifest, split)
         self._counter = MomentsCounter(manifest.config.size)

@@ -71,6 +71,7 @@ def test_shard_prints_its_result_as_json_and_nothing_else_on_stdout(images, tmp_
         (("shard", "--src", "nowhere"), 1, "Error: no folder nowhere: expected one with train/<class>/<image>"),
         (("shard", "--src", "."), 2, "--out shards lies inside --src ."),
         (("shard", "--src", ".", "--out", "../x", "--size", "4"), 2, "size must be 8..4096 pixels, got 4"),
+        (("shard", "--src", "..", "--out", "/tmp/x", "--max-bad", "nan"), 2, "max_bad is a share, 0..1; got nan"),
         (("shard", "--src", ".", "--out", "../x", "--max-bad", "2"), 2, "2.0 is not in the range 0<=x<=1"),
         (("stats", "nowhere", "--pca"), 1, "Error: no nowhere/manifest.json: run alexprep shard first"),
         (("demo-data", "--out", "."), 1, "Error: . is already there"),
@@ -99,6 +100,7 @@ def test_wrong_use_of_alexprep_is_one_clear_message(tmp_path, arguments, code, m
         (("run", "DATA", "--crop", "32"), 2, "crop 32 is too small for three poolings: at least 64 pixels"),
         (("run", "DATA", "--set", "preset=[1]"), 2, "preset must be one of source, paper; got [1]"),
         (("run", "DATA", "--set", "drops=2"), 2, "drops are shares of the run"),
+        (("run", "DATA", "--set", "threads=100000"), 2, "threads must be 1..1024"),
         (("run", "DATA", "--cpu-ranks", "2", "--gpus", "1"), 2, "cannot be combined"),
         (("run", "DATA", "--resume", "--out", "nothing"), 1, "holds no run to resume"),
         (("eval", "--checkpoint", "nowhere"), 1, "no checkpoint nowhere"),
@@ -230,6 +232,30 @@ def test_a_folder_with_a_run_is_not_overwritten_and_keeps_its_settings(finished,
     assert "already holds a run: --resume continues it" in again.stderr
     assert changed.returncode == 2
     assert "a resumed run keeps its settings: width, seed cannot change (only lr and steps can)" in changed.stderr
+
+
+def test_resuming_takes_no_other_settings_by_the_back_door_and_no_lost_checkpoint(finished, data, tmp_path):
+    edited = shutil.copytree(finished[0], tmp_path / "edited")
+    (edited / "config.toml").write_text((edited / "config.toml").read_text().replace("seed = 0", "seed = 7"))
+    lost = shutil.copytree(finished[0], tmp_path / "lost")
+    (lost / "last.pt").unlink()
+    before = (lost / "metrics.jsonl").read_text()
+    runs = [command("alextrain", "run", data, "--out", folder, "--resume") for folder in (edited, lost)]
+
+    assert [run.returncode for run in runs] == [1, 1]
+    assert "a resumed run keeps its settings: seed cannot change" in runs[0].stderr
+    assert "last.pt is gone" in runs[1].stderr
+    assert (lost / "metrics.jsonl").read_text() == before
+
+
+def test_rows_that_are_not_ours_do_not_spoil_the_report(finished, data, tmp_path):
+    copy = shutil.copytree(finished[0], tmp_path / "copy")
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "step"}\n{"event": ["a"]}\n{"event": "eval", "epoch": "x"}\n{"event": "result"}\n{"event": "step", "step": 9')
+    run = command("alextrain", "report", copy, "--data", data)
+
+    assert run.returncode == 0, run.stderr
+    assert (copy / "report.html").read_text().count("<svg") == 4
 
 
 @pytest.mark.parametrize("preset", ["source", "paper"])

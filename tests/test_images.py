@@ -73,8 +73,9 @@ def test_sixteen_bit_grey_keeps_its_high_byte():
         (saved("JPEG")[:100], "cannot be decoded|not an image"),
         (saved("PNG")[:-100], "cannot be decoded"),
         (b"\xff\xd8" + b"\0" * 100, "not an image"),
+        (saved("TIFF", "F"), "32 bits .* no fixed range"),
     ],
-    ids=["empty", "text", "cut body", "cut header", "cut png", "soi only"],
+    ids=["empty", "text", "cut body", "cut header", "cut png", "soi only", "float"],
 )
 def test_what_cannot_be_decoded_says_why(data, reason):
     with pytest.raises(UndecodableImage, match=reason):

@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from alexprep.pipeline import DataError, Records, compute_stats, load_stats, read_manifest
 from alexprep.pipeline.images import decode_record
@@ -83,8 +84,9 @@ def test_an_unfinished_folder_is_told_from_an_empty_one(copy, tmp_path):
         (lambda m: m["parameters"].update(size=10**9), "not a manifest of ours"),
         (lambda m: m["parameters"].update(sise=1), "not a manifest of ours"),
         (lambda m: m.update(splits=[]), "not a manifest of ours"),
+        (lambda m: m.update(splits={}), "it has no splits"),
     ],
-    ids=["version", "path", "negative", "no classes", "size", "unknown parameter", "splits"],
+    ids=["version", "path", "negative", "no classes", "size", "unknown parameter", "splits", "no splits"],
 )
 def test_a_strange_manifest_is_refused(copy, change, message):
     edit(copy / "manifest.json", change)
@@ -165,6 +167,38 @@ def test_verify_notices_one_changed_sum(copy):
     assert run.returncode == 1
     assert "not those of the sidecars" in run.stderr
     assert not (copy / "stats.json").exists()
+
+
+def test_verify_notices_one_changed_byte_and_a_label_out_of_range_is_never_trained_on(copy):
+    path = copy / "train-00000-of-00002.arrow"
+    content = bytearray(path.read_bytes())
+    with pa.memory_map(str(path)) as file:
+        labels = pa.ipc.open_file(file).get_batch(0).column("label").to_numpy().tobytes()
+    start = content.index(labels)
+    content[start : start + 8] = (10**9).to_bytes(8, "little")
+    path.write_bytes(content)
+    run = command("alexprep", "stats", copy, "--verify")
+
+    assert run.returncode == 1
+    assert "train-00000-of-00002.arrow is not as it was written (its SHA-256 differs)" in run.stderr
+    with pytest.raises(DataError, match=r"labels outside 0\.\.1"):
+        Records(read_manifest(copy), "train").labels(np.array([0]))
+
+
+@pytest.mark.parametrize("change", [{"eigenvalues": [-1, 1, 1]}, {"mean": [float("nan"), 1, 1]}, {"images": float("inf")}], ids=str)
+def test_numbers_that_no_images_have_are_refused(copy, change):
+    command("alexprep", "stats", copy, "--pca")
+    edit(copy / "stats.json", lambda s: s.update(change))
+
+    with pytest.raises(DataError, match="run alexprep stats --pca again"):
+        load_stats(read_manifest(copy))
+
+
+def test_a_sidecar_of_another_job_is_refused(copy):
+    edit(copy / "train-00000-of-00002.arrow.json", lambda s: s.update(plan="x"))
+
+    with pytest.raises(DataError, match="is of another job"):
+        compute_stats(read_manifest(copy))
 
 
 def test_statistics_of_other_shards_are_not_used(copy):

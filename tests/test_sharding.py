@@ -125,6 +125,16 @@ def test_too_many_unusable_files_stop_the_job_and_more_patience_continues_it(tmp
     assert make_shards(tmp_path / "src", tmp_path / "out", size=32, max_bad=0.25).splits["train"].quarantined == 10
 
 
+def test_a_source_without_one_usable_image_is_no_data_set(tmp_path):
+    (tmp_path / "src/a").mkdir(parents=True)
+    (tmp_path / "src/a/x.JPEG").write_bytes(b"no image")
+
+    with pytest.raises(DataError, match="none of the 1 images is usable"):
+        make_shards(tmp_path / "src", tmp_path / "out", size=32, max_bad=1)
+    assert "no image" in (tmp_path / "out/quarantine.jsonl").read_text()
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
 @pytest.mark.parametrize(("images_", "expected"), [(1, 1), (64, 1), (128, 2), (5000, 16), (50_000, 16), (1_281_167, 313)])
 def test_small_splits_get_shards_for_several_workers_large_ones_full_shards(images_, expected):
     assert shard_count(images_, ShardConfig()) == expected

@@ -58,6 +58,14 @@ def test_hidden_files_are_passed_over_and_loose_ones_noted(tmp_path):
     assert any("1 files outside the class folders" in note and "labels.csv" in note for note in source.notes())
 
 
+def test_classes_without_images_are_noted(tmp_path):
+    make_images(tmp_path, {"train/a": 1, "train/b": 1, "val/a": 1})
+    source = FolderSource(tmp_path)
+    source.listings()
+
+    assert any("1 of 2 classes have no image in val (b, ...)" in note for note in source.notes())
+
+
 @pytest.mark.parametrize(
     ("tree", "message"),
     [

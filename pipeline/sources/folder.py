@@ -34,6 +34,11 @@ class FolderSource:
         found = [self._list(split, folder) for split, folder in self._folders.items()]
         if not any(map(len, found)):
             raise DataError(f"no images under {self.root}: expected files in one folder a class, as in {self.root}/train/n01440764/1.JPEG")
+        for listing in found:
+            empty = sorted(set(range(len(self.classes))) - set(listing.labels.tolist()))
+            if empty and len(listing):
+                names = ", ".join(self.classes[label] for label in empty[:3])
+                self._notes.append(f"{self.root}: {len(empty)} of {len(self.classes)} classes have no image in {listing.split} ({names}, ...)")
         return [listing for listing in found if len(listing)]
 
     def read(self, key: str) -> bytes:
