@@ -1,6 +1,11 @@
 # The package with its pinned dependencies, for CPU or GPU: docker run --gpus all -v "$PWD":/work alexprep shard --src imagenet/
 
 FROM python:3.11-slim-bookworm AS build
+# A pinned version is gone from Debian's mirrors with the next one.
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends gcc libc6-dev \
+ && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY requirements.lock pyproject.toml README.md LICENSE ./
 COPY pipeline pipeline

@@ -21,7 +21,7 @@ from alexprep.model.layers import dropout_keys
 from alexprep.pipeline import Loader, Records, read_manifest
 from alexprep.pipeline.demo_data import write_demo_data
 from alexprep.pipeline.images import central_square, decode, decode_record, encode, use_one_thread
-from alexprep.pipeline.sources import FolderSource
+from alexprep.pipeline.sources import find_source
 
 
 def median_rate(work: Callable[[], int], repeats: int = 5) -> float:
@@ -39,9 +39,9 @@ def shard(src: Path, out: Path, encoding: str) -> None:
     done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     images = sum(split["records"] + split["quarantined"] for split in done["splits"].values())
     rate = images / done["seconds"]
-    source = FolderSource(src)
+    source = find_source(src)
     listing = source.listings()[0]
-    files = [source.read(key) for key in listing.keys[:200]]
+    files = [source.read(listing.split, place) for _, _, place in listing.rows()[:200]]
     use_one_thread()
 
     def kernels() -> int:

@@ -1,13 +1,18 @@
 """`alexprep`: raw images to shards, and what is to be known about them. No command here needs torch."""
 
 import os
+import re
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 from alexprep.pipeline.config import ShardConfig
+from alexprep.pipeline.remote import location
 
 from .common import Bar, Commands, print_json, say, wrong_values
+from .shards import COMMANDS, DIRECTORY, JSON, LABEL_ORDER, MAX_BAD, SRC, WORKERS, facts, report, run
 
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -25,67 +30,96 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--src", required=True, type=click.Path(path_type=Path), help="Folder with train/<class>/ and val/<class>/, or <class>/ alone.")
-@click.option("--out", default=Path("shards"), show_default=True, type=click.Path(path_type=Path), help="Folder for the shards.")
+@SRC
+@click.option("--out", default="shards", show_default=True, help="Folder or URI for the shards.")
 @click.option(
     "--encoding", default=ShardConfig.encoding, show_default=True, type=click.Choice(["jpeg", "raw"]), help="Of a record: 4:4:4 JPEG or plain pixels."
 )
 @click.option("--size", default=ShardConfig.size, show_default=True, help="Pixels a side of a record.")
 @click.option("--quality", default=ShardConfig.quality, show_default=True, help="Of JPEG records.")
 @click.option("--records-per-shard", default=ShardConfig.records_per_shard, show_default=True, help="At most.")
-@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: the CPUs this process may use]")
-@click.option("--max-bad", default=0.01, show_default=True, type=click.FloatRange(0, 1), help="Share of unusable images that stops the job.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@LABEL_ORDER
+@WORKERS
+@MAX_BAD
+@click.option("--part", default="1/1", metavar="I/N", help="Make only the I-th of N shares of the shards; alexprep finalize ends the job.")
+@click.option("--engine", default="processes", show_default=True, type=click.Choice(["processes", "ray", "dask"]), help="Who makes the shards.")
+@click.option("--cluster", metavar="ADDRESS", help="Of a running Ray or Dask cluster.  [default: one on this machine, for this job]")
+@JSON
 def shard(
-    src: Path, out: Path, encoding: str, size: int, quality: int, records_per_shard: int, workers: int | None, max_bad: float, as_json: bool
+    src: str,
+    out: str,
+    encoding: str,
+    size: int,
+    quality: int,
+    records_per_shard: int,
+    label_order: str,
+    workers: int | None,
+    max_bad: float,
+    part: str,
+    engine: str,
+    cluster: str | None,
+    as_json: bool,
 ) -> None:
     """Resize the images under SRC to squares and pack them into shards.
 
-    Run again after a kill or a crash, it continues; on a finished folder it does nothing. The bytes do not depend on
-    the number of workers. Files that are no usable image are listed with the reason in OUT/quarantine.jsonl.
+    SRC is class folders, ImageNet's tars, Kaggle's download, parquet, WebDataset or TFRecord; all give the same shards. Run again
+    after a kill or a crash, it continues; on a finished folder it does nothing. The bytes do not depend on the number of
+    workers. Files that are no usable image are listed with the reason in OUT/quarantine.jsonl.
     """
     from alexprep.pipeline.sharding import ShardJob
-    from alexprep.pipeline.sources import FolderSource
+    from alexprep.pipeline.sources import find_source
 
     start = time.monotonic()
     if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(src)):
         raise click.UsageError(f"--out {out} lies inside --src {src}: the shards would become part of their own source")
     with wrong_values():
         config = ShardConfig(size, encoding, quality, records_per_shard)  # type: ignore[arg-type]  # click.Choice has checked it
-    source = FolderSource(src)
-    with wrong_values():
-        job = ShardJob(source, out, config, workers or 0, max_bad)
+        share, make_engine = _part(part), _engine(engine, cluster)
+    source = find_source(src, label_order)  # type: ignore[arg-type]  # click.Choice has checked it
     for note in source.notes():
         say(f"note: {note}")
-    bar = Bar("shard", job.total, "images")
-    for progress in job.run():
-        bar.at(progress.done, f"{progress.bad} bad" if progress.bad else "")
-    bar.close()
-    assert job.manifest is not None
+    with wrong_values():
+        job = ShardJob(source, location(out), config, workers or 0, max_bad, share, make_engine)
+    run(job, "shard")
     seconds = time.monotonic() - start
-    splits = job.manifest.splits
-    if as_json:
-        facts = {
-            name: {"records": split.records, "shards": len(split.shards), "quarantined": split.quarantined, "bytes": split.bytes}
-            for name, split in splits.items()
-        }
-        print_json({"out": str(out), "splits": facts, "seconds": round(seconds, 3)})
-        return
-    for name, split in splits.items():
-        bad = f", {split.quarantined} quarantined" if split.quarantined else ""
-        classes, shards = f"{len(job.manifest.classes):,} classes", f"{len(split.shards)} shard{'s' if len(split.shards) > 1 else ''}"
-        click.echo(f"{name}: {split.records:,} records of {classes} in {shards}, {split.bytes / 1e6:,.1f} MB{bad}")
-    if any(split.quarantined for split in splits.values()):
-        click.echo(f"reasons: {out / 'quarantine.jsonl'}")
-    click.echo(f"{out / 'manifest.json'} ({seconds:.1f} s)")
+    if job.manifest is None:
+        if as_json:
+            print_json({"out": out, "part": part, "images": job.total, "seconds": round(seconds, 3)})
+        else:
+            click.echo(f"part {part} is done: {job.total:,} images ({seconds:.1f} s); after the last part: alexprep finalize {out}")
+    elif as_json:
+        print_json({"out": out, "splits": facts(job.manifest), "seconds": round(seconds, 3)})
+    else:
+        report(job.manifest, seconds)
+
+
+def _part(text: str) -> Any:  # noqa: ANN401  (a Part; its module is heavy to import)
+    """Return the Part that I/N names; ValueError if it is none."""
+    from alexprep.pipeline.sharding import Part
+
+    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError(f"--part is I/N with I from 1 to N, such as 3/16; got {text}")
+    return Part(int(match[1]), int(match[2]))
+
+
+def _engine(name: str, cluster: str | None) -> Any:  # noqa: ANN401  (makes an Engine)
+    """Return what makes the engine from a number of workers."""
+    from alexprep.pipeline.workers import DaskEngine, RayEngine, Workers
+
+    if name == "processes":
+        if cluster is not None:
+            raise ValueError("--cluster needs --engine ray or --engine dask")
+        return Workers
+    return partial(RayEngine if name == "ray" else DaskEngine, cluster=cluster)
 
 
 @main.command()
-@click.argument("directory", default="shards", type=click.Path(path_type=Path), envvar="ALEXPREP_DATA")
+@DIRECTORY
 @click.option("--pca", is_flag=True, help="Eigenvalues and eigenvectors of the RGB covariance too.")
 @click.option("--verify", is_flag=True, help="Recompute every sum from the pixels; it must be the same integer.")
 @click.option("--json", "as_json", is_flag=True, help="Print stats.json.")
-def stats(directory: Path, pca: bool, verify: bool, as_json: bool) -> None:
+def stats(directory: str, pca: bool, verify: bool, as_json: bool) -> None:
     """Write the mean image and the colour statistics of the training split in DIRECTORY (shards/, or $ALEXPREP_DATA).
 
     They are added up from what `alexprep shard` counted: no second pass. The pixels counted are those of the finished
@@ -121,11 +155,15 @@ def stats(directory: Path, pca: bool, verify: bool, as_json: bool) -> None:
             click.echo(f"{variance:12.2f}{variance**0.5:10.3f}        " + "".join(f"{x:8.4f}" for x in vector))
     if verify:
         click.echo("\nverified: every sum recomputed from the pixels is the same integer")
-    click.echo(f"\n{directory / STATS}")
+    click.echo(f"\n{manifest.directory / STATS}")
 
 
 def _row(values: list[float]) -> str:
     return "".join(f"{x:11.3f}" for x in values)
+
+
+for command in COMMANDS:
+    main.add_command(command)
 
 
 @main.command("demo-data")

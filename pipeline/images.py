@@ -15,6 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from .errors import UndecodableImage
+from .kernels import area_square
 
 MAX_PIXELS = 178_956_970  # 512 MiB of RGB: what Pillow refuses as a decompression bomb; larger than ImageNet's largest by far
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # by content; a name decides nothing
@@ -77,8 +78,9 @@ def central_square(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.nda
     if short != size:
         if width * height > MAX_PIXELS:
             raise UndecodableImage(f"too thin: {image.shape[1]}x{image.shape[0]} would become {width}x{height} pixels")
-        method = cv2.INTER_AREA if short > size else cv2.INTER_CUBIC
-        image = cv2.resize(image, (width, height), interpolation=method)
+        if short > size:
+            return area_square(image, (height, width), size)
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
     top, left = (height - size) // 2, (width - size) // 2
     return np.ascontiguousarray(image[top : top + size, left : left + size])
 

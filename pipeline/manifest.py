@@ -3,8 +3,9 @@
 Everything here is JSON or .npy without pickle, and follows from the plan alone: no dates, no paths of this machine.
 """
 
-import hashlib
-from dataclasses import asdict, dataclass
+import io
+import os
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from jaxtyping import UInt32
 from .config import ShardConfig
 from .errors import DataError
 from .moments import Moments
-from .storage import published, read_json, write_json
+from .remote import RemotePath, location
+from .storage import Location, published, read_json, write_json
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -52,12 +54,19 @@ class Split:
 class Manifest:
     """A finished data set."""
 
-    directory: Path
+    directory: Location
     plan: str  # sha256 of all that its bytes follow from
     config: ShardConfig
     classes: tuple[str, ...]
     splits: dict[str, Split]
     versions: dict[str, str]
+    source: dict[str, str] = field(default_factory=dict)  # shape, and fingerprint of the files it was made from
+    plans: tuple[str, ...] = ()  # of what was appended, in order, the first job's first; empty: `plan` alone
+
+    @property
+    def shard_plans(self) -> tuple[str, ...]:
+        """The plans that its shards may carry."""
+        return self.plans or (self.plan,)
 
     def split(self, name: str) -> Split:
         """Return a split; DataError names those there are."""
@@ -70,10 +79,11 @@ class Manifest:
         shards = self.split(name).shards
         total = Moments.zero(self.config.size)
         for shard in shards:
-            sidecar = read_sidecar(self.directory / shard.file, self.config.size)
-            if (sidecar.shard, sidecar.plan) != (shard, self.plan):
-                raise DataError(f"the sidecar of {self.directory / shard.file} is of another job than {MANIFEST}; run alexprep shard again")
-            total += sidecar.moments
+            path = self.directory / shard.file
+            sidecar = read_sidecar(path)
+            if sidecar.shard != shard or sidecar.plan not in self.shard_plans:
+                raise DataError(f"the sidecar of {path} is of another job than {MANIFEST}; alexprep repair makes it again")
+            total += sidecar.moments(path, self.config.size)
         return total
 
     def write(self) -> None:
@@ -87,15 +97,17 @@ class Manifest:
             "plan": self.plan,
             "parameters": asdict(self.config),
             "versions": self.versions,
+            "source": self.source,
+            **({"plans": self.plans} if self.plans else {}),
             "splits": splits,
             "classes": [[name, name] for name in self.classes],
         }
         write_json(self.directory / MANIFEST, value)
 
 
-def read_manifest(directory: str | Path) -> Manifest:
+def read_manifest(directory: str | Location) -> Manifest:
     """Return the data set in `directory`; DataError if there is none, or it is not whole, or of another version."""
-    directory = Path(directory)
+    directory = location(directory)
     path = directory / MANIFEST
     if not path.is_file():
         unfinished = any(directory.glob("*.arrow.json"))
@@ -111,7 +123,9 @@ def read_manifest(directory: str | Path) -> Manifest:
         classes = tuple(str(name) for name, _ in value["classes"])
         if not splits:
             raise ValueError("it has no splits")
-        return Manifest(directory, str(value["plan"]), ShardConfig(**value["parameters"]), classes, splits, dict(value["versions"]))
+        config, source = ShardConfig(**value["parameters"]), dict(value.get("source", {}))
+        plans = tuple(map(str, value.get("plans", ())))
+        return Manifest(directory, str(value["plan"]), config, classes, splits, dict(value["versions"]), source, plans)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path} is not a manifest of ours ({type(error).__name__}: {error}); restore it") from error
 
@@ -133,11 +147,22 @@ class Sidecar:
     plan: str
     label_counts: dict[int, int]
     quarantined: tuple[tuple[str, str], ...]  # key, reason
-    moments: Moments
+    sums: dict[str, Any]  # of its pixels, as Moments.to_json gives them
 
-    def write(self, directory: Path) -> None:
+    def moments(self, path: Location, size: int) -> Moments:
+        """Return the moments of the shard at `path`, the per-pixel sums included; DataError if these are damaged."""
+        beside = _pixel_sum_path(path)
+        try:
+            pixel_sum = np.load(io.BytesIO(beside.read_bytes()), allow_pickle=False)
+            if pixel_sum.shape != (size, size, 3) or pixel_sum.dtype != np.uint32:
+                raise ValueError(f"they are {pixel_sum.dtype}{list(pixel_sum.shape)}")
+            return Moments.from_json(self.sums, pixel_sum.astype(np.uint64))
+        except (OSError, EOFError, ValueError, KeyError, TypeError, DataError) as error:
+            raise DataError(f"{beside}: the per-pixel sums cannot be used ({error}); alexprep repair makes the shard again") from error
+
+    def write(self, directory: Location, moments: Moments) -> None:
         """Publish the per-pixel sums, then the sidecar; the shard counts as done from here on."""
-        pixel_sum: UInt32[np.ndarray, "s s 3"] = self.moments.pixel_sum.astype(np.uint32)
+        pixel_sum: UInt32[np.ndarray, "s s 3"] = moments.pixel_sum.astype(np.uint32)
         with published(_pixel_sum_path(directory / self.shard.file)) as file:
             np.save(file, pixel_sum, allow_pickle=False)
         value = {
@@ -145,58 +170,66 @@ class Sidecar:
             "plan": self.plan,
             "label_counts": {str(label): count for label, count in sorted(self.label_counts.items())},
             "quarantined": [{"key": key, "reason": reason} for key, reason in self.quarantined],
-            "moments": self.moments.to_json(),
+            "moments": self.sums,
         }
-        write_json(_sidecar_path(directory / self.shard.file), value)
+        write_json(sidecar_path(directory / self.shard.file), value)
 
 
-def _sidecar_path(shard: Path) -> Path:
+def sidecar_path(shard: Location) -> Location:
+    """Return where the sidecar of the file `shard` lies."""
     return shard.with_name(shard.name + ".json")
 
 
-def _pixel_sum_path(shard: Path) -> Path:
+def _pixel_sum_path(shard: Location) -> Location:
     return shard.with_name(shard.name + ".pixelsum.npy")
 
 
-def read_sidecar(shard: Path, size: int) -> Sidecar:
-    """Return the sidecar of the file `shard`, its moments included; DataError if it is not there or makes no sense."""
-    path = _sidecar_path(shard)
+def files_of(shard: str) -> tuple[str, str, str]:
+    """Return the names of the three files of a shard."""
+    return shard, f"{shard}.json", f"{shard}.pixelsum.npy"
+
+
+def read_sidecar(shard: Location) -> Sidecar:
+    """Return the sidecar of the file `shard`; DataError if it is not there or makes no sense."""
+    path = sidecar_path(shard)
     value = read_json(path)
     try:
-        pixel_sum = np.load(_pixel_sum_path(shard), allow_pickle=False)
-        if pixel_sum.shape != (size, size, 3) or pixel_sum.dtype != np.uint32:
-            raise ValueError(f"its per-pixel sums are {pixel_sum.dtype}{list(pixel_sum.shape)}")
         sidecar = Sidecar(
             _shard(value),
             str(value["plan"]),
             {int(label): int(count) for label, count in value["label_counts"].items()},
             tuple((str(bad["key"]), str(bad["reason"])) for bad in value["quarantined"]),
-            Moments.from_json(value["moments"], pixel_sum.astype(np.uint64)),
+            dict(value["moments"]),
         )
-        if not sidecar.shard.rows == sidecar.moments.images == sum(sidecar.label_counts.values()):
+        if not sidecar.shard.rows == int(sidecar.sums["images"]) == sum(sidecar.label_counts.values()):
             raise ValueError("its rows, images and label counts differ")
-    except (OSError, EOFError, KeyError, TypeError, ValueError, AttributeError, OverflowError, DataError) as error:
-        raise DataError(
-            f"{path} is not a sidecar of ours ({type(error).__name__}: {error}); delete it with its shard, and run alexprep shard again"
-        ) from error
+        if sidecar.shard.file != shard.name:
+            raise ValueError(f"it is the sidecar of {sidecar.shard.file}")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise DataError(f"{path} is not a sidecar of ours ({type(error).__name__}: {error}); alexprep repair makes the shard again") from error
     return sidecar
 
 
-def read_finished(shard: Path, plan: str, size: int) -> Sidecar | None:
-    """Return the sidecar if the shard is finished under this plan; None if it is still to be made."""
-    if not _sidecar_path(shard).is_file():
+def present(directory: Location) -> dict[str, int]:
+    """Return name -> bytes of the files in `directory`, from one listing; empty if there is no such folder."""
+    if isinstance(directory, RemotePath):
+        return {info.base_name: info.size for info in directory.entries() if info.is_file}
+    try:
+        with os.scandir(directory) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+    except FileNotFoundError:
+        return {}
+
+
+def read_finished(shard: Location, plan: str, files: dict[str, int]) -> Sidecar | None:
+    """Return the sidecar if the shard is finished under this plan, `files` being what is there; None if it is still to be made."""
+    file, beside, sums = files_of(shard.name)
+    if beside not in files:
         return None
-    sidecar = read_sidecar(shard, size)
+    sidecar = read_sidecar(shard)
     if sidecar.plan != plan:
         raise DataError(
             f"{shard.parent} holds shards of another job ({shard.name}): the source's files or the options were different. "
             "Give the same ones to continue it, choose another --out, or delete the folder"
         )
-    whole = shard.is_file() and shard.stat().st_size == sidecar.shard.bytes
-    return sidecar if whole else None
-
-
-def file_sha256(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sidecar if files.get(file) == sidecar.shard.bytes and sums in files else None

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-import cv2
 import numpy as np
 from jaxtyping import Float64, UInt8, UInt64
 
 from .errors import DataError
+from .kernels import IMAGES_IN_16_BITS, count_moments
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,28 +75,35 @@ class MomentsCounter:
 
     def __init__(self, size: int) -> None:
         """Start with no image of `size` x `size`."""
+        self._settled = Moments.zero(size)
+        self._clear()
+
+    def _clear(self) -> None:
         self._images = 0
-        self._outer = [[0] * 3 for _ in range(3)]
-        self._pixel_sum = np.zeros((size, size, 3), np.uint64)
+        self._outer = np.zeros(6, np.uint64)
+        self._pixel_sum = np.zeros(self._settled.pixel_sum.shape, np.uint16)
 
     def add(self, image: UInt8[np.ndarray, "s s 3"]) -> None:
         """Count one image.
 
-        The products are summed in float64: every partial sum is an integer below 2**53 (255**2 * 4096**2 is below 2**41), so
-        that the result is exact in whatever order it is taken. Plane by plane this takes half as long as one matrix product.
+        The latest images are summed in 16 bits a pixel, a quarter of the memory to go through, and moved on before those overflow.
         """
-        planes = [plane.ravel().astype(np.float64) for plane in cv2.split(image)]
-        for i in range(3):
-            for j in range(i + 1):
-                self._outer[i][j] += int(planes[i] @ planes[j])
-        self._pixel_sum += image
+        if self._images == IMAGES_IN_16_BITS:
+            self._settle()
+        count_moments(image, self._pixel_sum, self._outer)
         self._images += 1
+
+    def _settle(self) -> None:
+        rr, rg, rb, gg, gb, bb = map(int, self._outer)
+        pixel_sum = self._pixel_sum.astype(np.uint64)
+        total = _triple(map(int, pixel_sum.sum((0, 1))))
+        self._settled += Moments(self._images, total, ((rr, rg, rb), (rg, gg, gb), (rb, gb, bb)), pixel_sum)
+        self._clear()
 
     def moments(self) -> Moments:
         """Return what was counted."""
-        outer = [[self._outer[max(i, j)][min(i, j)] for j in range(3)] for i in range(3)]
-        total = _triple(map(int, self._pixel_sum.sum((0, 1))))
-        return Moments(self._images, total, _triple(map(_triple, outer)), self._pixel_sum.copy())
+        self._settle()
+        return self._settled
 
 
 @dataclass(frozen=True, eq=False)

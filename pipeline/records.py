@@ -6,7 +6,8 @@ The layout is specified in FORMAT.md; change both together, and raise FORMAT_VER
 import json
 from bisect import bisect_right
 from dataclasses import asdict, dataclass
-from typing import IO, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ from jaxtyping import Int32, Int64, UInt8
 
 from .config import ShardConfig
 from .errors import DataError
-from .manifest import FORMAT_VERSION, Manifest
+from .manifest import FORMAT_VERSION, Manifest, present
 
 ROWS_A_BATCH = {"jpeg": 256, "raw": 64}  # about 10 MB a record batch
 
@@ -61,7 +62,7 @@ def schema(config: ShardConfig, classes: list[str], facts: dict[str, Any]) -> pa
 class ShardWriter:
     """Writes rows to an open file as an Arrow IPC file; holds one record batch in memory."""
 
-    def __init__(self, file: IO[bytes], schema: pa.Schema, encoding: str) -> None:
+    def __init__(self, file: Any, schema: pa.Schema, encoding: str) -> None:  # noqa: ANN401  (what pyarrow takes for a file)
         """Begin a shard in `file`."""
         self._schema, self._rows_a_batch = schema, ROWS_A_BATCH[encoding]
         self._writer = pa.ipc.new_file(file, schema)
@@ -110,21 +111,21 @@ class Records:
     Shards are opened when first touched, so that any number of records opens in no time, and nothing is held for each.
     """
 
-    def __init__(self, manifest: Manifest, split: str) -> None:
-        """Check that every shard of `split` is there in full; DataError names the one that is not."""
+    def __init__(self, manifest: Manifest, split: str, only: str | None = None) -> None:
+        """Check that every shard of `split` (or the one called `only`) is there in full; DataError names the one that is not."""
         self.manifest = manifest
-        self.shards = manifest.split(split).shards
+        self.shards = tuple(shard for shard in manifest.split(split).shards if only in (None, shard.file))
         ends = np.cumsum([shard.rows for shard in self.shards]).tolist()
         self._starts = [0, *ends[:-1]]
         self._count = ends[-1] if ends else 0
         self._readers: dict[int, pa.RecordBatchFileReader] = {}
         self._blocks: dict[tuple[int, int], _Block] = {}
+        files = present(manifest.directory)
         for shard in self.shards:
-            path = manifest.directory / shard.file
-            found = path.stat().st_size if path.is_file() else None
+            path, found = manifest.directory / shard.file, files.get(shard.file)
             if found != shard.bytes:
                 state = "is missing" if found is None else f"has {found} bytes instead of {shard.bytes}"
-                raise DataError(f"{path} {state}; restore it, or delete manifest.json and run alexprep shard again with the same options")
+                raise DataError(f"{path} {state}; restore it, or make it again with alexprep repair")
 
     def __len__(self) -> int:
         """Return the number of records."""
@@ -169,7 +170,7 @@ class Records:
         if reader is None:
             path = self.manifest.directory / self.shards[shard].file
             try:
-                reader = pa.ipc.open_file(pa.memory_map(str(path)))
+                reader = pa.ipc.open_file(pa.memory_map(str(path)) if isinstance(path, Path) else path.open_random())
                 self._check(reader, shard)
             except (pa.ArrowException, OSError, KeyError, ValueError) as error:
                 raise DataError(f"{path} cannot be read as a shard: {error}") from error
@@ -178,7 +179,7 @@ class Records:
 
     def _check(self, reader: pa.RecordBatchFileReader, shard: int) -> None:
         facts = json.loads(reader.schema.metadata[b"alexprep"])
-        if facts["plan"] != self.manifest.plan:
+        if facts["plan"] not in self.manifest.shard_plans:
             raise ValueError("it belongs to another data set than manifest.json")
         if facts["parameters"] != asdict(self.manifest.config):
             raise ValueError("its parameters are not those of manifest.json")

@@ -1,68 +1,80 @@
 """The job `alexprep shard`: a plan, one task a shard, and a manifest at the end.
 
 The plan says which source images go into which shard, from the source and the parameters alone; a task is idempotent and
-single-threaded. So the bytes do not depend on the number of workers or on how often the job was killed.
+single-threaded. So the bytes do not depend on the number of workers, machines or kills.
 """
 
-import hashlib
 import json
-import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .config import ShardConfig
 from .errors import DataError
-from .manifest import FORMAT_VERSION, MANIFEST, Manifest, Sidecar, Split, read_finished, read_manifest
-from .order import permutation
-from .sources import Source
-from .storage import lock, published, remove_partials
+from .manifest import MANIFEST, Manifest, Sidecar, Split, files_of, present, read_finished, read_manifest
+from .plan import JOB, Plan, Shuffle, library_versions, make_plan, read_plan
+from .remote import location
+from .sources import Place, Source
+from .storage import Location, lock, published, remove_partials
 from .tasks import Bad, ShardTask
-from .workers import Workers
+from .workers import Engine, Workers, crashes_alone, worker_died
 
 QUARANTINE = "quarantine.jsonl"
+ANOTHER = "the source's files or the options were different. Give the same ones to continue it, choose another --out, or delete the folder"
 
 
 class Progress(NamedTuple):
-    """How far the job is, in source images."""
+    """How far the job is, in source images (of its part)."""
 
     done: int
     total: int
     bad: int
 
 
-def shard_count(images: int, config: ShardConfig) -> int:
-    """Return how many shards a split gets: full ones if it is large; else up to 16 of at least 64, so that workers share it."""
-    return max(-(-images // config.records_per_shard), min(16, images // 64), 1)
+class Part(NamedTuple):
+    """Which share of the shards to make: the number-th of `count`, from 1; only the whole writes the manifest."""
+
+    number: int = 1
+    count: int = 1
+
+    def has(self, task: int) -> bool:
+        """Tell whether the task-th shard of the job belongs to it."""
+        return task % self.count == self.number - 1
+
+    def __str__(self) -> str:
+        """Return it as --part takes it."""
+        return f"{self.number}-of-{self.count}" if self.count > 1 else ""
 
 
 @dataclass
 class ShardJob:
-    """Turns a source into a folder of shards: iterate over `run()`, then read `manifest`."""
+    """Turns a source into a folder of shards: iterate over `run()`, then read `manifest` (None after a part)."""
 
     source: Source
-    directory: Path
+    directory: Location
     config: ShardConfig = field(default_factory=ShardConfig)
     workers: int = 0  # 0: as many as this process may use CPUs
     max_bad: float = 0.01  # share of the source's images that may be unusable
+    part: Part = field(default_factory=Part)
+    engine: Callable[[int], Engine] = Workers
+    suffix: str = ""  # of an append
+    classes: tuple[str, ...] | None = None  # None: the source's
 
     def __post_init__(self) -> None:
-        """List the source and make the plan."""
+        """Make the plan."""
         if not 0 <= self.max_bad <= 1:
             raise ValueError(f"max_bad is a share, 0..1; got {self.max_bad}")
         if self.workers < 0:
             raise ValueError(f"workers must be at least 1, got {self.workers}")
+        if not 1 <= self.part.number <= self.part.count:
+            raise ValueError(f"part must be i/n with i in 1..n, got {self.part.number}/{self.part.count}")
+        self.directory = location(self.directory)
         self.manifest: Manifest | None = None
-        self.listings = self.source.listings()
-        self.versions = {name: version(name) for name in ("opencv-python-headless", "simplejpeg", "pillow", "pyarrow")}
-        self.plan = self._digest()
-        self.total = sum(map(len, self.listings))
+        self.plan = make_plan(self.source, self.config, self.suffix, self.classes)
+        self._shuffles = {listing.split: Shuffle(listing, self.config) for listing in self.source.listings()}
+        self._crashers: dict[bytes, str] = {}
+        self.total = sum(self._images(split, index) for split, index, _ in self._mine())
 
     def run(self) -> Iterator[Progress]:
         """Make what is missing, then the manifest; yields about five times a second.
@@ -75,8 +87,7 @@ class ShardJob:
         except OSError as error:
             raise DataError(f"cannot make the folder {self.directory}: {error.strerror}") from error
         try:
-            with lock(self.directory):
-                remove_partials(self.directory)
+            with lock(self.directory, str(self.part)):
                 yield from self._run_locked()
         except OSError as error:
             raise DataError(
@@ -84,86 +95,154 @@ class ShardJob:
             ) from error
 
     def _run_locked(self) -> Iterator[Progress]:
-        if (self.directory / MANIFEST).is_file():
+        if not self.suffix and (self.directory / MANIFEST).is_file():
             manifest = read_manifest(self.directory)
-            if manifest.plan != self.plan:
-                raise DataError(
-                    f"{self.directory} holds another data set: the source's files or the options were different. "
-                    "Choose another --out, or delete the folder"
-                )
+            self._check_same(manifest.shard_plans[0], manifest.source)
             if self._whole(manifest):
                 self.manifest = manifest
                 yield Progress(self.total, self.total, sum(split.quarantined for split in manifest.splits.values()))
                 return
+            if manifest.plans:
+                raise DataError(f"{self.directory}: shards are missing or damaged, and images were appended to it: alexprep repair mends it")
             (self.directory / MANIFEST).unlink()
-        finished: dict[Path, Sidecar] = {}
-        missing: list[ShardTask] = []
-        for task in self._tasks():
-            sidecar = read_finished(task.path, self.plan, self.config.size)
+        before = read_plan(self.directory, self.suffix)
+        if before is None:
+            self.plan.write(self.directory)
+        else:
+            self._check_same(before.digest, before.source)
+        yield from self.make_missing()
+        if self.part.count == 1 and not self.suffix:
+            self.manifest = finalize(self.directory, self.plan)
+
+    def make_missing(self) -> Iterator[Progress]:
+        """Make the shards of this part that are not there yet; call it under the folder's lock."""
+        names = {file for _, _, name in self._mine() for file in files_of(name)}
+        remove_partials(self.directory, None if self.part.count == 1 else names)
+        files = present(self.directory)
+        missing: list[tuple[str, int, str]] = []
+        bad: list[Bad] = []
+        for split, index, name in self._mine():
+            sidecar = read_finished(self.directory / name, self.plan.digest, files)
             if sidecar is None:
-                missing.append(task)
+                missing.append((split, index, name))
             else:
-                finished[task.path] = sidecar
-        bad = [Bad(task.split, key, reason) for task in self._tasks() if task.path in finished for key, reason in finished[task.path].quarantined]
-        yield from self._make(missing, bad, self.total - sum(len(task.keys) for task in missing))
-        self._commit()
+                bad += [Bad(split, key, reason) for key, reason in sidecar.quarantined]
+        yield from self._make(missing, bad)
+
+    def _check_same(self, digest: str, source: dict[str, str]) -> None:
+        """Refuse to mix two jobs, or one job's images before and after someone changed them."""
+        if digest != self.plan.digest:
+            raise DataError(f"{self.directory} holds another data set: {ANOTHER}")
+        if source and source != self.plan.source and source["shape"] == self.plan.source["shape"]:
+            raise DataError(f"{self.directory} was begun from other files of the same names (a size or a place differs): {ANOTHER}")
 
     def _whole(self, manifest: Manifest) -> bool:
         """Tell whether every shard of a finished job is still there."""
-        return all(
-            read_finished(self.directory / shard.file, self.plan, self.config.size) is not None
-            for split in manifest.splits.values()
-            for shard in split.shards
+        files = present(self.directory)
+        shards = [shard for split in manifest.splits.values() for shard in split.shards]
+        return all(files.get(shard.file) == shard.bytes and set(files_of(shard.file)) <= files.keys() for shard in shards)
+
+    def _mine(self) -> Iterator[tuple[str, int, str]]:
+        """Yield (split, index, file) of the shards of this part."""
+        tasks = ((split, index, name) for split in self.plan.images for index, name in enumerate(self.plan.shards(split)))
+        return (task for number, task in enumerate(tasks) if self.part.has(number))
+
+    def _images(self, split: str, index: int) -> int:
+        return self._shuffles[split].count(index)
+
+    def _task(self, split: str, index: int, name: str) -> ShardTask:
+        shuffle = self._shuffles[split]
+        before = sum(self.plan.images[other] for other in list(self.plan.images)[: list(self.plan.images).index(split)])
+        return ShardTask(
+            self.source.readers[split],
+            self.directory,
+            self.config,
+            self.plan.classes,
+            self.plan.versions,
+            self.plan.digest,
+            name,
+            index,
+            len(self.plan.shards(split)),
+            shuffle.images(index),
+            before + shuffle.starts[index],
+            {key: reason for key, reason in self._crashers.items() if key.startswith(f"{split}/".encode())},
         )
 
-    def _tasks(self) -> Iterator[ShardTask]:
-        """Yield the plan. Records are shuffled once, here (as the 2012 data was), so that every shard is a fair sample of all classes."""
-        for listing in self.listings:
-            order = permutation(0, 0, len(listing))
-            parts = np.array_split(order, shard_count(len(listing), self.config))
-            for index, part in enumerate(parts):
-                yield ShardTask(
-                    self.source,
-                    self.directory,
-                    self.config,
-                    self.source.classes,
-                    self.versions,
-                    self.plan,
-                    listing.split,
-                    index,
-                    len(parts),
-                    [listing.keys[i] for i in part],
-                    listing.labels[part].tolist(),
-                )
-
-    def _make(self, missing: list[ShardTask], bad: list[Bad], done: int) -> Iterator[Progress]:
+    def _make(self, missing: list[tuple[str, int, str]], bad: list[Bad]) -> Iterator[Progress]:
         """Run the tasks; on return all of them are finished. `bad` is what finished shards left out."""
-        yield Progress(done, self.total, len(bad))
+        while True:
+            try:
+                yield from self._make_once(missing, bad)
+            except _Crashed as crash:
+                self._find_crashers(crash.in_hand)
+                files = present(self.directory)
+                again = [task for task in missing if read_finished(self.directory / task[2], self.plan.digest, files) is None]
+                for split, _, name in set(missing) - set(again):
+                    sidecar = read_finished(self.directory / name, self.plan.digest, files)
+                    bad += [Bad(split, key, reason) for key, reason in (sidecar.quarantined if sidecar else ())]
+                missing = again
+            else:
+                return
+
+    def _make_once(self, missing: list[tuple[str, int, str]], bad: list[Bad]) -> Iterator[Progress]:
+        done, earlier = self.total - sum(self._images(split, index) for split, index, _ in missing), len(bad)
+        found: list[Bad] = []
+        yield Progress(done, self.total, earlier)
         self._check_bad(bad)
         if not missing:
             return
-        pool = Workers(self.workers or len(os.sched_getaffinity(0)))
+        engine = self.engine(self.workers)
+        stopped = False
         try:
-            pending: set[Future[list[Bad]]] = {pool.submit(task) for task in missing}
-            earlier = len(bad)
-            while pending:
+            todo = iter(missing)
+            pending: set[Future[list[Bad]]] = set()
+            while True:
+                while not stopped and len(pending) < 2 * engine.width and (task := next(todo, None)) is not None:
+                    pending.add(engine.submit(self._task(*task)))  # built when it is its turn: the plan of a large job stays small
+                if not pending:
+                    break
                 ready, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
                 for future in ready:
-                    bad += future.result()
-                yield Progress(done + pool.done.value, self.total, earlier + pool.bad.value)
-                if earlier + pool.bad.value > self.max_bad * self.total:
-                    pool.stop.set()  # workers return what they know
+                    found += future.result()
+                made, unusable = engine.progress()
+                yield Progress(done + made, self.total, earlier + unusable)
+                if not stopped and earlier + unusable > self.max_bad * self.total:
+                    engine.stop()  # workers return what they know
+                    stopped = True
                     pending = {future for future in pending if not future.cancel()}
-            self._check_bad(bad)
+            self._check_bad(bad + found)
         except MemoryError as error:
             raise DataError("out of memory; finished shards are kept: run the same command again with fewer --workers") from error
-        except BrokenProcessPool as error:
-            raise DataError(
-                "a worker process died: killed from outside, out of memory, or a decoder crashed. Finished shards are kept; "
-                "run the same command again, with fewer --workers if memory is short"
-            ) from error
+        except Exception as error:
+            if not worker_died(error):
+                raise
+            raise _Crashed(engine.in_hand() if isinstance(engine, Workers) else []) from error
         finally:
-            pool.close()
+            engine.close()
+
+    def _find_crashers(self, in_hand: list[int]) -> None:
+        """Try alone what the dead workers had in hand; DataError if nothing of it crashes, so that the death came from outside."""
+        found = {}
+        for number in in_hand:
+            key, split, place = self._image(number)
+            signal = crashes_alone(self.source.readers[split], place, self.config) if key not in self._crashers else None
+            if signal is not None:
+                found[key] = f"the decoder crashed on it ({signal})"
+        if not found:
+            raise DataError(
+                "a worker process died: killed from outside or out of memory. Finished shards are kept; "
+                "run the same command again, with fewer --workers if memory is short"
+            )
+        self._crashers |= found
+
+    def _image(self, number: int) -> tuple[bytes, str, Place]:
+        """Return (key, split, place) of the job's number-th image."""
+        for split, count in self.plan.images.items():
+            if number < count:
+                key, _, place = self._shuffles[split].image(number).rows()[0]
+                return key, split, place
+            number -= count
+        raise IndexError(number)
 
     def _check_bad(self, bad: list[Bad]) -> None:
         if len(bad) <= self.max_bad * self.total:
@@ -175,48 +254,52 @@ class ShardJob:
             f"({self.directory / QUARANTINE} has them all):{shown}\nMend the source, or allow more with --max-bad; finished shards are kept"
         )
 
-    def _commit(self) -> None:
-        """Write the quarantine list, then the manifest, from the sidecars."""
-        splits: dict[str, list[Sidecar]] = {listing.split: [] for listing in self.listings}
-        for task in self._tasks():
-            sidecar = read_finished(task.path, self.plan, self.config.size)
-            if sidecar is None:
-                raise DataError(f"{task.path} vanished while the job ran; run the same command again")
-            splits[task.split].append(sidecar)
-        bad = [Bad(name, key, reason) for name, sidecars in splits.items() for sidecar in sidecars for key, reason in sidecar.quarantined]
-        write_quarantine(self.directory, bad)
-        if not any(sidecar.shard.rows for sidecars in splits.values() for sidecar in sidecars):
-            raise DataError(f"none of the {self.total} images is usable, so there is no data set; {self.directory / QUARANTINE} says why")
-        self.manifest = Manifest(
-            self.directory,
-            self.plan,
-            self.config,
-            tuple(self.source.classes),
-            {
-                name: Split(tuple(sidecar.shard for sidecar in sidecars), sum(len(sidecar.quarantined) for sidecar in sidecars))
-                for name, sidecars in splits.items()
-            },
-            self.versions,
+
+class _Crashed(Exception):
+    """Worker processes died; `in_hand` are the numbers of the images that they worked on."""
+
+    def __init__(self, in_hand: list[int]) -> None:
+        super().__init__(in_hand)
+        self.in_hand = in_hand
+
+
+def finished_shards(directory: Location, plan: Plan) -> dict[str, list[Sidecar]]:
+    """Return the sidecars of every shard of `plan`, by split; DataError names those that are not made yet."""
+    files = present(directory)
+    found: dict[str, list[Sidecar]] = {}
+    missing: list[str] = []
+    for split in plan.images:
+        sidecars = [read_finished(directory / name, plan.digest, files) for name in plan.shards(split)]
+        missing += [name for name, sidecar in zip(plan.shards(split), sidecars, strict=True) if sidecar is None]
+        found[split] = [sidecar for sidecar in sidecars if sidecar is not None]
+    if missing:
+        total = sum(len(plan.shards(split)) for split in plan.images)
+        shown = "".join(f"\n  {name}" for name in missing[:5]) + ("\n  ..." if len(missing) > 5 else "")
+        raise DataError(
+            f"{directory}: {len(missing)} of {total} shards are not made yet:{shown}\nRun the parts that make them (the same --part i/n again)"
         )
-        self.manifest.write()
-
-    def _digest(self) -> str:
-        """Return the SHA-256 of all that the bytes follow from."""
-        digest = hashlib.sha256()
-
-        def feed(value: Any) -> None:  # noqa: ANN401  (JSON is anything)
-            digest.update(json.dumps(value, sort_keys=True).encode() + b"\n")
-
-        feed([FORMAT_VERSION, asdict(self.config), self.source.classes])
-        for listing in self.listings:
-            feed([listing.split, len(listing)])
-            digest.update(listing.labels.tobytes() + listing.sizes.tobytes())
-            for key in listing.keys:
-                digest.update(os.fsencode(key) + b"\0")
-        return digest.hexdigest()
+    return found
 
 
-def write_quarantine(directory: Path, bad: list[Bad]) -> None:
+def finalize(directory: Location, plan: Plan | None = None) -> Manifest:
+    """Write the quarantine list, then the manifest, from the sidecars alone; DataError if a shard is missing."""
+    plan = plan or read_plan(directory)
+    if plan is None:
+        raise DataError(f"no {directory / JOB}: nothing was begun here; run alexprep shard --part 1/n first")
+    sidecars = finished_shards(directory, plan)
+    bad = [Bad(split, key, reason) for split, list_ in sidecars.items() for sidecar in list_ for key, reason in sidecar.quarantined]
+    write_quarantine(directory, bad)
+    if not any(sidecar.shard.rows for list_ in sidecars.values() for sidecar in list_):
+        raise DataError(f"none of the {plan.total} images is usable, so there is no data set; {directory / QUARANTINE} says why")
+    splits = {
+        name: Split(tuple(sidecar.shard for sidecar in list_), sum(len(sidecar.quarantined) for sidecar in list_)) for name, list_ in sidecars.items()
+    }
+    manifest = Manifest(directory, plan.digest, plan.config, plan.classes, splits, library_versions(), plan.source)
+    manifest.write()
+    return manifest
+
+
+def write_quarantine(directory: Location, bad: list[Bad]) -> None:
     """Publish quarantine.jsonl: {"split", "key", "reason"} a line, sorted."""
     with published(directory / QUARANTINE) as file:
         for item in sorted(bad):

@@ -4,6 +4,7 @@ The pixels counted are those of the finished records: for JPEG records the pixel
 training reads, so the mean it subtracts is exactly the mean of what it sees, and anyone can recompute them from the shards alone.
 """
 
+import io
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +13,10 @@ from jaxtyping import Float32
 
 from .errors import DataError
 from .images import decode_record
-from .manifest import Manifest, file_sha256
+from .manifest import Manifest
 from .moments import Colours, Moments, MomentsCounter, colours, mean_image
 from .records import Records
-from .storage import published, read_json, write_json
+from .storage import file_sha256, published, read_json, write_json
 
 STATS, MEAN_IMAGE = "stats.json", "mean_image.npy"
 
@@ -71,7 +72,7 @@ def load_stats(manifest: Manifest, split: str = "train") -> Stats:
     if not isinstance(value, dict) or value.get("plan") != manifest.plan or value.get("split") != split or "eigenvectors" not in value:
         return compute_stats(manifest, split)
     try:
-        image = np.load(manifest.directory / MEAN_IMAGE, allow_pickle=False).astype(np.float32)
+        image = np.load(io.BytesIO((manifest.directory / MEAN_IMAGE).read_bytes()), allow_pickle=False).astype(np.float32)
         names = {"mean": (3,), "covariance": (3, 3), "eigenvalues": (3,), "eigenvectors": (3, 3)}
         arrays = {name: np.array(value[name], np.float64) for name in names}
         if {name: array.shape for name, array in arrays.items()} != names or image.shape != (manifest.config.size,) * 2 + (3,):

@@ -4,28 +4,42 @@ In:  bytes on their way to a name.    Out: a file of that name, complete, or non
 """
 
 import fcntl
+import hashlib
 import json
+import mmap
 import os
+import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from .errors import DataError
+from .remote import RemotePath
 
 PARTIAL = ".partial"
+Location = Path | RemotePath
 
 
 @contextmanager
-def published(path: Path) -> Iterator[IO[bytes]]:
+def published(path: Location) -> Iterator[IO[bytes]]:
     """Open `path` for writing; the file gets its name only when all of it is on disk.
 
     Written aside under a name of this process alone, fsynced, renamed, and the folder fsynced: a kill or a power cut at
-    any moment leaves the old file or the new one.
+    any moment leaves the old file or the new one. A remote file is written to a temporary file here, then put in one piece.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    if isinstance(path, RemotePath):
+        with tempfile.TemporaryFile() as file:
+            yield file
+            file.flush()
+            size = file.seek(0, os.SEEK_END)
+            path.put(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
+        return
+    # Host and process: parts of one job may run on several machines that share the folder.
+    partial = path.with_name(f".{path.name}.{socket.gethostname().replace('.', '_')}-{os.getpid()}{PARTIAL}")
     try:
-        with partial.open("wb") as file:
+        with _opened(partial) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -40,30 +54,59 @@ def published(path: Path) -> Iterator[IO[bytes]]:
         os.close(folder)
 
 
-def remove_partials(directory: Path) -> None:
-    """Delete what killed writers left behind; call it under `lock`."""
+def _opened(path: Path) -> IO[bytes]:
+    """Open a partial file; the fault-injection tests put a file that fails in its place."""
+    return path.open("wb")
+
+
+def remove_partials(directory: Location, names: set[str] | None = None) -> None:
+    """Delete what killed writers left behind (of the files in `names`, None: of all); call it under `lock`."""
+    if isinstance(directory, RemotePath):
+        return  # nothing half-written is ever there
     for path in directory.glob(f".*{PARTIAL}"):
-        path.unlink(missing_ok=True)
+        if names is None or path.name[1:].rsplit(".", 2)[0] in names:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager
-def lock(directory: Path) -> Iterator[None]:
-    """Hold `directory` for this process, or raise DataError; the system lets go of it however the process ends."""
-    with (directory / ".lock").open("w") as file:
+def lock(directory: Location, part: str = "") -> Iterator[None]:
+    """Hold `directory` for this process, or raise DataError; the system lets go of it however the process ends.
+
+    With `part`, hold only that part: other parts may be written at the same time, but not the whole. A remote folder has no
+    locks: there, two equal jobs write equal objects, each whole, and an unequal one is refused by job.json.
+    """
+    if isinstance(directory, RemotePath):
+        yield
+        return
+    with (directory / ".lock").open("a") as whole, (directory / f".lock{part and '-' + part}").open("a") as own:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(whole, (fcntl.LOCK_SH if part else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            if part:
+                fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise DataError(f"{directory} is being written by another process; wait for it, or choose another folder") from error
         yield
 
 
-def write_json(path: Path, value: Any) -> None:  # noqa: ANN401  (JSON is anything)
+def file_sha256(path: Location) -> str:
+    """Return the hexadecimal SHA-256 of a file."""
+    if isinstance(path, RemotePath):
+        digest = hashlib.sha256()
+        with path.open_random() as file:
+            while block := file.read(1 << 24):
+                digest.update(block)
+        return digest.hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Location, value: Any) -> None:  # noqa: ANN401  (JSON is anything)
     """Publish `value` as indented JSON with a final newline."""
     with published(path) as file:
         file.write((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def read_json(path: Path, limit: int = 1 << 28) -> Any:  # noqa: ANN401  (JSON is anything)
+def read_json(path: Location, limit: int = 1 << 28) -> Any:  # noqa: ANN401  (JSON is anything)
     """Return the JSON in `path` (at most `limit` bytes); DataError if it cannot be read as such."""
     try:
         if path.stat().st_size > limit:

@@ -1,20 +1,20 @@
 """One shard: idempotent, single-threaded, published whole or not at all."""
 
-import os
+import hashlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import IO, Any, NamedTuple
 
 from .config import ShardConfig
 from .errors import UndecodableImage
 from .images import central_square, decode, decode_record, encode
-from .manifest import Shard, Sidecar, file_sha256
+from .manifest import Shard, Sidecar
 from .moments import MomentsCounter
 from .records import Row, ShardWriter, schema
-from .sources import Source
-from .storage import published
+from .sources import Listing, Place, Reader
+from .sources.listing import shown
+from .storage import Location, published
 
 
 class Bad(NamedTuple):
@@ -29,52 +29,64 @@ class Bad(NamedTuple):
 class ShardTask:
     """All that a worker needs to make one shard."""
 
-    source: Source
-    directory: Path
+    reader: Reader
+    directory: Location
     config: ShardConfig
-    classes: list[str]
+    classes: tuple[str, ...]
     versions: dict[str, str]
     plan: str
-    split: str
+    file: str  # name of the shard
     index: int
     count: int
-    keys: list[str]
-    labels: list[int]
+    images: Listing
+    first: int  # number of its first image in the whole job
+    crashers: dict[bytes, str] = field(default_factory=dict)  # key -> reason: images that kill the process that decodes them
 
-    @property
-    def path(self) -> Path:
-        """Where the shard will be."""
-        return self.directory / f"{self.split}-{self.index:05}-of-{self.count:05}.arrow"
+    def __len__(self) -> int:
+        """Return the number of source images."""
+        return len(self.images)
 
 
-def make_shard(task: ShardTask, count: Callable[[bool], bool] = lambda _: True) -> list[Bad]:
-    """Make one shard and its sidecar; return what did not make it. `count(good)` says whether to go on: if not, nothing is published."""
-    facts = {"plan": task.plan, "split": task.split, "shard": task.index, "shards": task.count}
+class Ticks(NamedTuple):
+    """What a task tells while it runs: `begin(n)` before the job's n-th image, `end(good)` after it; `end` says whether to go on."""
+
+    begin: Callable[[int], None] = lambda _: None
+    end: Callable[[bool], bool] = lambda _: True
+
+
+def make_shard(task: ShardTask, ticks: Ticks = Ticks()) -> list[Bad]:  # noqa: B008  (immutable)
+    """Make one shard and its sidecar; return what did not make it. If `ticks.end` says stop, nothing is published."""
+    facts = {"plan": task.plan, "split": task.images.split, "shard": task.index, "shards": task.count}
     facts |= {"parameters": asdict(task.config), "versions": task.versions}
     bad: list[Bad] = []
     labels: Counter[int] = Counter()
-    moments = MomentsCounter(task.config.size)
+    counter = MomentsCounter(task.config.size)
+    path = task.directory / task.file
     try:
-        with published(task.path) as file:
-            writer = ShardWriter(file, schema(task.config, task.classes, facts), task.config.encoding)
-            for key, label in zip(task.keys, task.labels, strict=True):
+        with published(path) as file:
+            hashing = _Hashing(file)
+            writer = ShardWriter(hashing, schema(task.config, list(task.classes), facts), task.config.encoding)
+            for number, (key, label, place) in enumerate(task.images.rows(), task.first):
+                ticks.begin(number)
                 good = True
                 try:
-                    row, pixels = make_record(task.source, key, label, task.config)
+                    if key in task.crashers:
+                        raise UndecodableImage(task.crashers[key])
+                    row, pixels = make_record(task.reader, key, label, place, task.config)
                     writer.append(row)
-                    moments.add(pixels)
+                    counter.add(pixels)
                     labels[label] += 1
                 except UndecodableImage as error:
                     good = False
-                    bad.append(Bad(task.split, _text(key), str(error)))
-                if not count(good):
+                    bad.append(Bad(task.images.split, shown(key), str(error)))
+                if not ticks.end(good):
                     raise _Stopped
             writer.close()
     except _Stopped:
         return bad
-    shard = Shard(task.path.name, labels.total(), task.path.stat().st_size, file_sha256(task.path))
-    quarantined = tuple((item.key, item.reason) for item in bad)
-    Sidecar(shard, task.plan, dict(labels), quarantined, moments.moments()).write(task.directory)
+    moments = counter.moments()
+    shard = Shard(task.file, labels.total(), hashing.size, hashing.sha256.hexdigest())
+    Sidecar(shard, task.plan, dict(labels), tuple((item.key, item.reason) for item in bad), moments.to_json()).write(task.directory, moments)
     return bad
 
 
@@ -82,23 +94,48 @@ class _Stopped(Exception):
     """The job was stopped; leave nothing behind."""
 
 
-def make_record(source: Source, key: str, label: int, config: ShardConfig) -> tuple[Row, Any]:
+class _Hashing:
+    """A file that knows the SHA-256 of what was written to it; an Arrow writer only appends."""
+
+    closed = False
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.size, self.sha256 = file, 0, hashlib.sha256()
+
+    def write(self, data: Any) -> int:  # noqa: ANN401  (any buffer)
+        self.sha256.update(data)
+        self.size += memoryview(data).nbytes
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def tell(self) -> int:
+        return self.size
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+
+def make_record(reader: Reader, key: bytes, label: int, place: Place, config: ShardConfig) -> tuple[Row, Any]:
     """Return one record and its pixels uint8[s,s,3]; UndecodableImage says why there is none.
 
     A JPEG record is decoded once here: nothing undecodable enters a shard, and the moments count what readers will see.
     """
-    text = _text(key)
-    if text != key:
-        raise UndecodableImage("the file's name is not UTF-8; rename it")
-    image = decode(source.read(key))
+    try:
+        text = key.decode()
+    except UnicodeDecodeError as error:
+        raise UndecodableImage("the file's name is not UTF-8; rename it") from error
+    image = decode(reader.read(place))
     square = central_square(image, config.size)
     height, width = image.shape[:2]
     if config.encoding == "raw":
-        return Row(square, label, key, width, height), square
+        return Row(square, label, text, width, height), square
     encoded = encode(square, config.quality)
-    return Row(encoded, label, key, width, height), decode_record(encoded)
-
-
-def _text(key: str) -> str:
-    """Return `key` with bytes that are not UTF-8 escaped, so that it can be written down."""
-    return os.fsencode(key).decode("utf-8", "backslashreplace")
+    return Row(encoded, label, text, width, height), decode_record(encoded)

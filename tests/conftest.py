@@ -51,9 +51,9 @@ def hash_of(text):
 def make_shards(source, out, *, workers=1, max_bad=0.01, **config):
     """Run the whole shard job in this process's interest; return its manifest."""
     from alexprep.pipeline import ShardConfig, ShardJob
-    from alexprep.pipeline.sources import FolderSource
+    from alexprep.pipeline.sources import find_source
 
-    job = ShardJob(FolderSource(source), out, ShardConfig(**config), workers, max_bad)
+    job = ShardJob(find_source(source), out, ShardConfig(**config), workers, max_bad)
     for _ in job.run():
         pass
     return job.manifest

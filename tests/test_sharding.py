@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from alexprep.pipeline import DataError, Records, ShardConfig, compute_stats, read_manifest
 from alexprep.pipeline.images import central_square, decode, decode_record
-from alexprep.pipeline.sharding import shard_count
+from alexprep.pipeline.plan import shard_count
 
 from .conftest import command, jpeg, make_images, make_shards, picture
 

@@ -1,6 +1,6 @@
-"""Where raw images come from. A source lists what it has, in a fixed order, and reads one image by its key."""
+"""Where raw images come from: any shape of ImageNet, recognised by its content and read where it lies."""
 
-from .folder import FolderSource
-from .listing import Listing, Source
+from .find import find_source
+from .listing import Listing, Place, Reader, Source
 
-__all__ = ["FolderSource", "Listing", "Source"]
+__all__ = ["Listing", "Place", "Reader", "Source", "find_source"]

@@ -1,155 +1,188 @@
-"""A folder with one folder a class: SRC/train/n01440764/x.JPEG and SRC/val/..., or SRC/n01440764/x.JPEG alone.
+"""Folders of files: SRC/train/n01440764/x.JPEG and SRC/val/..., SRC/n01440764/x.JPEG alone, or validation files without class folders.
 
-A key is the path below SRC, so that SRC/key is the file.
+Kaggle's ILSVRC/Data/CLS-LOC is such a folder, with the labels of val/ in LOC_val_solution.csv.
 """
 
 import os
-import stat
+import re
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
+from ..errors import DataError
+from ..remote import RemotePath
+from .labels import ClassOf, Location
+from .listing import SPLITS, TEST_SPLIT, Found, Place, shown, some
+from .reading import FileReader
 
-from ..errors import DataError, UndecodableImage
-from .listing import Listing
-
-SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}  # folder -> split
-MAX_BYTES = 1 << 28  # of one encoded image; a larger file is not read into memory
+KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
+FLAT = re.compile(r"ILSVRC\d{4}_(val|test)_\d{8}\.\w+")
 
 
-class FolderSource:
+class Folder:
     """Images in class folders, with or without a folder a split above them."""
 
-    def __init__(self, root: Path) -> None:
-        """Look at the folders of `root` (not yet at the images); DataError if there is nothing of this shape."""
-        self.root = root
-        self._notes: list[str] = []
-        if not root.is_dir():
-            raise DataError(f"no folder {root}: expected one with train/<class>/<image> and val/<class>/<image>, or <class>/<image>")
-        self._folders = self._find_splits()
-        self.classes = self._find_classes()
+    def __init__(self, root: Location, class_of: ClassOf) -> None:
+        """Look at the folders of `root` (not yet at the images); `class_of` knows validation images by name."""
+        self.root, self._class_of = root, class_of
+        self.notes: list[str] = []
+        self.classes: list[str] = []  # every class folder, empty ones too
+        self.shape = "folder of class folders"
+        self._tree = _RemoteTree(root) if isinstance(root, RemotePath) else _Tree(root)
+        self._reader = FileReader(root)
 
-    def listings(self) -> list[Listing]:
-        """Return every split found, the images of each sorted by class and name."""
-        found = [self._list(split, folder) for split, folder in self._folders.items()]
-        if not any(map(len, found)):
-            raise DataError(f"no images under {self.root}: expected files in one folder a class, as in {self.root}/train/n01440764/1.JPEG")
-        for listing in found:
-            empty = sorted(set(range(len(self.classes))) - set(listing.labels.tolist()))
-            if empty and len(listing):
-                names = ", ".join(self.classes[label] for label in empty[:3])
-                self._notes.append(f"{self.root}: {len(empty)} of {len(self.classes)} classes have no image in {listing.split} ({names}, ...)")
-        return [listing for listing in found if len(listing)]
+    def find(self) -> list[Found]:
+        """Return every split found."""
+        splits = self._splits()
+        self._splits_seen = any(splits.values())
+        found = [part for split, folder in splits.items() if len((part := self._list(split, folder)).places)]
+        self._check_classes(found)
+        return found
 
-    def read(self, key: str) -> bytes:
-        """Return the bytes of the file SRC/key; its size and kind are checked before it is opened.
-
-        UndecodableImage for what can never be read; OSError when the disk fails or the source is vanishing, which must stop
-        the job instead of emptying it.
-        """
-        path = self.root / key
-        if path.is_symlink() and not path.exists():
-            raise UndecodableImage("a link to nowhere")
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise UndecodableImage("not a regular file")
-        if status.st_size > MAX_BYTES:
-            raise UndecodableImage(f"{status.st_size} bytes; at most {MAX_BYTES} are read")
-        try:
-            return path.read_bytes()
-        except PermissionError as error:
-            raise UndecodableImage("no permission to read the file") from error
-
-    def notes(self) -> list[str]:
-        """Return what was passed over: files outside the class folders."""
-        return self._notes
-
-    def _find_splits(self) -> dict[str, str]:
+    def _splits(self) -> dict[str, str]:
         """Return split -> folder below the root ("" is the root itself)."""
         found: dict[str, str] = {}
-        for name in _folders(self.root):
+        folders = self._tree.folders("")
+        for name in folders:
             split = SPLITS.get(name.lower())
             if split is None:
                 continue
             if split in found:
                 raise DataError(f"{self.root} has both {found[split]}/ and {name}/ for the split {split!r}; keep one of them")
             found[split] = name
-        others = [name for name in _folders(self.root) if name not in found.values()]
-        if not any(_folders(self.root / name) for name in found.values()) and (others or not found):
-            return {"train": ""}  # class folders; one of them may well be called "train"
+        others = [name for name in folders if name not in found.values()]
+        inside = any(self._tree.folders(name) or self._flat(name) for name in found.values())
+        if not inside and not (found and not others):
+            match = FLAT.fullmatch(min((name for name, _ in self._tree.files("", deep=False)), default=""))
+            return {match[1]: ""} if match and not others and not found else {"train": ""}  # a class may well be called "train"
         if others:
-            self._notes.append(f"{self.root}: {len(others)} folders beside the splits are not read ({', '.join(others[:3])}, ...)")
-        return {split: found[split] for split in ("train", "val", "test") if split in found}
+            self.notes.append(f"{self.root}: {len(others)} folders beside the splits are not read ({some(others)})")
+        return {split: found[split] for split in ("train", "val", TEST_SPLIT) if split in found}
 
-    def _find_classes(self) -> list[str]:
-        """Return the class folders of the first split, sorted; the other splits may have no further ones."""
-        by_split: dict[str, list[str]] = {}
-        for split, folder in list(self._folders.items()):
-            directory = self.root / folder
-            names = _folders(directory)
-            loose = [entry.name for entry in os.scandir(directory) if not entry.name.startswith(".") and not entry.is_dir()]
-            if not names and loose and split == "test":
-                self._notes.append(f"{directory}: {len(loose)} files without class folders, so without labels: not read")
-                del self._folders[split]
+    def _flat(self, folder: str) -> bool:
+        return any(FLAT.fullmatch(name) for name, _ in self._tree.files(folder, deep=False))
+
+    def _list(self, split: str, folder: str) -> Found:
+        part = Found(split, self._reader)
+        names = self._tree.folders(folder)
+        loose = sorted(name for name, _ in self._tree.files(folder, deep=False))
+        shown_folder = f"{self.root}/{folder}".rstrip("/")
+        if not names and loose:
+            self._list_flat(part, folder, shown_folder)
+            return part
+        if loose and folder:
+            self.notes.append(f"{shown_folder}: {len(loose)} files outside the class folders are not read ({some([shown(name) for name in loose])})")
+        for name in names:
+            if shown(name) != name:
+                raise DataError(f"{self.root}: the class folder {shown(name)} has a name that is not UTF-8; rename it")
+            below = f"{folder}/{name}" if folder else name
+            for file, size in self._tree.files(below, deep=True):
+                path = os.fsencode(f"{below}/{file}")
+                part.classes.append(name)
+                part.names.append(os.fsencode(file))
+                part.places.append(Place(path, -1, -1, size))
+        return part
+
+    def _list_flat(self, part: Found, folder: str, shown_folder: str) -> None:
+        """List validation files without class folders; their names tell the class."""
+        self.shape = "folder of class folders, with flat validation files" if folder else "flat validation files"
+        unknown = []
+        for file, size in self._tree.files(folder, deep=False):
+            class_id = self._class_of(file.rpartition(".")[0])
+            if class_id is None:
+                unknown.append(file)
                 continue
-            if not names and loose:
-                raise DataError(
-                    f"{directory} has {len(loose)} files and no class folders: their labels are unknown. "
-                    f"Expected {directory}/<class>/<image>; move each file into the folder of its class"
-                )
-            if loose:
-                self._notes.append(f"{directory}: {len(loose)} files outside the class folders are not read ({_shown(min(loose))}, ...)")
-            by_split[split] = names
-        classes = next(iter(by_split.values()), [])
-        for split, names in by_split.items():
-            unknown = sorted(set(names) - set(classes))
+            part.classes.append(class_id)
+            part.names.append(os.fsencode(file))
+            part.places.append(Place(os.fsencode(f"{folder}/{file}" if folder else file), -1, -1, size))
+        if part.places:
+            self.notes.append(f"{shown_folder}: the classes of {len(part.places)} files are from {self._class_of.origin}")
             if unknown:
-                first = next(iter(by_split))
-                raise DataError(f"{self.root}: the {split} split has classes that {first} has not: {', '.join(map(_shown, unknown[:5]))}")
-        for name in classes:
-            if _shown(name) != name:
-                raise DataError(f"{self.root}: the class folder {_shown(name)} has a name that is not UTF-8; rename it")
-        return classes
-
-    def _list(self, split: str, folder: str) -> Listing:
-        keys: list[str] = []
-        labels: list[int] = []
-        sizes: list[int] = []
-        for label, name in enumerate(self.classes):
-            for key, size in sorted(_files(self.root, f"{folder}/{name}" if folder else name)):
-                keys.append(key)
-                labels.append(label)
-                sizes.append(size)
-        return Listing(split, keys, np.array(labels, np.int64), np.array(sizes, np.int64))
-
-
-def _folders(directory: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(directory) if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _files(root: Path, below: str) -> Iterator[tuple[str, int]]:
-    """Yield (path below root, bytes) of all that is not a folder. Folders inside a class folder are entered, links to folders not."""
-    try:
-        entries = list(os.scandir(root / below))
-    except FileNotFoundError:
-        return  # a class without images in this split
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue  # .DS_Store, ._photo.jpg
-        key = f"{below}/{entry.name}"
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files(root, key)
+                self.notes.append(f"{shown_folder}: {len(unknown)} files have no known class and are not read ({some(sorted(map(shown, unknown)))})")
+        elif part.split == TEST_SPLIT:
+            self.notes.append(f"{shown_folder}: {len(unknown)} files without class folders, so without labels: not read")
         else:
-            yield key, _size(entry)
+            raise DataError(
+                f"{shown_folder} has {len(unknown)} files and no class folders: their labels are unknown. "
+                f"Expected {shown_folder}/<class>/<image>, or ILSVRC validation files (ILSVRC2012_val_00000001.JPEG)"
+            )
+
+    def _check_classes(self, found: list[Found]) -> None:
+        if not found:
+            raise DataError(f"no images under {self.root}: expected files in one folder a class, as in {self.root}/train/n01440764/1.JPEG")
+        first = found[0].split
+        folder = next((name for name in self._tree.folders("") if SPLITS.get(name.lower()) == first), "")
+        classes = {str(name) for name in found[0].classes} | set(self._tree.folders(folder) if folder or not self._splits_seen else ())
+        self.classes = sorted(classes)
+        for part in found:
+            unknown = sorted({str(name) for name in part.classes} - classes)
+            if unknown:
+                raise DataError(f"{self.root}: the {part.split} split has classes that {first} has not: {some([shown(name) for name in unknown], 5)}")
+            empty = sorted(classes - {str(name) for name in part.classes})
+            if empty:
+                self.notes.append(f"{self.root}: {len(empty)} of {len(classes)} classes have no image in {part.split} ({some(empty)})")
+
+
+class _Tree:
+    """A local folder: what is in it, names that begin with a dot passed over, links to folders not entered below a class."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def folders(self, below: str) -> list[str]:
+        """Return the folders in `below`, sorted."""
+        try:
+            entries = list(os.scandir(self._root / below))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+    def files(self, below: str, *, deep: bool) -> Iterator[tuple[str, int]]:
+        """Yield (path below `below`, bytes) of all that is not a folder; `deep`: of the folders inside it too."""
+        try:
+            entries = list(os.scandir(self._root / below))
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue  # .DS_Store, ._photo.jpg
+            if entry.is_dir(follow_symlinks=not deep):
+                if deep:
+                    for name, size in self.files(f"{below}/{entry.name}", deep=True):
+                        yield f"{entry.name}/{name}", size
+            else:
+                yield entry.name, _size(entry)
 
 
 def _size(entry: os.DirEntry[str]) -> int:
     try:
         return entry.stat().st_size
     except OSError:
-        return -1  # a link to nowhere: read() will say so
+        return -1  # a link to nowhere: reading it will say so
 
 
-def _shown(name: str) -> str:
-    """Return `name` with bytes that are not UTF-8 escaped."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+class _RemoteTree:
+    """The same of a remote folder, from one listing."""
+
+    def __init__(self, root: RemotePath) -> None:
+        self._files: dict[str, list[tuple[str, int]]] = defaultdict(list)
+        self._folders: dict[str, set[str]] = defaultdict(set)
+        for info in root.entries(recursive=True):
+            if not info.is_file:
+                continue
+            *folders, name = root.relative(info.path).split("/")
+            if any(part.startswith(".") for part in (*folders, name)) or not name:
+                continue
+            for depth, folder in enumerate(folders):
+                self._folders["/".join(folders[:depth])].add(folder)
+            self._files["/".join(folders)].append((name, info.size))
+
+    def folders(self, below: str) -> list[str]:
+        return sorted(self._folders.get(below, ()))
+
+    def files(self, below: str, *, deep: bool) -> Iterator[tuple[str, int]]:
+        yield from self._files.get(below, ())
+        if deep:
+            for folder in self.folders(below):
+                for name, size in self.files(f"{below}/{folder}", deep=True):
+                    yield f"{folder}/{name}", size

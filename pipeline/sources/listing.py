@@ -1,37 +1,182 @@
-"""What a source must offer, and what it lists."""
+"""What a source offers: columns of images in one fixed order, whatever the shape they come in, and their bytes by place.
 
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+A key is `<split>/<class>/<file name>`, the same for every shape, so that the same images give the same shards. For a
+folder with train/ and val/ it is the path below it.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Int64
+
+from ..errors import DataError
+
+MAX_BYTES = 1 << 28  # of one encoded image; a larger one is not read into memory
+SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}  # as others call it -> as we do
+WNID = re.compile(r"n\d{8}")
+TEST_SPLIT = "test"
+
+
+class Place(NamedTuple):
+    """Where the bytes of one image lie, as its split's reader understands it."""
+
+    name: bytes  # of the file below the source, or of the member
+    file: int  # which of the reader's files, -1: `name` is the file
+    offset: int  # in the file, bytes; of parquet: row group
+    size: int  # bytes, -1: unknown; of parquet: row in the group
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Reads images by their place. Cheap to pickle: worker processes get a copy each."""
+
+    def read(self, place: Place) -> bytes:
+        """Return the bytes; UndecodableImage if it cannot be read as one, OSError if it is gone."""
+
+    def where(self, place: Place) -> str:
+        """Say where that is, for people."""
+
+
+@dataclass(eq=False)
+class Found:
+    """The images of one split as one shape lists them, in any order; lists of equal length."""
+
+    split: str
+    reader: Reader
+    classes: list[str | None] = field(default_factory=list)  # id of each image's class, None where only a number is known
+    labels: list[int] = field(default_factory=list)  # its number in the source's own list of classes, -1: unknown; or empty
+    names: list[bytes] = field(default_factory=list)  # file name below the class folder
+    places: list[Place] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """The images of one split, sorted by class and name. Three columns, not one object an image."""
+    """The images of one split, sorted by class and name. Columns, not one object an image."""
 
     split: str
-    keys: list[str]  # where each comes from; for a folder, the path below it
+    keys: pa.LargeBinaryArray  # <split>/<class>/<file name>; UTF-8, or the odd bytes that a file system allowed
     labels: Int64[np.ndarray, "n"]  # place in the source's list of classes
-    sizes: Int64[np.ndarray, "n"]  # bytes, so that a changed file changes the plan
+    places: pa.RecordBatch  # name: large_binary, file: int32, offset: int64, size: int64
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self.keys)
+        return len(self.labels)
+
+    def take(self, rows: Int64[np.ndarray, "m"]) -> "Listing":
+        """Return some of the images."""
+        indices = pa.array(rows)
+        return Listing(self.split, self.keys.take(indices), self.labels[rows], self.places.take(indices))
+
+    def find(self, key: str) -> int | None:
+        """Return the row of a key, None if it is not there."""
+        row = pc.index(self.keys, pa.scalar(os.fsencode(key), pa.large_binary())).as_py()
+        return None if row < 0 else row
+
+    def take_one(self, row: int) -> Place:
+        """Return the place of one image."""
+        return Place._make(column[row].as_py() for column in self.places.columns)
+
+    def rows(self) -> list[tuple[bytes, int, Place]]:
+        """Return (key, label, place) of each image: for a shard's worth of them."""
+        places = map(Place._make, zip(*(column.to_pylist() for column in self.places.columns), strict=True))
+        return list(zip(self.keys.to_pylist(), self.labels.tolist(), places, strict=True))
 
 
-@runtime_checkable
-class Source(Protocol):
-    """Raw images with labels. Cheap to pickle: worker processes get a copy each."""
+@dataclass(eq=False)
+class Source:
+    """Raw images with labels, of any shape. Cheap to pickle once the listings are dropped (`reader_only`)."""
 
-    classes: list[str]  # sorted ids, the order of the labels
+    shape: str  # what it was recognised as
+    where: str
+    classes: list[str]  # ids in label order
+    found: list[Listing]
+    readers: dict[str, Reader]  # by split
+    remarks: list[str]
 
     def listings(self) -> list[Listing]:
         """Return every split found."""
+        return self.found
 
-    def read(self, key: str) -> bytes:
+    def read(self, split: str, place: Place) -> bytes:
         """Return the bytes of one image; raise UndecodableImage if it cannot be read as one, OSError if it is gone."""
+        return self.readers[split].read(place)
 
     def notes(self) -> list[str]:
-        """Return what a user should know about this source: what was passed over, and why."""
+        """Return what a user should know: what was passed over, what is missing, and why."""
+        return self.remarks
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 of where every image lies and how large it is: another one means that the source was changed."""
+        digest = hashlib.sha256(self.shape.encode())
+        for listing in self.found:
+            digest.update(f"{listing.split} {len(listing)}\n".encode())
+            for column in listing.places.columns:
+                feed(digest, column)
+        return digest.hexdigest()
+
+
+def feed(digest: Any, column: pa.Array) -> None:  # noqa: ANN401  (hashlib's objects have no public type)
+    """Add an Arrow column to a digest by its values, whatever the offset of its buffers."""
+    if pa.types.is_large_binary(column.type):
+        data = pa.concat_arrays([column])
+        _, offsets, values = data.buffers()
+        ends = np.frombuffer(offsets, np.int64)[data.offset : data.offset + len(data) + 1]
+        digest.update((ends - ends[0]).tobytes())
+        digest.update(memoryview(values)[ends[0] : ends[-1]] if values is not None else b"")
+    else:
+        digest.update(np.ascontiguousarray(column.to_numpy()).tobytes())
+
+
+def listing_of(found: Found, classes: list[str]) -> Listing:
+    """Return the columns of `found`, sorted by label, then key; DataError if two images have one key."""
+    number: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
+    labels = pa.array(map(number.__getitem__, found.classes), pa.int64())
+    prefixes = [f"{found.split}/{name}/".encode("utf-8", "surrogateescape") for name in classes]
+    keys = pa.array((prefixes[number[name]] + file for name, file in zip(found.classes, found.names, strict=True)), pa.large_binary())
+    names, files, offsets, sizes = zip(*found.places, strict=True)
+    places = pa.record_batch(
+        [pa.array(names, pa.large_binary()), pa.array(files, pa.int32()), pa.array(offsets, pa.int64()), pa.array(sizes, pa.int64())],
+        ["name", "file", "offset", "size"],
+    )
+    order = pc.sort_indices(pa.table([labels, keys], ["label", "key"]), [("label", "ascending"), ("key", "ascending")])
+    keys = keys.take(order)
+    if len(keys) > 1:
+        same = pc.equal(keys[1:], keys[:-1])
+        if pc.any(same).as_py():
+            twin = keys[pc.index(same, True).as_py()].as_py()
+            raise DataError(f"the {found.split} split has two images called {shown(twin)}; rename or remove one of them")
+    return Listing(found.split, keys, labels.take(order).to_numpy().copy(), places.take(order))
+
+
+def clean_name(name: str, class_id: str | None) -> bytes:
+    """Return the file name that the image has in ImageNet's own archives.
+
+    Hugging Face appends the class (n01440764_10026_n01440764.JPEG), WebDataset drops the extension: both are undone.
+    """
+    path = PurePosixPath(name).name
+    stem, dot, extension = path.rpartition(".")
+    if not dot:
+        stem, extension = path, ""
+    if class_id and WNID.fullmatch(class_id) and stem.endswith(f"_{class_id}") and re.fullmatch(r"(n\d{8}_\d+|ILSVRC\d{4}_\w+?_\d{8})_n\d{8}", stem):
+        stem = stem.removesuffix(f"_{class_id}")
+    if re.fullmatch(r"n\d{8}_\d+|ILSVRC\d{4}_(train|val|test)_\d{8}", stem) and extension.lower() in ("", "jpg", "jpeg"):
+        extension = "JPEG"
+    return os.fsencode(f"{stem}.{extension}" if extension else stem)
+
+
+def shown(name: bytes | str) -> str:
+    """Return `name` with bytes that are not UTF-8 escaped, so that it can be printed and written down."""
+    return (name if isinstance(name, bytes) else os.fsencode(name)).decode("utf-8", "backslashreplace")
+
+
+def some(names: Sequence[str], count: int = 3) -> str:
+    """Return the first few of `names` for a message."""
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

@@ -1,0 +1,426 @@
+"""Folders of JPEGs -> 256x256 records: `alexprep shard`, its bare kernels, and the peers, in turn, on the same files, in one run.
+
+python benchmarks/producers.py --install [--venvs DIR]      # once: an environment for each peer, by pip
+python benchmarks/producers.py [--src FOLDER] [--copies 4] [--rounds 3] [--venvs DIR] [--json FILE]
+
+FOLDER holds train/<class>/* and val/<class>/*, or <class>/*; without it, pictures are drawn. Files that are no image are left out, since
+the peers stop at them. The others are hard-linked --copies times, so that a run takes a few seconds. All use as many processes as there
+are CPUs. FFCV is compiled: on Debian, first `apt-get install g++ libopencv-dev libturbojpeg0-dev pkg-config`.
+
+What is measured:
+  alexprep shard, whole command   from typing it to the prompt: Python's start, imports, workers, statistics, fsync
+  alexprep shard, after imports   the same runs by the "seconds" that --json prints, which is how the peers are timed
+  peers                           time inside the process, imports excluded; the code in benchmarks/peers/, with Pillow for the images
+  bare kernels                    decode, central_square and encode of alexprep.pipeline.images, from memory to nowhere
+The column "to ours" compares with the first row, round by round. "without start-up" is the slope between all files and about an eighth of them:
+what a long job gets. "CPU ms" is that slope in processor time of all processes together, per image.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from alexprep.pipeline.demo_data import write_demo_data
+from alexprep.pipeline.images import central_square, decode, encode, use_one_thread
+from PIL import Image
+
+HERE = Path(__file__).parent
+CPUS = len(os.sched_getaffinity(0))
+LIMIT = 900  # seconds of one run: FFCV's writer waits for ever for a worker that died
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "LITDATA_DISABLE_VERSION_CHECK": "1",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "PYTHONNOUSERSITE": "1",
+}
+TORCH = ("torch==2.13.0",)  # that of requirements.lock
+
+
+@dataclass(frozen=True)
+class Peer:
+    name: str
+    script: str
+    packages: tuple[str, ...]
+    torch: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()  # what the build of `packages` needs
+
+    @property
+    def folder(self) -> str:
+        return self.script.partition("_")[0]
+
+    @property
+    def steps(self) -> list[list[str]]:
+        """The arguments of pip, call by call. Torch comes first and is named again, so that nothing chooses another one."""
+        options = ["--no-build-isolation"] if self.first else []
+        return [list(step) for step in (self.first, self.torch) if step] + [[*options, *self.packages, *self.torch]]
+
+    @property
+    def reported(self) -> list[str]:
+        return [package.partition("==")[0] for package in self.packages + self.torch]
+
+
+VISION = ("torch==2.14.1", "torchvision==0.29.1")  # Streaming imports torchvision, which works with its own torch only
+PEERS = (
+    Peer("FFCV DatasetWriter", "ffcv_writer.py", ("ffcv==1.0.2", "pillow", "opencv-python"), TORCH, ("setuptools", "wheel", "numpy")),
+    Peer("LitData optimize", "litdata_optimize.py", ("litdata", "pillow"), TORCH),
+    Peer("MosaicML MDSWriter, process pool", "mds_writer.py", ("mosaicml-streaming", "pillow"), VISION),
+    Peer("WebDataset ShardWriter, process pool", "wds_writer.py", ("webdataset", "pillow")),
+)
+
+
+@dataclass
+class Run:
+    images: int
+    seconds: float
+    after_imports: float | None = None
+    cpu: float = 0
+
+
+@dataclass
+class Contestant:
+    name: str
+    convert: Callable[[Path, Path], Run]
+    versions: dict[str, str]
+    runs: dict[str, list[Run]] = field(default_factory=lambda: defaultdict(list))  # of "all" files and of the "few"
+    failure: str = ""
+
+
+# What is converted
+
+
+def usable(path: Path) -> bool:
+    """Whether both Pillow, which the peers use, and our own decoder open it."""
+    try:
+        decode(path.read_bytes())
+        with Image.open(path) as image:
+            image.convert("RGB")
+    except Exception:
+        return False
+    return True
+
+
+def link(files: Iterable[Path], src: Path, out: Path, copies: int) -> None:
+    for path in files:
+        for copy in range(copies):
+            target = out / path.parent.relative_to(src) / f"{copy}_{path.name}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                target.hardlink_to(path)
+            except OSError:  # another file system, or another owner
+                shutil.copyfile(path, target)
+
+
+def prepare(src: Path, folder: Path, copies: int) -> dict[str, Path]:
+    """Make the folders "all" and "few" from the usable files of `src`."""
+    files = [path for path in sorted(src.rglob("*")) if path.is_file() and usable(path)]
+    if not files:
+        raise SystemExit(f"no images in {src}")
+    folders = {"all": folder / "all", "few": folder / "few"}
+    link(files, src, folders["all"], copies)
+    step = max(1, 8 // copies)
+    link(files[::step], src, folders["few"], max(1, copies // 8))
+    return folders
+
+
+def files_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+# Who converts
+
+
+def call(command: Sequence[str | Path], out: Path) -> str:
+    """Run it and return its stdout; at the time limit, or when it fails, none of its processes stays."""
+    scratch = {"TMPDIR": str(out.parent), "DATA_OPTIMIZER_CACHE_FOLDER": str(out.parent / "cache")}
+    environment = os.environ | QUIET | scratch
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True, cwd=out.parent
+    )
+    try:
+        stdout, stderr = process.communicate(timeout=LIMIT)
+    finally:
+        if process.returncode != 0:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if process.returncode:
+        raise RuntimeError(last_line(stderr) or f"exit status {process.returncode}")
+    return stdout
+
+
+def last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def ours(encoding: str) -> Callable[[Path, Path], Run]:
+    executable = Path(sys.executable).parent / "alexprep"
+
+    def convert(src: Path, out: Path) -> Run:
+        start = time.perf_counter()
+        done = json.loads(call([executable, "shard", "--src", src, "--out", out, "--encoding", encoding, "--json"], out))
+        seconds = time.perf_counter() - start
+        return Run(sum(split["records"] for split in done["splits"].values()), seconds, done["seconds"])
+
+    return convert
+
+
+def theirs(python: Path, script: str) -> Callable[[Path, Path], Run]:
+    def convert(src: Path, out: Path) -> Run:
+        done = json.loads(last_line(call([python, HERE / "peers" / script, src, out, str(CPUS)], out)))
+        return Run(done["images"], done["seconds"])
+
+    return convert
+
+
+def kernels(src: Path, _out: Path) -> Run:
+    """Every process takes the next image when it has done one, so that all end together."""
+    files = [path.read_bytes() for path in files_of(src)]
+    context = multiprocessing.get_context("fork")  # the processes share `files`
+    barrier, taken = context.Barrier(CPUS + 1), context.Value("q", 0)
+
+    def work() -> None:
+        use_one_thread()
+        barrier.wait()
+        while True:
+            with taken.get_lock():
+                index = taken.value
+                taken.value += 1
+            if index >= len(files):
+                break
+            encode(central_square(decode(files[index]), 256), 95)
+        barrier.wait()
+
+    processes = [context.Process(target=work) for _ in range(CPUS)]
+    for process in processes:
+        process.start()
+    barrier.wait()
+    start = time.perf_counter()
+    barrier.wait()
+    seconds = time.perf_counter() - start
+    for process in processes:
+        process.join()
+    return Run(len(files), seconds)
+
+
+# Environments of the peers
+
+
+def install(peer: Peer, venv: Path) -> str:
+    """Make the environment of `peer`, unless it is there; return what went wrong."""
+    marker = venv / "complete.json"
+    if marker.exists() and json.loads(marker.read_text()) == peer.steps:
+        return ""
+    print(f"installing {peer.name} into {venv}", flush=True)
+    commands: list[list[str | Path]] = [[sys.executable, "-m", "venv", "--clear", venv]]
+    commands += [[venv / "bin/python", "-m", "pip", "install", "--quiet", *step] for step in peer.steps]
+    for command in commands:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            (venv / "failure.txt").write_text(done.stdout + done.stderr)
+            return f"not installed: {reason(done.stderr)} (all of it: {venv / 'failure.txt'})"
+    marker.write_text(json.dumps(peer.steps))
+    return ""
+
+
+def reason(stderr: str) -> str:
+    """The first line of a failed pip in which it, or a compiler, names an error."""
+    return next((line.strip() for line in stderr.splitlines() if "error:" in line.lower() or "Error:" in line), last_line(stderr))
+
+
+def missing(venv: Path) -> str:
+    if (venv / "complete.json").exists():
+        return ""
+    failure = venv / "failure.txt"
+    return f"not installed: {reason(failure.read_text())}" if failure.exists() else f"not installed: no {venv}; run with --install"
+
+
+def versions_in(python: Path, packages: Sequence[str]) -> dict[str, str]:
+    code = "import json, platform, sys; from importlib.metadata import version as v; "
+    code += "print(json.dumps({'python': platform.python_version()} | {name: v(name) for name in sys.argv[1:]}))"
+    return dict(json.loads(subprocess.run([python, "-c", code, *packages], check=True, capture_output=True, text=True).stdout))
+
+
+def contestants(venvs: Path) -> list[Contestant]:
+    names = ("alexprep", "simplejpeg", "opencv-python-headless", "pyarrow", "numpy")
+    mine = {"python": platform.python_version()} | {name: version(name) for name in names}
+    found = [
+        Contestant("alexprep shard, jpeg", ours("jpeg"), mine),
+        Contestant("alexprep shard, raw", ours("raw"), mine),
+        Contestant("bare kernels, from memory, no writer", kernels, mine),
+    ]
+    for peer in PEERS:
+        venv = venvs / peer.folder
+        python, failure = venv / "bin/python", missing(venv)
+        found.append(Contestant(peer.name, theirs(python, peer.script), {} if failure else versions_in(python, peer.reported), failure=failure))
+    return found
+
+
+# The measurement
+
+
+def cpu_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)  # of all descendants that were waited for
+    return used.ru_utime + used.ru_stime
+
+
+def measure(contestant: Contestant, src: Path, folder: Path) -> Run | None:
+    """One conversion. What fails once is not run again."""
+    if contestant.failure:
+        return None
+    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as scratch:
+        before = cpu_seconds()
+        try:
+            run = contestant.convert(src, Path(scratch) / "out")
+        except (RuntimeError, subprocess.TimeoutExpired, ValueError, KeyError) as error:
+            contestant.failure = f"failed: {error}"
+            return None
+        run.cpu = cpu_seconds() - before
+    expected = len(files_of(src))
+    if run.images != expected:
+        contestant.failure = f"failed: {run.images} records of {expected} images"
+        return None
+    return run
+
+
+def compete(field_: list[Contestant], folders: dict[str, Path], rounds: int, folder: Path) -> None:
+    for contestant in field_:
+        measure(contestant, folders["few"], folder)  # fills caches, compiles modules
+    for number in range(rounds):
+        turn = number % len(field_)
+        for contestant in field_[turn:] + field_[:turn]:
+            for size, src in folders.items():
+                run = measure(contestant, src, folder)
+                if run is not None:
+                    contestant.runs[size].append(run)
+        print(f"round {number + 1} of {rounds} done", file=sys.stderr, flush=True)
+
+
+def slope(runs: dict[str, list[Run]], of: Callable[[Run], float]) -> float:
+    """How much `of` grows by one image."""
+    grown = statistics.median(map(of, runs["all"])) - statistics.median(map(of, runs["few"]))
+    return grown / (runs["all"][0].images - runs["few"][0].images)
+
+
+def row(name: str, runs: dict[str, list[Run]], seconds: Callable[[Run], float]) -> dict[str, Any]:
+    rates = [run.images / seconds(run) for run in runs["all"]]
+    return {
+        "name": name,
+        "images_per_second": statistics.median(rates),
+        "min": min(rates),
+        "max": max(rates),
+        "rates": rates,
+        "images_per_second_without_start_up": 1 / slope(runs, seconds),
+        "cpu_ms_per_image": 1000 * slope(runs, lambda run: run.cpu),
+    }
+
+
+def rows(contestant: Contestant) -> list[dict[str, Any]]:
+    runs = contestant.runs
+    if contestant.failure or not runs["all"]:
+        return [{"name": contestant.name, "failure": contestant.failure or "not run"}]
+    if runs["all"][0].after_imports is None:
+        return [row(contestant.name, runs, lambda run: run.seconds)]
+    return [
+        row(f"{contestant.name}, whole command", runs, lambda run: run.seconds),
+        row(f"{contestant.name}, after imports", runs, lambda run: run.after_imports or 0),
+    ]
+
+
+def relate(table: list[dict[str, Any]]) -> None:
+    """Add each row's ratio to the first: the median over rounds of the ratio within a round, since a shared machine drifts."""
+    own = table[0].get("rates")
+    for line in table:
+        if own and "rates" in line:
+            line["ratio_to_ours"] = statistics.median(rate / mine for rate, mine in zip(line["rates"], own, strict=True))
+
+
+def print_table(table: list[dict[str, Any]]) -> None:
+    print(f"{'':<40} {'images/s':>8}  {'min - max':^13} {'to ours':>8} {'without start-up':>17} {'CPU ms':>7}")
+    for line in table:
+        if "failure" in line:
+            print(f"{line['name']:<40} {line['failure']}")
+            continue
+        rate, spread = line["images_per_second"], f"{line['min']:.0f} - {line['max']:.0f}"
+        ratio = f"{line['ratio_to_ours']:.2f}" if "ratio_to_ours" in line else "-"
+        steady, cpu = line["images_per_second_without_start_up"], line["cpu_ms_per_image"]
+        print(f"{line['name']:<40} {rate:>8.0f}  {spread:^13} {ratio:>8} {steady:>17.0f} {cpu:>7.2f}")
+
+
+def processor() -> str:
+    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--src", type=Path, help="folder of class folders, or of train/ and val/ with such; default: drawn pictures")
+    parser.add_argument("--copies", type=int, default=4, help="how often each file is there (default: 4)")
+    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
+    parser.add_argument("--venvs", type=Path, default=Path("~/.cache/alexprep-peers"), help="the peers' environments (default: %(default)s)")
+    parser.add_argument("--install", action="store_true", help="make the environments that are missing, and stop")
+    parser.add_argument("--json", type=Path, help="file for every number")
+    arguments = parser.parse_args()
+    venvs = arguments.venvs.expanduser().absolute()
+    if arguments.install:
+        sys.exit(install_all(venvs))
+    machine = {"processor": processor(), "cpus": CPUS, "system": platform.platform(), "load_before": os.getloadavg()[0]}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        src = arguments.src.absolute() if arguments.src else draw(folder / "drawn")
+        folders = prepare(src, folder, arguments.copies)
+        counts = {size: len(files_of(path)) for size, path in folders.items()}
+        field_ = contestants(venvs)
+        compete(field_, folders, arguments.rounds, folder)
+    table = [line for contestant in field_ for line in rows(contestant)]
+    relate(table)
+    print(f"{machine['processor']}, {CPUS} CPUs, {machine['system']}, load before {machine['load_before']:.1f}")
+    print(
+        f"{counts['all']} images ({arguments.copies} links to each of {src if arguments.src else 'our drawn pictures'}), {arguments.rounds} rounds\n"
+    )
+    print_table(table)
+    print()
+    for contestant in field_:
+        print(f"{contestant.name}: {', '.join(f'{package} {number}' for package, number in contestant.versions.items()) or 'not installed'}")
+    if arguments.json:
+        runs = {contestant.name: {size: [asdict(run) for run in runs] for size, runs in contestant.runs.items()} for contestant in field_}
+        versions = {contestant.name: contestant.versions for contestant in field_}
+        facts = {"machine": machine, "images": counts, "rounds": arguments.rounds, "table": table, "runs": runs, "versions": versions}
+        arguments.json.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def draw(folder: Path) -> Path:
+    for _ in write_demo_data(folder, 40, 10, 0):
+        pass
+    return folder
+
+
+def install_all(venvs: Path) -> int:
+    """Return how many could not be installed."""
+    venvs.mkdir(parents=True, exist_ok=True)
+    failures = {peer.name: install(peer, venvs / peer.folder) for peer in PEERS}
+    for name, failure in failures.items():
+        print(f"{name}: {failure or 'installed'}")
+    return sum(map(bool, failures.values()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""What a job will make, from its source and parameters alone: which image goes into which shard. Saved as job.json before the first shard.
+
+In:  listings, parameters.    Out: a digest, shards with names, and the images of each.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from .config import ShardConfig
+from .errors import DataError
+from .manifest import FORMAT_VERSION
+from .order import permutation
+from .sources import Listing, Source
+from .sources.listing import feed
+from .storage import Location, read_json, write_json
+
+JOB = "job.json"
+
+
+def shard_count(images: int, config: ShardConfig) -> int:
+    """Return how many shards a split gets: full ones if it is large; else up to 16 of at least 64, so that workers share it."""
+    return max(-(-images // config.records_per_shard), min(16, images // 64), 1)
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that decide about a pixel or a byte."""
+    return {name: version(name) for name in ("opencv-python-headless", "simplejpeg", "pillow", "pyarrow")}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A job without its source: enough to name every shard, and to tell whether it is finished."""
+
+    digest: str  # sha256 of format version, parameters, classes, keys and labels
+    config: ShardConfig
+    classes: tuple[str, ...]
+    images: dict[str, int]  # by split
+    source: dict[str, str]  # shape and fingerprint: what may differ between two sources of the same images
+    suffix: str = ""  # of shard names: "" of the first job, "+1" of the first append
+    versions: dict[str, str] = field(default_factory=library_versions, compare=False)
+
+    @property
+    def total(self) -> int:
+        """Images in all splits."""
+        return sum(self.images.values())
+
+    def shards(self, split: str) -> list[str]:
+        """Return the names of a split's shards, in order."""
+        count = shard_count(self.images[split], self.config)
+        return [f"{split}{self.suffix}-{index:05}-of-{count:05}.arrow" for index in range(count)]
+
+    def write(self, directory: Location) -> None:
+        """Publish it as job.json."""
+        write_json(
+            directory / job_file(self.suffix),
+            {
+                "format_version": FORMAT_VERSION,
+                "plan": self.digest,
+                "parameters": asdict(self.config),
+                "classes": self.classes,
+                "images": self.images,
+                "source": self.source,
+            },
+        )
+
+
+def job_file(suffix: str) -> str:
+    """Return the name of the job's file: job.json, job+1.json of the first append."""
+    return JOB.replace(".", f"{suffix}.")
+
+
+def read_plan(directory: Location, suffix: str = "") -> Plan | None:
+    """Return the plan saved in `directory`, None if there is none; DataError if it is damaged."""
+    path = directory / job_file(suffix)
+    if not path.is_file():
+        return None
+    value = read_json(path)
+    try:
+        if value["format_version"] != FORMAT_VERSION:
+            raise DataError(f"{path} has format version {value['format_version']}; this release continues version {FORMAT_VERSION}")
+        images = {str(split): int(count) for split, count in value["images"].items()}
+        config, classes = ShardConfig(**value["parameters"]), tuple(map(str, value["classes"]))
+        if not images or min(images.values()) < 1 or any("/" in split or split.startswith(".") for split in images):
+            raise ValueError("its splits make no sense")
+        return Plan(str(value["plan"]), config, classes, images, dict(value["source"]), suffix)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise DataError(f"{path} is not a job of ours ({type(error).__name__}: {error}); delete it and run alexprep shard again") from error
+
+
+def make_plan(source: Source, config: ShardConfig, suffix: str = "", classes: tuple[str, ...] | None = None) -> Plan:
+    """Return the plan for all of `source`."""
+    listings = source.listings()
+    names = tuple(source.classes) if classes is None else classes
+    digest = hashlib.sha256()
+
+    def say(value: Any) -> None:  # noqa: ANN401  (JSON is anything)
+        digest.update(json.dumps(value, sort_keys=True).encode() + b"\n")
+
+    say([FORMAT_VERSION, asdict(config), names])
+    for listing in listings:
+        say([listing.split, len(listing)])
+        digest.update(np.ascontiguousarray(listing.labels).tobytes())
+        feed(digest, listing.keys)
+    facts = {"shape": source.shape, "fingerprint": source.fingerprint()}
+    return Plan(digest.hexdigest(), config, names, {listing.split: len(listing) for listing in listings}, facts, suffix)
+
+
+class Shuffle:
+    """The images of one split, shuffled once (as the 2012 data was), so that every shard is a fair sample of all classes."""
+
+    def __init__(self, listing: Listing, config: ShardConfig) -> None:
+        """Draw the order: a permutation of the listing that follows from its length alone."""
+        self.listing = listing
+        self._order: Int64[np.ndarray, n] = permutation(0, 0, len(listing)).astype(np.int64)
+        self._parts = np.array_split(self._order, shard_count(len(listing), config))
+        self.starts = np.cumsum([0, *map(len, self._parts)]).tolist()  # number of each shard's first image
+
+    def images(self, index: int) -> Listing:
+        """Return the images of shard `index`, in its order."""
+        return self.listing.take(self._parts[index])
+
+    def count(self, index: int) -> int:
+        """Return how many they are."""
+        return len(self._parts[index])
+
+    def image(self, number: int) -> Listing:
+        """Return the number-th image in shuffled order."""
+        return self.listing.take(self._order[number : number + 1])

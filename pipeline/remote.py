@@ -1,0 +1,210 @@
+"""Files in an object store or behind any other URI that pyarrow.fs knows (s3, gs, abfss, hf, hdfs, fsspec+...), with the names of pathlib.
+
+In:  a URI from the user.    Out: bytes; whole objects put under their final name, or nothing.
+"""
+
+import fnmatch
+import os
+import random
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+from .errors import DataError
+
+T = TypeVar("T")
+ATTEMPTS = 6  # waits of 0.2, 0.4, ... 3.2 s between them, six seconds in all, on top of what the store's own client retries
+PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+OBJECT_STORES = ("s3", "gcs", "abfs")  # folders are only prefixes there
+
+
+def location(where: "str | Path | RemotePath") -> "Path | RemotePath":
+    """Return where `where` points: a RemotePath for scheme://..., a Path for anything else."""
+    if isinstance(where, RemotePath):
+        return where
+    text = str(where)
+    # click hands over a Path, which makes s3://a of s3:/a
+    scheme = re.match(r"([a-zA-Z][a-zA-Z0-9+.-]+):/{1,2}", text)
+    if scheme is None:
+        return Path(text)
+    if scheme[1] == "file":
+        return Path("/" + text[scheme.end() :].lstrip("/"))
+    return RemotePath(f"{scheme[1]}://{text[scheme.end() :].rstrip('/')}")
+
+
+@dataclass(frozen=True)
+class RemotePath:
+    """A file or folder of a remote file system; pickles as its URI."""
+
+    root: str  # as the user gave it, with any ?endpoint_override=...
+    below: str = ""
+
+    def __truediv__(self, name: str) -> "RemotePath":
+        """Return the file `name` in this folder."""
+        return RemotePath(self.root, f"{self.below}/{name}" if self.below else name)
+
+    def __str__(self) -> str:
+        """Return the URI without its query, which may hold keys."""
+        base = re.sub(r"//[^/@]*@", "//", self.root.partition("?")[0].rstrip("/"))
+        return f"{base}/{self.below}" if self.below else base
+
+    def __fspath__(self) -> str:
+        """Refuse to be taken for a file of this machine."""
+        raise DataError(f"{self} is not a local folder; copy it here first")
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return str(self).rpartition("/")[2]
+
+    @property
+    def parent(self) -> "RemotePath":
+        """The folder it is in (the root is its own)."""
+        return RemotePath(self.root, self.below.rpartition("/")[0])
+
+    def with_name(self, name: str) -> "RemotePath":
+        """Return its neighbour `name`."""
+        return self.parent / name
+
+    def is_file(self) -> bool:
+        """Tell whether there is such a file."""
+        return bool(self._info().is_file)
+
+    def is_dir(self) -> bool:
+        """Tell whether there is such a folder (an object store's root always is one)."""
+        return not self.below or not (self._info().is_file or str(self._info().type).endswith("NotFound"))
+
+    def exists(self) -> bool:
+        """Tell whether there is anything of this name."""
+        return self.is_file() or self.is_dir()
+
+    def stat(self) -> Any:  # noqa: ANN401  (as much of os.stat_result as there is)
+        """Return st_size; FileNotFoundError if it is not there."""
+        info = self._info()
+        if not info.is_file:
+            raise FileNotFoundError(2, "no such file", str(self))
+        return SimpleNamespace(st_size=info.size)
+
+    def read_bytes(self) -> bytes:
+        """Return the whole content."""
+
+        def read() -> bytes:
+            with self._filesystem.open_input_file(self._path) as file:  # open_input_stream is sixty times slower on S3
+                return bytes(file.read())
+
+        return retried(read, self)
+
+    def open_random(self) -> Any:  # noqa: ANN401  (a pyarrow.NativeFile)
+        """Open for reading at any place."""
+        return retried(lambda: self._filesystem.open_input_file(self._path), self)
+
+    def entries(self, *, recursive: bool = False) -> list[Any]:
+        """Return pyarrow FileInfos of what is in this folder, sorted by path; none if there is no such folder."""
+        from pyarrow.fs import FileSelector
+
+        selector = FileSelector(self._path, allow_not_found=True, recursive=recursive)
+        return sorted(retried(lambda: self._filesystem.get_file_info(selector), self), key=lambda info: info.path)
+
+    def relative(self, path: str) -> str:
+        """Return a path of `entries()` as seen from here."""
+        return path.removeprefix(self._path.rstrip("/")).lstrip("/")
+
+    def glob(self, pattern: str) -> Iterator["RemotePath"]:
+        """Yield the files in this folder whose names match."""
+        yield from (self / info.base_name for info in self.entries() if info.is_file and fnmatch.fnmatchcase(info.base_name, pattern))
+
+    def iterdir(self) -> Iterator["RemotePath"]:
+        """Yield what is in this folder."""
+        yield from (self / info.base_name for info in self.entries())
+
+    def unlink(self, *, missing_ok: bool = False) -> None:
+        """Delete the file."""
+        try:
+            retried(lambda: self._filesystem.delete_file(self._path), self)
+        except FileNotFoundError:
+            if not missing_ok:
+                raise
+
+    def mkdir(self, *, parents: bool = True, exist_ok: bool = True) -> None:
+        """Make the folder where folders exist; `parents` and `exist_ok` are as if always given."""
+        del parents, exist_ok
+        if self._filesystem.type_name not in OBJECT_STORES:
+            self._filesystem.create_dir(self._path, recursive=True)
+
+    def put(self, data: Any) -> None:  # noqa: ANN401  (any buffer)
+        """Store `data` (a buffer) under this name, whole or not at all.
+
+        One write of everything and a close that completes it: when a part fails, the close fails too and the object never
+        appears; a killed process completes nothing. (A `with` block would complete a truncated object on any error.)
+        """
+        size = memoryview(data).nbytes
+
+        def put() -> None:
+            if self._filesystem.type_name not in OBJECT_STORES:
+                self._put_aside(data)
+                return
+            stream = self._filesystem.open_output_stream(self._path)
+            stream.write(data)
+            stream.close()
+
+        retried(put, self)
+        if self.stat().st_size != size:
+            raise OSError(5, f"{self.stat().st_size} bytes arrived instead of {size}", str(self))
+
+    def _put_aside(self, data: Any) -> None:  # noqa: ANN401  (any buffer)
+        """Write beside and rename: file systems with a real rename (hdfs, ssh, memory) show a file while it is written."""
+        folder, _, name = self._path.rpartition("/")
+        aside = f"{folder}/.{name}.{os.getpid()}.partial"
+        with self._filesystem.open_output_stream(aside) as stream:
+            stream.write(data)
+        self._filesystem.move(aside, self._path)
+
+    def _info(self) -> Any:  # noqa: ANN401  (a pyarrow FileInfo)
+        return retried(lambda: self._filesystem.get_file_info(self._path), self)
+
+    @property
+    def _filesystem(self) -> Any:  # noqa: ANN401  (a pyarrow FileSystem)
+        return _opened(self.root)[0]
+
+    @property
+    def _path(self) -> str:
+        base = _opened(self.root)[1].rstrip("/")
+        return f"{base}/{self.below}" if self.below else base
+
+
+@lru_cache(maxsize=16)
+def _opened(root: str) -> tuple[Any, str]:
+    """Return (file system, path) of a URI; DataError if it cannot be one."""
+    import pyarrow as pa
+    from pyarrow.fs import FileSystem
+
+    try:
+        filesystem, path = FileSystem.from_uri(root)
+    except (pa.ArrowException, OSError, ValueError, ImportError) as error:
+        shown = root.partition("?")[0]
+        raise DataError(f"{shown} cannot be opened: {error}. Expected a local folder or a URI such as s3://bucket/folder") from error
+    return filesystem, path
+
+
+def retried(work: Callable[[], T], where: RemotePath) -> T:
+    """Return what `work` returns, trying again with growing pauses while the store fails; then OSError names the file.
+
+    What will not change by waiting (no such file, no permission) is raised at once.
+    """
+    import pyarrow as pa
+
+    for attempt in range(ATTEMPTS):
+        try:
+            return work()
+        except PERMANENT:
+            raise
+        except (OSError, pa.ArrowException) as error:
+            if attempt == ATTEMPTS - 1 or re.search(r"ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE_DOES_NOT_MATCH", str(error)):
+                raise OSError(5, f"the store failed {attempt + 1} times: {error}", str(where)) from error
+            time.sleep(0.2 * 2**attempt * (0.75 + random.random() / 2))  # jitter: a thousand workers should not come back together
+    raise AssertionError

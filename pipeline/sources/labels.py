@@ -1,0 +1,219 @@
+"""Facts about ILSVRC: which class a validation image belongs to, which number the devkit gives a class, how many images there are.
+
+`ilsvrc2012.npz` holds the 1000 ids (the number of each wnid) and the class of each of the 50,000 validation images as
+uint16, taken from the labels that TensorFlow Datasets 4.9.10 publishes (Apache-2.0): facts, so that a bare validation
+folder or tar works.
+"""
+
+import csv
+import io
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError
+from ..remote import RemotePath
+from .listing import Listing, some
+
+Location = Path | RemotePath
+NUMBERED = re.compile(r"ILSVRC(\d{4})_(val|test)_(\d{8})")
+COUNTS = {"train": 1_281_167, "val": 50_000}  # of ILSVRC2012; the 100,000 test images have no public labels
+MAX_TEXT = 1 << 26  # bytes of a label file
+
+
+@cache
+def ilsvrc2012() -> tuple[list[str], list[int]]:
+    """Return the 1000 ids, sorted, and the label of each validation image in the order of their names."""
+    with (files(__package__) / "ilsvrc2012.npz").open("rb") as file:
+        table = np.load(file, allow_pickle=False)
+        return [f"n{number:08}" for number in table["wnids"].tolist()], table["val"].tolist()
+
+
+class ClassOf:
+    """Looks up the class of a validation or test image by its name: Kaggle's CSV, else the devkit, else the table above."""
+
+    def __init__(self, root: Location) -> None:
+        """Look for label files in `root` and above its Kaggle folders; they are read when first needed."""
+        self._csv = _kaggle_csv(root)
+        self._devkit = Devkit.find(root)
+        self.origin = ""
+
+    def __call__(self, stem: str) -> str | None:
+        """Return the class id of the image called `stem` (without extension), None if nothing knows it."""
+        if stem in self._csv:
+            self.origin = "LOC_val_solution.csv"
+            return self._csv[stem]
+        match = NUMBERED.fullmatch(stem)
+        if match is None:
+            return None
+        year, split, number = match[1], match[2], int(match[3])
+        if self._devkit is not None and year == self._devkit.year:
+            found = self._devkit.class_of(split, number)
+            if found is not None:
+                self.origin = str(self._devkit.path)
+                return found
+        ids, val = ilsvrc2012()
+        if (year, split) == ("2012", "val") and 1 <= number <= len(val):
+            self.origin = "the table of the 50,000 validation labels that comes with alexprep"
+            return ids[val[number - 1]]
+        return None
+
+
+class Devkit:
+    """The development kit of one year: its ground truth files and its numbering of the classes."""
+
+    def __init__(self, path: Location, year: str, read: Callable[[str], bytes | None]) -> None:
+        """Read what is there; `read(name)` returns a file of its data/ folder."""
+        self.path, self.year, self._read = path, year, read
+        self._truth = {"val": self._numbers("validation"), "test": self._numbers("test")}
+        self._ids: dict[int, str] | None = None
+
+    @classmethod
+    def find(cls, root: Location) -> "Devkit | None":
+        """Return the devkit in `root`: a .tar.gz or an unpacked folder; None if there is none."""
+        if isinstance(root, RemotePath) or not root.is_dir():
+            return None
+        for path in sorted(root.iterdir()):
+            if "devkit" not in path.name.lower():
+                continue
+            read = _folder_reader(path) if path.is_dir() else _archive_reader(path)
+            for year in ("2012", "2010"):
+                if read is not None and read(f"ILSVRC{year}_validation_ground_truth.txt") is not None:
+                    return cls(path, year, read)
+        return None
+
+    def class_of(self, split: str, number: int) -> str | None:
+        """Return the class id of the number-th image (from 1), None beyond the ground truth."""
+        truth = self._truth[split]
+        if not 1 <= number <= len(truth):
+            return None
+        ids = self.ids()
+        if truth[number - 1] not in ids:
+            raise DataError(f"{self.path}: the ground truth of {split} image {number} is class {truth[number - 1]}, which the devkit does not define")
+        return ids[truth[number - 1]]
+
+    def ids(self) -> dict[int, str]:
+        """Return number -> class id: from meta.mat (with scipy), else, for 2012, from its ground truth beside our table."""
+        if self._ids is None:
+            self._ids = self._from_meta() or self._from_table()
+        return self._ids
+
+    def _from_meta(self) -> dict[int, str] | None:
+        data = self._read("meta.mat")
+        try:
+            from scipy.io import loadmat
+        except ModuleNotFoundError:
+            return None
+        if data is None:
+            return None
+        try:
+            rows = loadmat(io.BytesIO(data), squeeze_me=True, variable_names=["synsets"])["synsets"]
+            number, wnid = f"ILSVRC{self.year}_ID", "WNID"
+            return {int(row[number]): str(row[wnid]) for row in np.atleast_1d(rows)}
+        except Exception as error:  # scipy raises anything on a damaged file
+            raise DataError(f"{self.path}: meta.mat cannot be read ({type(error).__name__}: {error}); restore it") from error
+
+    def _from_table(self) -> dict[int, str]:
+        """Each of the 1000 classes has fifty validation images, so that truth beside table tells every number's class."""
+        ids, val = ilsvrc2012()
+        if self.year != "2012" or len(self._truth["val"]) != len(val):
+            raise DataError(f"{self.path}: its class numbers are in meta.mat, which scipy reads: pip install scipy")
+        found: dict[int, str] = {}
+        for number, label in zip(self._truth["val"], val, strict=True):
+            if found.setdefault(number, ids[label]) != ids[label]:
+                raise DataError(f"{self.path}: its ground truth contradicts the known labels of the validation images: class {number} is several")
+        return found
+
+    def _numbers(self, split: str) -> list[int]:
+        data = self._read(f"ILSVRC{self.year}_{split}_ground_truth.txt")
+        if data is None:
+            return []
+        try:
+            return [int(line) for line in data.split()]
+        except ValueError as error:
+            raise DataError(f"{self.path}: ILSVRC{self.year}_{split}_ground_truth.txt has a line that is no number ({error})") from error
+
+
+def _folder_reader(folder: Path) -> Callable[[str], bytes | None]:
+    def read(name: str) -> bytes | None:
+        for path in (folder / "data" / name, folder / name, *sorted(folder.glob(f"*/data/{name}"))):
+            if path.is_file() and path.stat().st_size <= MAX_TEXT:
+                return path.read_bytes()
+        return None
+
+    return read
+
+
+def _archive_reader(path: Path) -> Callable[[str], bytes | None] | None:
+    """Return a reader of a .tar.gz devkit (2 MB); what it holds is bounded while it is unpacked in memory."""
+    found: dict[str, bytes] = {}
+    try:
+        with tarfile.open(path, "r:*") as archive:
+            for count, member in enumerate(archive):
+                name = member.name.rpartition("/")[2]
+                if count > 10_000:
+                    break
+                if member.isreg() and member.size <= MAX_TEXT and (name == "meta.mat" or name.endswith("_ground_truth.txt")):
+                    file = archive.extractfile(member)
+                    assert file is not None  # a regular file
+                    found[name] = file.read()
+    except (tarfile.TarError, OSError, EOFError):
+        return None
+    return found.get
+
+
+def _kaggle_csv(root: Location) -> dict[str, str]:
+    """Return image -> class of LOC_val_solution.csv (ImageId,PredictionString; its first word is the class), in `root` or above Data/CLS-LOC."""
+    if isinstance(root, RemotePath):
+        candidates: list[Location] = [root / "LOC_val_solution.csv"]
+    else:
+        above = root.absolute().parents[:3] if root.name == "CLS-LOC" else ()
+        candidates = [folder / "LOC_val_solution.csv" for folder in (root, *above)]
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is None:
+        return {}
+    if path.stat().st_size > MAX_TEXT:
+        raise DataError(f"{path} is larger than {MAX_TEXT} bytes: not Kaggle's table of validation labels")
+    found = {}
+    try:
+        for row in csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"))):
+            found[row["ImageId"]] = row["PredictionString"].split()[0]
+    except (KeyError, IndexError, AttributeError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: expected lines ImageId,PredictionString as Kaggle has them ({type(error).__name__}: {error})") from error
+    return found
+
+
+def missing_from_ilsvrc2012(classes: list[str], listings: list[Listing]) -> Iterator[str]:
+    """Yield what is not as in ILSVRC2012, if this is meant to be it: the splits' counts, and the classes'."""
+    ids, _ = ilsvrc2012()
+    known = len(set(classes) & set(ids))
+    if known < 900 or known < len(classes):
+        return
+    if len(classes) < len(ids):
+        yield f"{len(classes)} of ILSVRC2012's {len(ids)} classes are here; missing: {some(sorted(set(ids) - set(classes)))}"
+    for listing in listings:
+        expected = COUNTS.get(listing.split)
+        if expected is not None and len(listing) != expected:
+            difference = f"{abs(expected - len(listing)):,} {'missing' if len(listing) < expected else 'too many'}"
+            yield f"{listing.split} has {len(listing):,} images; ILSVRC2012 has {expected:,}: {difference}"
+    for split, expected in COUNTS.items():
+        if split not in {listing.split for listing in listings}:
+            yield f"there is no {split} split; ILSVRC2012's has {expected:,} images"
+
+
+def devkit_order(root: Location, classes: list[str]) -> list[str]:
+    """Return `classes` in the devkit's order (ILSVRC2012_ID, the labels of the 2012 code); DataError without a devkit."""
+    devkit = Devkit.find(root)
+    if devkit is None:
+        raise DataError(f"--label-order devkit needs the devkit: put ILSVRC2012_devkit_t12.tar.gz into {root}")
+    number: dict[Any, int] = {name: i for i, name in devkit.ids().items()}
+    unknown = [name for name in classes if name not in number]
+    if unknown:
+        raise DataError(f"--label-order devkit: {devkit.path} does not number {len(unknown)} of the classes ({some(unknown)})")
+    return sorted(classes, key=number.__getitem__)

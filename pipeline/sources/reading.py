@@ -1,0 +1,131 @@
+"""Bytes out of files, by name or by range: nothing is unpacked, nothing larger than an image is held."""
+
+import os
+import stat
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import DataError, UndecodableImage
+from ..remote import RemotePath, retried
+from .listing import MAX_BYTES, Place, shown
+
+Location = Path | RemotePath
+
+
+class FileReader:
+    """Images that are files below a folder: `place.name` is the path there."""
+
+    def __init__(self, root: Location) -> None:
+        """Read below `root`."""
+        self.root = root
+
+    def read(self, place: Place) -> bytes:
+        """Return the bytes of the file; its size and kind are checked before it is opened.
+
+        UndecodableImage for what can never be read; OSError when the disk fails or the source is vanishing, which must stop
+        the job instead of emptying it.
+        """
+        if isinstance(self.root, RemotePath):
+            if place.size > MAX_BYTES:
+                raise UndecodableImage(f"{place.size} bytes; at most {MAX_BYTES} are read")
+            return (self.root / os.fsdecode(place.name)).read_bytes()
+        path = self.root / os.fsdecode(place.name)
+        if path.is_symlink() and not path.exists():
+            raise UndecodableImage("a link to nowhere")
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UndecodableImage("not a regular file")
+        if status.st_size > MAX_BYTES:
+            raise UndecodableImage(f"{status.st_size} bytes; at most {MAX_BYTES} are read")
+        try:
+            return path.read_bytes()
+        except PermissionError as error:
+            raise UndecodableImage("no permission to read the file") from error
+
+    def where(self, place: Place) -> str:
+        """Return the file's path."""
+        return f"{self.root}/{shown(place.name)}"
+
+
+class RangeReader:
+    """Images that are ranges of bytes in a few large files, such as tars."""
+
+    def __init__(self, paths: list[Location]) -> None:
+        """Read from `paths`: `place.file` is the place in that list."""
+        self.paths = paths
+
+    def read(self, place: Place) -> bytes:
+        """Return the range; OSError if the file ends before it does."""
+        if place.size > MAX_BYTES:
+            raise UndecodableImage(f"{place.size} bytes; at most {MAX_BYTES} are read")
+        return read_range(self.paths[place.file], place.offset, place.size)
+
+    def where(self, place: Place) -> str:
+        """Return file, member and range."""
+        return f"{self.paths[place.file]}, member {shown(place.name)} (bytes {place.offset}..{place.offset + place.size - 1})"
+
+
+def read_range(path: Location, offset: int, size: int) -> bytes:
+    """Return `size` bytes at `offset`; OSError names the file if it is shorter than when it was listed."""
+    file = _opened(path)
+    if isinstance(file, _Descriptor):
+        data = os.pread(file.number, size, offset)
+        while 0 < len(data) < size and (more := os.pread(file.number, size - len(data), offset + len(data))):
+            data += more
+    else:
+        data = retried(lambda: bytes(file.read_at(size, offset)), path)  # type: ignore[arg-type]  # a RemotePath here
+    if len(data) != size:
+        raise OSError(5, f"ends at byte {offset + len(data)}: it was longer when it was listed", str(path))
+    return data
+
+
+@lru_cache(maxsize=64)  # 1024 tars of a data set would be too many open files for some systems
+def _opened(path: Location) -> Any:  # noqa: ANN401  (a descriptor or a pyarrow file)
+    return path.open_random() if isinstance(path, RemotePath) else _Descriptor(path)
+
+
+class _Descriptor:
+    """A file that is closed when nobody holds it."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        os.close(self.number)
+
+
+class Window:
+    """Part of a file as a file of its own, for tarfile: no single read larger than `MAX_READ`."""
+
+    MAX_READ = 1 << 20  # a header, or the names of a pax header; a larger one is an attack
+
+    def __init__(self, path: Location, offset: int = 0, size: int | None = None) -> None:
+        """Begin at `offset`; `size` None: to the end of the file."""
+        self._path, self._offset, self._at = path, offset, 0
+        self._file: IO[bytes] | Any = path.open_random() if isinstance(path, RemotePath) else path.open("rb")
+        self.size = path.stat().st_size - offset if size is None else size
+
+    def read(self, size: int = -1) -> bytes:
+        """Return up to `size` bytes."""
+        if size > self.MAX_READ:
+            raise DataError(f"{self._path} has a header of {size} bytes at byte {self._offset + self._at}: damaged, or made to do harm")
+        if size < 0:
+            raise ValueError("the size must be given")
+        self._file.seek(self._offset + self._at)
+        data = bytes(self._file.read(max(0, min(size, self.size - self._at))))
+        self._at += len(data)
+        return data
+
+    def seek(self, place: int) -> int:
+        """Go to `place`."""
+        self._at = place
+        return place
+
+    def tell(self) -> int:
+        """Return the place."""
+        return self._at
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

@@ -1,0 +1,147 @@
+"""Is a data set what was written? Sidecars and SHA-256 of every shard; `deep`, every record decoded and every sum recomputed.
+
+In:  a manifest.    Out: problems, each with the file it is in; none means that every bit of every shard is as written.
+"""
+
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from .errors import DataError
+from .images import decode_record, use_one_thread
+from .manifest import MANIFEST, Manifest, Shard, present, read_sidecar
+from .moments import Moments, MomentsCounter
+from .records import Records
+from .stats import STATS, compute_stats
+from .storage import file_sha256, read_json
+
+
+class Problem(NamedTuple):
+    """Something that is not as it was written."""
+
+    file: str
+    what: str
+
+
+@dataclass(frozen=True)
+class _Check:
+    manifest: Manifest
+    split: str
+    shard: Shard
+    deep: bool
+
+
+class Verification:
+    """Checks a data set: iterate over `run()`, then read `problems`."""
+
+    def __init__(self, manifest: Manifest, *, deep: bool = False, workers: int = 0) -> None:
+        """Prepare to check all shards of `manifest` with that many threads, or processes if `deep` (0: one a CPU)."""
+        self.manifest, self._deep = manifest, deep
+        self._workers = workers or len(os.sched_getaffinity(0))
+        self._checks = [_Check(manifest, name, shard, deep) for name, split in manifest.splits.items() for shard in split.shards]
+        self.problems: list[Problem] = []
+        self.total = len(self._checks)
+
+    @property
+    def damaged(self) -> set[str]:
+        """Names of the shards that have a problem, in themselves or beside them."""
+        names = {check.shard.file for check in self._checks}
+        return {problem.file.removesuffix(".json").removesuffix(".pixelsum.npy") for problem in self.problems} & names
+
+    def run(self) -> Iterator[int]:
+        """Check, yielding how many shards are done."""
+        with self._executor() as executor:
+            for done, future in enumerate(as_completed([executor.submit(_check_shard, check) for check in self._checks]), 1):
+                self.problems += future.result()
+                yield done
+        self._check_whole()
+        self.problems.sort()
+
+    def _executor(self) -> Executor:
+        if not self._deep:
+            return ThreadPoolExecutor(self._workers)  # hashing lets go of Python's lock
+        return ProcessPoolExecutor(self._workers, mp_context=multiprocessing.get_context("spawn"), initializer=use_one_thread)
+
+    def _check_whole(self) -> None:
+        """Check what no single shard tells: the quarantine counts, and the statistics if they are there."""
+        directory = self.manifest.directory
+        if self.problems:
+            return
+        for name, split in self.manifest.splits.items():
+            count = sum(len(read_sidecar(directory / shard.file).quarantined) for shard in split.shards)
+            if count != split.quarantined:
+                self.problems.append(Problem(MANIFEST, f"{name} has {split.quarantined} quarantined; its sidecars have {count}"))
+        if (directory / STATS).is_file():
+            value = read_json(directory / STATS)
+            if isinstance(value, dict) and value.get("plan") == self.manifest.plan:
+                expected = compute_stats(self.manifest, str(value.get("split"))).to_json()
+                if {name: expected[name] for name in expected if name in value} != {name: value[name] for name in expected if name in value}:
+                    self.problems.append(Problem(STATS, "the numbers are not those of the sidecars; run alexprep stats --pca again"))
+
+
+def _check_shard(check: _Check) -> list[Problem]:
+    manifest, shard = check.manifest, check.shard
+    path = manifest.directory / shard.file
+    problems: list[Problem] = []
+    moments: Moments | None = None
+    counts: dict[int, int] = {}
+    try:
+        sidecar = read_sidecar(path)
+        if sidecar.shard != shard:
+            problems.append(Problem(f"{shard.file}.json", f"says {asdict(sidecar.shard)}; {MANIFEST} says {asdict(shard)}"))
+        if sidecar.plan not in manifest.shard_plans:
+            problems.append(Problem(f"{shard.file}.json", "is of another job"))
+        counts, moments = sidecar.label_counts, sidecar.moments(path, manifest.config.size)
+    except DataError as error:
+        problems.append(Problem(f"{shard.file}.json", str(error)))
+    try:
+        size = path.stat().st_size
+        if size != shard.bytes:
+            return [*problems, Problem(shard.file, f"has {size} bytes instead of {shard.bytes}")]
+        if file_sha256(path) != shard.sha256:
+            problems.append(Problem(shard.file, "its SHA-256 is not the one it was written with"))
+        elif check.deep:
+            problems += [Problem(shard.file, what) for what in _read_all(check, counts, moments)]
+    except FileNotFoundError:
+        problems.append(Problem(shard.file, "is missing"))
+    except OSError as error:
+        problems.append(Problem(shard.file, f"cannot be read: {error.strerror or error}"))
+    return problems
+
+
+def _read_all(check: _Check, counts: dict[int, int], moments: Moments | None) -> Iterator[str]:
+    """Decode every record of a shard; yield what is wrong."""
+    config = check.manifest.config
+    counter, labels = MomentsCounter(config.size), Counter[int]()
+    try:
+        records = Records(check.manifest, check.split, only=check.shard.file)
+        for record in range(len(records)):
+            image = records.image(record)
+            try:
+                pixels = decode_record(image) if config.encoding == "jpeg" else image
+                if pixels.shape != (config.size, config.size, 3):
+                    raise DataError(f"it is {pixels.shape[1]}x{pixels.shape[0]} pixels instead of {config.size}x{config.size}")
+            except DataError as error:
+                yield f"{records.where(record)}: {error}"
+                continue
+            counter.add(pixels)
+            labels[int(records.labels(np.array([record]))[0])] += 1
+    except DataError as error:
+        yield str(error)
+        return
+    if moments is not None and counter.moments() != moments:
+        yield "the sums recomputed from its pixels are not those beside it"
+    if labels != counts:
+        yield "its label counts are not those beside it"
+
+
+def strays(manifest: Manifest) -> list[str]:
+    """Return shards in the folder that the manifest does not know: leftovers of another job."""
+    known = {shard.file for split in manifest.splits.values() for shard in split.shards}
+    return sorted(name for name in present(manifest.directory) if name.endswith(".arrow") and name not in known)
