@@ -12,7 +12,7 @@ What is measured:
   alexprep shard, after imports   the same runs by the "seconds" that --json prints, which is how the peers are timed
   peers                           time inside the process, imports excluded; the code in benchmarks/peers/, with Pillow for the images
   bare kernels                    decode, central_square and encode of alexprep.pipeline.images, from memory to nowhere
-The column "to ours" compares with the first row, round by round. "without start-up" is the slope between all files and about an eighth of them:
+The column "to ours" compares with the first row, round by round. "without start-up" is the slope between all files and about a quarter of them:
 what a long job gets. "CPU ms" is that slope in processor time of all processes together, per image.
 """
 
@@ -136,8 +136,7 @@ def prepare(src: Path, folder: Path, copies: int) -> dict[str, Path]:
         raise SystemExit(f"no images in {src}")
     folders = {"all": folder / "all", "few": folder / "few"}
     link(files, src, folders["all"], copies)
-    step = max(1, 8 // copies)
-    link(files[::step], src, folders["few"], max(1, copies // 8))
+    link(files[:: max(1, 4 // copies)], src, folders["few"], max(1, copies // 4))
     return folders
 
 
@@ -290,7 +289,7 @@ def measure(contestant: Contestant, src: Path, folder: Path) -> Run | None:
         before = cpu_seconds()
         try:
             run = contestant.convert(src, Path(scratch) / "out")
-        except (RuntimeError, subprocess.TimeoutExpired, ValueError, KeyError) as error:
+        except (OSError, RuntimeError, subprocess.TimeoutExpired, ValueError, KeyError) as error:
             contestant.failure = f"failed: {error}"
             return None
         run.cpu = cpu_seconds() - before
