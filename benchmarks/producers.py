@@ -13,7 +13,8 @@ What is measured:
   peers                           time inside the process, imports excluded; the code in benchmarks/peers/, with Pillow for the images
   bare kernels                    decode, central_square and encode of alexprep.pipeline.images, from memory to nowhere
 The column "to ours" compares with the first row, round by round. "without start-up" is the slope between all files and about a quarter of them:
-what a long job gets. "CPU ms" is that slope in processor time of all processes together, per image.
+what a long job gets. "CPU ms" is that slope in processor time of all processes together, per image. "others" is the share
+of the machine's processor time that other programs took during the runs: above a few percent, trust no column but "CPU ms", and that one little.
 """
 
 import argparse
@@ -93,6 +94,7 @@ class Run:
     seconds: float
     after_imports: float | None = None
     cpu: float = 0
+    others: float = 0  # share of the machine's processor time that other programs took meanwhile
 
 
 @dataclass
@@ -235,21 +237,24 @@ def install(peer: Peer, venv: Path) -> str:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             (venv / "failure.txt").write_text(done.stdout + done.stderr)
-            return f"not installed: {reason(done.stderr)} (all of it: {venv / 'failure.txt'})"
+            return missing(venv)
     marker.write_text(json.dumps(peer.steps))
     return ""
 
 
 def reason(stderr: str) -> str:
-    """The first line of a failed pip in which it, or a compiler, names an error."""
-    return next((line.strip() for line in stderr.splitlines() if "error:" in line.lower() or "Error:" in line), last_line(stderr))
+    """Return the first error that a failed pip names; "subprocess-exited-with-error", its headline, names none."""
+    errors = (line.strip() for line in stderr.splitlines() if "error: " in line.lower() and "subprocess-exited" not in line)
+    return next(errors, last_line(stderr))
 
 
 def missing(venv: Path) -> str:
     if (venv / "complete.json").exists():
         return ""
     failure = venv / "failure.txt"
-    return f"not installed: {reason(failure.read_text())}" if failure.exists() else f"not installed: no {venv}; run with --install"
+    if failure.exists():
+        return f"not installed: {reason(failure.read_text())} (all of it: {failure})"
+    return f"not installed: no {venv}; run with --install"
 
 
 def versions_in(python: Path, packages: Sequence[str]) -> dict[str, str]:
@@ -281,18 +286,25 @@ def cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def busy_seconds() -> float:
+    """Processor time that the whole machine has used since it started."""
+    user, nice, system, _idle, _iowait, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
 def measure(contestant: Contestant, src: Path, folder: Path) -> Run | None:
     """One conversion. What fails once is not run again."""
     if contestant.failure:
         return None
     with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as scratch:
-        before = cpu_seconds()
+        before, busy, start = cpu_seconds(), busy_seconds(), time.perf_counter()
         try:
             run = contestant.convert(src, Path(scratch) / "out")
         except (OSError, RuntimeError, subprocess.TimeoutExpired, ValueError, KeyError) as error:
             contestant.failure = f"failed: {error}"
             return None
         run.cpu = cpu_seconds() - before
+        run.others = max(0, busy_seconds() - busy - run.cpu) / (time.perf_counter() - start) / (os.cpu_count() or 1)
     expected = len(files_of(src))
     if run.images != expected:
         contestant.failure = f"failed: {run.images} records of {expected} images"
@@ -329,6 +341,7 @@ def row(name: str, runs: dict[str, list[Run]], seconds: Callable[[Run], float]) 
         "rates": rates,
         "images_per_second_without_start_up": 1 / slope(runs, seconds),
         "cpu_ms_per_image": 1000 * slope(runs, lambda run: run.cpu),
+        "others": statistics.median(run.others for run in runs["all"]),
     }
 
 
@@ -353,7 +366,7 @@ def relate(table: list[dict[str, Any]]) -> None:
 
 
 def print_table(table: list[dict[str, Any]]) -> None:
-    print(f"{'':<40} {'images/s':>8}  {'min - max':^13} {'to ours':>8} {'without start-up':>17} {'CPU ms':>7}")
+    print(f"{'':<40} {'images/s':>8}  {'min - max':^13} {'to ours':>8} {'without start-up':>17} {'CPU ms':>7} {'others':>7}")
     for line in table:
         if "failure" in line:
             print(f"{line['name']:<40} {line['failure']}")
@@ -361,7 +374,7 @@ def print_table(table: list[dict[str, Any]]) -> None:
         rate, spread = line["images_per_second"], f"{line['min']:.0f} - {line['max']:.0f}"
         ratio = f"{line['ratio_to_ours']:.2f}" if "ratio_to_ours" in line else "-"
         steady, cpu = line["images_per_second_without_start_up"], line["cpu_ms_per_image"]
-        print(f"{line['name']:<40} {rate:>8.0f}  {spread:^13} {ratio:>8} {steady:>17.0f} {cpu:>7.2f}")
+        print(f"{line['name']:<40} {rate:>8.0f}  {spread:^13} {ratio:>8} {steady:>17.0f} {cpu:>7.2f} {line['others']:>7.0%}")
 
 
 def processor() -> str:

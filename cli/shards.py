@@ -193,9 +193,6 @@ def repair(directory: str, src: str, label_order: str, deep: bool, workers: int 
         damaged = check.damaged
         for problem in check.problems:
             say(f"{problem.file}: {problem.what}")
-        if not check.problems:
-            click.echo(f"{directory}: nothing to repair")
-            return
     except DataError as error:
         plan = read_plan(folder)
         if plan is None:
@@ -209,7 +206,7 @@ def repair(directory: str, src: str, label_order: str, deep: bool, workers: int 
     for progress in progress_of:
         bar.at(progress.done)
     bar.close()
-    click.echo(f"{directory}: {'finished' if damaged is None else f'{len(damaged)} shards made again'}")
+    click.echo(f"{directory}: {'finished' if damaged is None else f'{len(damaged)} shards made again' if damaged else 'nothing to repair'}")
 
 
 @click.command()

@@ -16,7 +16,7 @@ from .config import ShardConfig
 from .errors import DataError
 from .moments import Moments
 from .remote import RemotePath, location
-from .storage import Location, published, read_json, write_json
+from .storage import Location, read_json, write_array, write_json
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -163,8 +163,7 @@ class Sidecar:
     def write(self, directory: Location, moments: Moments) -> None:
         """Publish the per-pixel sums, then the sidecar; the shard counts as done from here on."""
         pixel_sum: UInt32[np.ndarray, "s s 3"] = moments.pixel_sum.astype(np.uint32)
-        with published(_pixel_sum_path(directory / self.shard.file)) as file:
-            np.save(file, pixel_sum, allow_pickle=False)
+        write_array(_pixel_sum_path(directory / self.shard.file), pixel_sum)
         value = {
             **asdict(self.shard),
             "plan": self.plan,

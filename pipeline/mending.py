@@ -16,7 +16,7 @@ from .remote import location
 from .sharding import Progress, ShardJob, finished_shards, write_quarantine
 from .sources import Listing, Source
 from .sources.listing import some
-from .storage import Location, file_sha256, lock
+from .storage import Location, file_sha256, lock, remove_partials
 from .tasks import Bad
 
 
@@ -36,6 +36,9 @@ def repair(job: ShardJob, damaged: set[str]) -> Iterator[Progress]:
     if foreign:
         raise DataError(f"{some(foreign)} were appended from another source: run alexprep repair with that --src")
     with lock(directory):
+        if not damaged:
+            remove_partials(directory)
+            return
         for name in sorted(damaged):  # without a sidecar, a shard counts as not made
             sidecar_path(directory / name).unlink(missing_ok=True)
             (directory / name).unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from .images import decode_record
 from .manifest import Manifest
 from .moments import Colours, Moments, MomentsCounter, colours, mean_image
 from .records import Records
-from .storage import file_sha256, published, read_json, write_json
+from .storage import file_sha256, read_json, write_array, write_json
 
 STATS, MEAN_IMAGE = "stats.json", "mean_image.npy"
 
@@ -58,8 +58,7 @@ def stats_of(moments: Moments, split: str) -> Stats:
 
 def write_stats(stats: Stats, manifest: Manifest, *, pca: bool) -> dict[str, Any]:
     """Publish mean_image.npy and stats.json beside the shards; return the latter's content."""
-    with published(manifest.directory / MEAN_IMAGE) as file:
-        np.save(file, stats.mean_image, allow_pickle=False)
+    write_array(manifest.directory / MEAN_IMAGE, stats.mean_image)
     value = stats.to_json(pca=pca) | {"plan": manifest.plan, "counted": "pixels of the finished records, after any JPEG encoding"}
     write_json(manifest.directory / STATS, value)
     return value

@@ -5,6 +5,7 @@ In:  bytes on their way to a name.    Out: a file of that name, complete, or non
 
 import fcntl
 import hashlib
+import io
 import json
 import mmap
 import os
@@ -98,6 +99,16 @@ def file_sha256(path: Location) -> str:
         return digest.hexdigest()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_array(path: Location, array: Any) -> None:  # noqa: ANN401  (numpy is not imported here: `alexprep --help` would wait for it)
+    """Publish a numpy array as .npy."""
+    from numpy import save
+
+    buffer = io.BytesIO()
+    save(buffer, array, allow_pickle=False)
+    with published(path) as file:  # numpy writing to the file itself would hide why a write failed
+        file.write(buffer.getbuffer())
 
 
 def write_json(path: Location, value: Any) -> None:  # noqa: ANN401  (JSON is anything)

@@ -100,12 +100,8 @@ def test_the_installed_package_has_every_file_as_it_is_here():
     code = "import alexprep.pipeline; print(alexprep.pipeline.__file__)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
     installed = Path(run.stdout.strip()).parent.parent
-    here = [
-        path
-        for top in ("pipeline", "model", "cli")
-        for path in (ROOT / top).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".so"
-    ]
+    files = (path for top in ("pipeline", "model", "cli") for path in (ROOT / top).rglob("*") if path.is_file() and path.suffix != ".so")
+    here = [path for path in files if "__pycache__" not in path.parts]
 
     assert len(here) > 40
     for path in here:

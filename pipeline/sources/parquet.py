@@ -147,7 +147,8 @@ class ParquetReader:
 
 @lru_cache(maxsize=8)
 def _opened(path: Location) -> pq.ParquetFile:
-    return pq.ParquetFile(path.open_random() if isinstance(path, RemotePath) else path, memory_map=not isinstance(path, RemotePath))
+    # Not mapped: a file that somebody truncates would kill the process instead of failing to be read.
+    return pq.ParquetFile(path.open_random() if isinstance(path, RemotePath) else path, memory_map=False)
 
 
 @lru_cache(maxsize=1)

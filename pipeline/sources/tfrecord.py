@@ -5,17 +5,15 @@ A file is a run of [length u64, masked CRC-32C of it, data, masked CRC-32C of th
 read here; every length is checked against what surrounds it, and nothing is copied but what is asked for.
 """
 
-import mmap
 import os
 import re
 import struct
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import google_crc32c
 
 from ..errors import DataError, UndecodableImage
-from ..remote import RemotePath
 from .labels import Location
 from .listing import MAX_BYTES, SPLITS, WNID, Found, Place
 from .reading import read_range
@@ -26,6 +24,50 @@ IMAGES = ("image", "image/encoded")
 NAMES = ("file_name", "image/filename")
 CLASSES = ("image/class/synset",)
 LABELS = ("label", "image/class/label")
+
+
+class Stretch:
+    """Part of a file that can be sliced like bytes; only what is looked at is read, a block at a time, so that images are passed over.
+
+    (A memory map would do the same, and kill the process when somebody truncates the file.)
+    """
+
+    BLOCK = 1 << 12
+
+    def __init__(self, path: Location, offset: int, size: int, block: "list[tuple[int, bytes]] | None" = None) -> None:
+        """Begin at `offset` of `path`; `block` is the last one read, shared with all slices."""
+        self._path, self._offset, self._size = path, offset, size
+        self._block = [(0, b"")] if block is None else block
+
+    def __len__(self) -> int:
+        """Return the number of bytes."""
+        return self._size
+
+    def __getitem__(self, place: Any) -> Any:  # noqa: ANN401  (int -> int, slice -> Stretch)
+        """Return one byte as a number, or a part."""
+        if isinstance(place, slice):
+            start, stop, _ = place.indices(self._size)
+            return Stretch(self._path, self._offset + start, max(0, stop - start), self._block)
+        at = self._offset + place
+        first, data = self._block[0]
+        if not first <= at < first + len(data):
+            first, data = at, self._read(at, min(self.BLOCK, self._offset + self._size - at))
+            self._block[0] = first, data
+        return data[at - first]
+
+    def __bytes__(self) -> bytes:
+        """Return all of it."""
+        return self._read(self._offset, self._size)
+
+    def _read(self, offset: int, size: int) -> bytes:
+        first, data = self._block[0]
+        if first <= offset and offset + size <= first + len(data):
+            return data[offset - first : offset - first + size]
+        return read_range(self._path, offset, size)
+
+
+Bytes = memoryview | Stretch
+BYTES = (memoryview, Stretch)
 
 
 def masked_crc(data: bytes | memoryview) -> int:
@@ -69,13 +111,12 @@ def list_tfrecords(paths: list[Location], notes: list[str]) -> tuple[str, list[F
     return " and ".join(flavours) or "TFRecord", [part for part in found.values() if part.places]
 
 
-def records(path: Location) -> Iterator[tuple[int, memoryview]]:
+def records(path: Location) -> Iterator[tuple[int, Stretch]]:
     """Yield (offset of the data, data) of each record; DataError where the file is damaged. The data's own CRC is checked when it is read."""
     size = path.stat().st_size
     if size == 0:
         return
-    view = memoryview(path.read_bytes() if isinstance(path, RemotePath) else _mapped(path))
-    at = 0
+    view, at = Stretch(path, 0, size), 0
     while at < size:
         head = bytes(view[at : at + HEADER])
         if not is_tfrecord(head):
@@ -87,13 +128,7 @@ def records(path: Location) -> Iterator[tuple[int, memoryview]]:
         at += HEADER + length + FOOTER
 
 
-def _mapped(path: Path) -> mmap.mmap:
-    """Map a file; it is unmapped when the last view of it is gone."""
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+def fields(data: Bytes) -> Iterator[tuple[int, int | Bytes]]:
     """Yield (number, value) of a protocol buffer message: integers and byte ranges; ValueError if it is not one."""
     at = 0
     while at < len(data):
@@ -110,7 +145,7 @@ def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         at += size
 
 
-def varint(data: memoryview, at: int) -> tuple[int, int]:
+def varint(data: Bytes, at: int) -> tuple[int, int]:
     """Return (value, place after it) of a base-128 number of at most 64 bits; ValueError if it does not end."""
     value = 0
     for shift in range(0, 70, 7):
@@ -124,23 +159,23 @@ def varint(data: memoryview, at: int) -> tuple[int, int]:
     raise ValueError("a number that does not end")
 
 
-def parse_example(data: memoryview) -> dict[str, memoryview]:
+def parse_example(data: Bytes) -> dict[str, Bytes]:
     """Return feature name -> its value's message, of an Example; ValueError if it is none."""
-    found: dict[str, memoryview] = {}
+    found: dict[str, Bytes] = {}
     for number, features in fields(data):
-        if number != 1 or not isinstance(features, memoryview):
+        if number != 1 or not isinstance(features, BYTES):
             continue
         for kind, entry in fields(features):
-            if kind != 1 or not isinstance(entry, memoryview):
+            if kind != 1 or not isinstance(entry, BYTES):
                 continue
             parts = dict(fields(entry))
             key, value = parts.get(1), parts.get(2)
-            if isinstance(key, memoryview) and isinstance(value, memoryview):
+            if isinstance(key, BYTES) and isinstance(value, BYTES):
                 found[bytes(key).decode("utf-8", "replace")] = value
     return found
 
 
-def _features(path: Location, offset: int, data: memoryview) -> dict[str, memoryview]:
+def _features(path: Location, offset: int, data: Bytes) -> dict[str, Bytes]:
     try:
         features = parse_example(data)
     except ValueError as error:
@@ -150,18 +185,18 @@ def _features(path: Location, offset: int, data: memoryview) -> dict[str, memory
     return features
 
 
-def _bytes(features: dict[str, memoryview], names: tuple[str, ...]) -> memoryview | None:
+def _bytes(features: dict[str, Bytes], names: tuple[str, ...]) -> Bytes | None:
     """Return the first bytes of a bytes_list."""
     for name in names:
         for number, values in fields(features.get(name, memoryview(b""))):
-            if number == 1 and isinstance(values, memoryview):
+            if number == 1 and isinstance(values, BYTES):
                 for kind, value in fields(values):
-                    if kind == 1 and isinstance(value, memoryview):
+                    if kind == 1 and isinstance(value, BYTES):
                         return value
     return None
 
 
-def _text(features: dict[str, memoryview], names: tuple[str, ...]) -> str | None:
+def _text(features: dict[str, Bytes], names: tuple[str, ...]) -> str | None:
     try:
         value = _bytes(features, names)
     except ValueError:
@@ -169,12 +204,12 @@ def _text(features: dict[str, memoryview], names: tuple[str, ...]) -> str | None
     return None if value is None or len(value) > 4096 else os.fsdecode(bytes(value)) or None
 
 
-def _integer(features: dict[str, memoryview], names: tuple[str, ...]) -> int | None:
+def _integer(features: dict[str, Bytes], names: tuple[str, ...]) -> int | None:
     """Return the first number of an int64_list, packed or not."""
     try:
         for name in names:
             for number, values in fields(features.get(name, memoryview(b""))):
-                if number != 3 or not isinstance(values, memoryview):
+                if number != 3 or not isinstance(values, BYTES):
                     continue
                 for kind, value in fields(values):
                     if kind == 1:
