@@ -77,7 +77,7 @@ class RemotePath:
 
     def is_dir(self) -> bool:
         """Tell whether there is such a folder (an object store's root always is one)."""
-        return not self.below or not (self._info().is_file or str(self._info().type).endswith("NotFound"))
+        return not self.below or self._info().type.name == "Directory"
 
     def exists(self) -> bool:
         """Tell whether there is anything of this name."""
