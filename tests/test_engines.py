@@ -32,18 +32,18 @@ cv2.resize = resize
 @pytest.fixture(scope="module")
 def calm(images, tmp_path_factory):
     out = tmp_path_factory.mktemp("calm") / "out"
-    assert command("alexprep", "shard", "--src", images, "--out", out, "--size", "64").returncode == 0
+    assert command("alexprep", "shard", "--src", images, "--out", out, "--size", "96").returncode == 0
     return snapshot(out)
 
 
 @pytest.mark.parametrize("engine", ["ray", "dask"])
 def test_a_cluster_with_a_worker_killed_in_mid_shard_makes_the_same_bytes(images, calm, tmp_path, engine):
-    """The first image that any worker scales kills it; the task is tried again elsewhere."""
+    """The first image that any worker enlarges kills it; the task is tried again elsewhere."""
     mark = tmp_path / "mark"
     mark.touch()
     (tmp_path / "site").mkdir()
     (tmp_path / "site/sitecustomize.py").write_text(KILLER.format(mark=str(mark)))
-    arguments = ["--src", images, "--out", tmp_path / "out", "--size", "64", "--engine", engine, "--workers", "2", "--json"]
+    arguments = ["--src", images, "--out", tmp_path / "out", "--size", "96", "--engine", engine, "--workers", "2", "--json"]
     run = command("alexprep", "shard", *arguments, env={"PYTHONPATH": str(tmp_path / "site")})
 
     assert run.returncode == 0, run.stderr
@@ -81,7 +81,7 @@ if __name__ == "__main__":
     (tmp_path / "cluster.py").write_text(code)
     cluster = subprocess.Popen([sys.executable, tmp_path / "cluster.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     address = cluster.stdout.readline().strip()
-    arguments = ["--src", images, "--out", tmp_path / "out", "--size", "64", "--engine", "dask", "--cluster", address]
+    arguments = ["--src", images, "--out", tmp_path / "out", "--size", "96", "--engine", "dask", "--cluster", address]
     run = command("alexprep", "shard", *arguments)
     said, _ = cluster.communicate("end\n", timeout=60)
 
