@@ -3,9 +3,11 @@
 `submit(task)` returns a concurrent.futures.Future of what the shard left out; `done` and `bad` count source images so far.
 """
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -172,6 +174,8 @@ class RayEngine(_Cluster):
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing phones home
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its default hides the GPUs of tasks that ask for none, and warns of it
         self._ray = _imported("ray")
+        self._stdout = contextlib.redirect_stdout(sys.stderr)  # Ray prints of dead workers where the result should be alone
+        self._stdout.__enter__()
         cpus = None if cluster else workers or len(os.sched_getaffinity(0))
         self._ray.init(address=cluster or "local", num_cpus=cpus, include_dashboard=False if not cluster else None, log_to_driver=False)
         self.width = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
@@ -184,6 +188,7 @@ class RayEngine(_Cluster):
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
         self._ray.shutdown()
+        self._stdout.__exit__(None, None, None)
 
 
 class DaskEngine(_Cluster):

@@ -58,13 +58,13 @@ def test_nothing_phones_home(images, tmp_path):
 import os, sys
 from alexprep.pipeline.workers import RayEngine
 engine = RayEngine(1)
-from ray._private.usage import usage_lib
-print(usage_lib.usage_stats_enabled())
+from ray._common.usage import usage_lib
+print(usage_lib.usage_stats_enabled(), file=sys.stderr)
 engine.close()
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
 
-    assert run.stdout.split()[-1] == "False", run.stderr
+    assert "False" in run.stderr.split(), run.stderr
 
 
 def test_a_running_dask_cluster_is_joined_and_left_running(images, calm, tmp_path):
