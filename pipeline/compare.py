@@ -112,14 +112,14 @@ class DuplicateSearch:
         return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
 
     def _name(self, split: int, record: int) -> str:
-        return str(list(self._records.values())[split].key(int(record)))
+        return str(list(self._records.values())[split].key(record))
 
     def _same(self, digests: np.ndarray, split: np.ndarray, number: np.ndarray) -> None:
         order = np.argsort(digests, kind="stable")
         starts = np.flatnonzero(np.r_[True, digests[order][1:] != digests[order][:-1]])
         for group in np.split(order, starts[1:]):
             if len(group) > 1:
-                self.found.append(Twins("same bytes", tuple(self._name(split[i], number[i]) for i in group)))
+                self.found.append(Twins("same bytes", tuple(self._name(int(split[i]), int(number[i])) for i in group)))
 
     def _nearly(self, hashes: np.ndarray, digests: np.ndarray, split: np.ndarray, number: np.ndarray) -> None:
         pairs: set[tuple[int, int]] = set()
@@ -129,9 +129,11 @@ class DuplicateSearch:
         for one, other in sorted(pairs):
             if digests[one] == digests[other]:
                 continue
-            small = [cv2.resize(self._grey(split[i], number[i]), (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32) for i in (one, other)]
+            small = [
+                cv2.resize(self._grey(int(split[i]), int(number[i])), (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32) for i in (one, other)
+            ]
             if np.abs(small[0] - small[1]).mean() <= LEVELS_APART:
-                self.found.append(Twins("nearly the same pixels", tuple(self._name(split[i], number[i]) for i in (other, one))))
+                self.found.append(Twins("nearly the same pixels", tuple(self._name(int(split[i]), int(number[i])) for i in (other, one))))
 
 
 def difference_hash(grey: np.ndarray) -> int:

@@ -182,18 +182,19 @@ def _facts(path: Location, key: str, sample: dict[str, Member]) -> dict[str, obj
     return found
 
 
-def _from_text(value: object) -> dict[str, object]:
+def _from_text(value: object, *, is_id: bool = True) -> dict[str, object]:
+    """Return a label if it is a number, a class if it is an id (a description, where `is_id` is False, is none)."""
     text = str(value)
     if re.fullmatch(r"\d{1,9}", text):
         return {"label": int(text)}
-    return {"class": text} if WNID.fullmatch(text) else {}
+    return {"class": text} if WNID.fullmatch(text) or (is_id and 0 < len(text) <= 200) else {}
 
 
 def _from_json(value: dict[str, object]) -> dict[str, object]:
     found: dict[str, object] = {}
     for name in ("label", "cls", "class", "target", "class_id", "wnid", "synset"):
         if name in value and not isinstance(value[name], bool):
-            found |= _from_text(value[name])
+            found |= _from_text(value[name], is_id=name in ("wnid", "synset", "class_id"))
     for name in ("filename", "file_name", "path"):
         if isinstance(value.get(name), str):
             found["filename"] = value[name]
