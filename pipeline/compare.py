@@ -66,7 +66,7 @@ def _fingerprints(manifest: Manifest, split: str) -> pa.Table:
 
 
 def _digest(image: np.ndarray) -> int:
-    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(image), digest_size=8).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest(), "little")
 
 
 class Twins(NamedTuple):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .errors import DataError
-from .manifest import MANIFEST, Manifest, Split, read_manifest, read_sidecar, sidecar_path
+from .manifest import MANIFEST, Manifest, Split, present, read_manifest, read_sidecar, sidecar_path
 from .plan import make_plan, read_plan
 from .records import Records
 from .remote import location
@@ -51,14 +51,14 @@ def start_over(job: ShardJob) -> Iterator[Progress]:
     directory = location(job.directory)
     with lock(directory):
         (directory / MANIFEST).unlink(missing_ok=True)
-        for beside in list(directory.glob("*.arrow.json")):
-            shard = beside.with_name(beside.name.removesuffix(".json"))
+        for name in [name.removesuffix(".json") for name in present(directory) if name.endswith(".arrow.json")]:
+            shard = directory / name
             try:
                 whole = read_sidecar(shard).shard.sha256 == file_sha256(shard)
             except (DataError, OSError):
                 whole = False
             if not whole:
-                beside.unlink(missing_ok=True)
+                sidecar_path(shard).unlink(missing_ok=True)
     yield from job.run()
 
 

@@ -33,18 +33,18 @@ class Progress(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Which share of the shards to make: the number-th of `count`, from 1; only the whole writes the manifest."""
+    """Which share of the shards to make: the number-th of `of`, from 1; only the whole writes the manifest."""
 
     number: int = 1
-    count: int = 1
+    of: int = 1
 
     def has(self, task: int) -> bool:
         """Tell whether the task-th shard of the job belongs to it."""
-        return task % self.count == self.number - 1
+        return task % self.of == self.number - 1
 
     def __str__(self) -> str:
         """Return it as --part takes it."""
-        return f"{self.number}-of-{self.count}" if self.count > 1 else ""
+        return f"{self.number}-of-{self.of}" if self.of > 1 else ""
 
 
 @dataclass
@@ -67,8 +67,8 @@ class ShardJob:
             raise ValueError(f"max_bad is a share, 0..1; got {self.max_bad}")
         if self.workers < 0:
             raise ValueError(f"workers must be at least 1, got {self.workers}")
-        if not 1 <= self.part.number <= self.part.count:
-            raise ValueError(f"part must be i/n with i in 1..n, got {self.part.number}/{self.part.count}")
+        if not 1 <= self.part.number <= self.part.of:
+            raise ValueError(f"part must be i/n with i in 1..n, got {self.part.number}/{self.part.of}")
         self.directory = location(self.directory)
         self.manifest: Manifest | None = None
         self.plan = make_plan(self.source, self.config, self.suffix, self.classes)
@@ -111,13 +111,13 @@ class ShardJob:
         else:
             self._check_same(before.digest, before.source)
         yield from self.make_missing()
-        if self.part.count == 1 and not self.suffix:
+        if self.part.of == 1 and not self.suffix:
             self.manifest = finalize(self.directory, self.plan)
 
     def make_missing(self) -> Iterator[Progress]:
         """Make the shards of this part that are not there yet; call it under the folder's lock."""
         names = {file for _, _, name in self._mine() for file in files_of(name)}
-        remove_partials(self.directory, None if self.part.count == 1 else names)
+        remove_partials(self.directory, None if self.part.of == 1 else names)
         files = present(self.directory)
         missing: list[tuple[str, int, str]] = []
         bad: list[Bad] = []
