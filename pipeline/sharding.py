@@ -194,10 +194,10 @@ class ShardJob:
         engine = self.engine(self.workers)
         stopped = False
         try:
-            todo = iter(missing)
+            left = iter(missing)
             pending: set[Future[list[Bad]]] = set()
             while True:
-                while not stopped and len(pending) < 2 * engine.width and (task := next(todo, None)) is not None:
+                while not stopped and len(pending) < 2 * engine.width and (task := next(left, None)) is not None:
                     pending.add(engine.submit(self._task(*task)))  # built when it is its turn: the plan of a large job stays small
                 if not pending:
                     break

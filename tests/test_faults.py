@@ -198,16 +198,17 @@ def test_parts_made_at_once_and_killed_make_the_same_data_set(images, tmp_path):
     assert command(*shard, "--out", tmp_path / "calm").returncode == 0
     program = Path(sys.executable).parent / "alexprep"
     parts = [subprocess.Popen([program, *shard[1:], "--out", tmp_path / "out", "--part", f"{i}/3"], stderr=subprocess.DEVNULL) for i in (1, 2, 3)]
-    time.sleep(1.5)
+    while not (tmp_path / "out/.lock-2-of-3").exists():
+        time.sleep(0.002)
     parts[1].send_signal(signal.SIGKILL)
     codes = [process.wait(timeout=120) for process in parts]
+    unfinished = len(list((tmp_path / "out").glob("*.arrow.json"))) < 3  # a slow kill may find its shard made
     early = command("alexprep", "finalize", tmp_path / "out")
 
     assert codes[0] == codes[2] == 0
     assert command(*shard, "--out", tmp_path / "out", "--part", "2/3").returncode == 0
-    if codes[1]:
-        assert early.returncode == 1
-        assert "are not made yet" in early.stderr
+    assert early.returncode == unfinished
+    assert ("are not made yet" in early.stderr) == unfinished
     run = command("alexprep", "finalize", tmp_path / "out", "--json")
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout)["splits"]["train"]["records"] == 130

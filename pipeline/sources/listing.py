@@ -23,6 +23,7 @@ MAX_BYTES = 1 << 28  # of one encoded image; a larger one is not read into memor
 SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}  # as others call it -> as we do
 WNID = re.compile(r"n\d{8}")
 TEST_SPLIT = "test"
+_SPLIT = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])", re.IGNORECASE)
 
 
 class Place(NamedTuple):
@@ -154,6 +155,15 @@ def listing_of(found: Found, classes: list[str]) -> Listing:
             twin = keys[pc.index(same, True).as_py()].as_py()
             raise DataError(f"the {found.split} split has two images called {shown(twin)}; rename or remove one of them")
     return Listing(found.split, keys, labels.take(order).to_numpy().copy(), places.take(order))
+
+
+def split_of(*names: str) -> str:
+    """Return the split that the first of `names` to name one names (imagenet1k-validation-0000.tar), "train" if none does."""
+    for name in names:
+        match = _SPLIT.search(name)
+        if match:
+            return SPLITS[match[1].lower()]
+    return "train"
 
 
 def clean_name(name: str, class_id: str | None) -> bytes:

@@ -6,7 +6,6 @@ more to read than from the other shapes (docs/performance.md has the figures).
 
 import json
 import os
-import re
 from functools import lru_cache
 from typing import Any
 
@@ -16,12 +15,11 @@ import pyarrow.parquet as pq
 from ..errors import DataError, UndecodableImage
 from ..remote import RemotePath
 from .labels import Location
-from .listing import MAX_BYTES, SPLITS, Found, Place, some
+from .listing import MAX_BYTES, Found, Place, some, split_of
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "bytes", "image_bytes")
 LABEL_COLUMNS = ("label", "cls", "target", "fine_label")
 NAME_COLUMNS = ("path", "filename", "file_name", "key", "__key__")
-SPLIT = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])", re.IGNORECASE)
 MAX_GROUP = 1 << 31  # bytes of a row group's images in memory; Hugging Face's have about ten megabytes
 
 
@@ -31,8 +29,7 @@ def list_parquet(paths: list[Location], notes: list[str]) -> tuple[str, list[Fou
     names: list[str] = []
     reader = ParquetReader(paths)
     for number, path in enumerate(paths):
-        match = SPLIT.search(path.name) or SPLIT.search(path.parent.name)  # data/train/0000.parquet
-        split = SPLITS[match[1].lower()] if match else "train"
+        split = split_of(path.name, path.parent.name)  # data/train/0000.parquet
         part = found.setdefault(split, Found(split, reader))
         try:
             unlabelled = _list_file(path, number, part)

@@ -15,12 +15,11 @@ from typing import NamedTuple
 
 from ..errors import DataError
 from .labels import ClassOf, Location
-from .listing import MAX_BYTES, SPLITS, WNID, Found, Place, clean_name, shown, some
+from .listing import MAX_BYTES, WNID, Found, Place, clean_name, shown, some, split_of
 from .reading import RangeReader, Window, read_range
 
 IMAGE = re.compile(r"(jpe?g|png|webp|bmp|gif|tiff?|ppm|img|image)", re.IGNORECASE)
 MAX_LABEL, MAX_JSON = 1 << 10, 1 << 20  # bytes
-SPLIT = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])", re.IGNORECASE)
 
 
 class Member(NamedTuple):
@@ -88,8 +87,7 @@ def list_tars(paths: list[Location], class_of: ClassOf, notes: list[str]) -> tup
             _list_flat(path, number, reader, found, class_of, odd, notes)
         else:
             shapes["WebDataset"] = None
-            match = SPLIT.search(path.name)
-            split = SPLITS[match[1].lower()] if match else "train"
+            split = split_of(path.name)
             _list_webdataset(path, number, found.setdefault(split, Found(split, reader)), odd)
     notes.extend(f"{count} {what} in the tars are not read" for what, count in odd.items())
     return " and ".join(shapes), list(found.values())

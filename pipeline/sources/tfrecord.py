@@ -6,7 +6,6 @@ read here; every length is checked against what surrounds it, and nothing is cop
 """
 
 import os
-import re
 import struct
 from collections.abc import Iterator
 from typing import Any
@@ -15,10 +14,9 @@ import google_crc32c
 
 from ..errors import DataError, UndecodableImage
 from .labels import Location
-from .listing import MAX_BYTES, SPLITS, WNID, Found, Place
+from .listing import MAX_BYTES, WNID, Found, Place, split_of
 from .reading import read_range
 
-SPLIT = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])", re.IGNORECASE)
 HEADER, FOOTER = 12, 4  # bytes around the data
 IMAGES = ("image", "image/encoded")
 NAMES = ("file_name", "image/filename")
@@ -87,8 +85,7 @@ def list_tfrecords(paths: list[Location], notes: list[str]) -> tuple[str, list[F
     reader = TFRecordReader(paths)
     flavours: dict[str, None] = {}
     for number, path in enumerate(paths):
-        match = SPLIT.search(path.name)
-        split = SPLITS[match[1].lower()] if match else "train"
+        split = split_of(path.name)
         part = found.setdefault(split, Found(split, reader))
         unlabelled = 0
         for offset, data in records(path):
