@@ -12,7 +12,7 @@ from alexprep.pipeline.config import ShardConfig
 from alexprep.pipeline.remote import location
 
 from .common import Bar, Commands, print_json, say, wrong_values
-from .shards import COMMANDS, DIRECTORY, JSON, LABEL_ORDER, MAX_BAD, SRC, WORKERS, facts, report, run
+from .shards import COMMANDS, DIRECTORY, JSON, LABEL_ORDER, MAX_BAD, SRC, WORKERS, facts, report, show
 
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -80,7 +80,7 @@ def shard(
         say(f"note: {note}")
     with wrong_values():
         job = ShardJob(source, location(out), config, workers or 0, max_bad, share, make_engine)
-    run(job, "shard")
+    show(job.run(), job.total, "shard")
     seconds = time.monotonic() - start
     if job.manifest is None:
         if as_json:

@@ -1,5 +1,6 @@
 """`alexprep` commands about sources and finished data sets: inspect, finalize, verify, repair, diff, append, export."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,10 @@ def facts(manifest: Any) -> dict[str, Any]:  # noqa: ANN401  (a Manifest)
     }
 
 
-def run(job: Any, what: str) -> None:  # noqa: ANN401  (anything with `total` and `run()`)
-    """Run a job under a progress bar."""
-    bar = Bar(what, job.total, "images")
-    for progress in job.run():
+def show(steps: Iterable[Any], total: int, what: str) -> None:
+    """Run a job, whose steps are Progress, under a progress bar."""
+    bar = Bar(what, total, "images")
+    for progress in steps:
         bar.at(progress.done, f"{progress.bad} bad" if progress.bad else "")
     bar.close()
 
@@ -96,8 +97,8 @@ def finalize(directory: str, as_json: bool) -> None:
 
     Needs no source: job.json says which shards there must be; the ones still missing are named.
     """
+    from alexprep.pipeline.commit import finalize as commit
     from alexprep.pipeline.remote import location
-    from alexprep.pipeline.sharding import finalize as commit
     from alexprep.pipeline.storage import lock
 
     folder = location(directory)
@@ -124,14 +125,10 @@ def verify(directory: str, deep: bool, duplicates: bool, workers: int | None, as
     """
     from alexprep.pipeline.compare import DuplicateSearch
     from alexprep.pipeline.manifest import read_manifest
-    from alexprep.pipeline.verify import Verification, strays
+    from alexprep.pipeline.verify import strays
 
     manifest = read_manifest(directory)
-    check = Verification(manifest, deep=deep, workers=workers or 0)
-    bar = Bar("verify", check.total, "shards")
-    for done in check.run():
-        bar.at(done, f"{len(check.problems)} problems" if check.problems else "")
-    bar.close()
+    check = _checked(manifest, deep=deep, workers=workers)
     twins = []
     if duplicates and not check.problems:
         search = DuplicateSearch(manifest)
@@ -172,41 +169,43 @@ def repair(directory: str, src: str, label_order: str, deep: bool, workers: int 
     """Make damaged or missing shards of DIRECTORY again, and only those, from the source that they were made from."""
     from alexprep.pipeline.errors import DataError
     from alexprep.pipeline.manifest import read_manifest
-    from alexprep.pipeline.mending import repair as mend
-    from alexprep.pipeline.mending import start_over
+    from alexprep.pipeline.mending import RepairJob, start_over
     from alexprep.pipeline.plan import read_plan
     from alexprep.pipeline.remote import location
     from alexprep.pipeline.sharding import ShardJob
     from alexprep.pipeline.sources import find_source
-    from alexprep.pipeline.verify import Verification
 
     folder = location(directory)
-    damaged: set[str] | None = None
     try:
         manifest = read_manifest(folder)
-        config = manifest.config
-        check = Verification(manifest, deep=deep, workers=workers or 0)
-        bar = Bar("verify", check.total, "shards")
-        for done in check.run():
-            bar.at(done)
-        bar.close()
-        damaged = check.damaged
-        for problem in check.problems:
-            say(f"{problem.file}: {problem.what}")
     except DataError as error:
         plan = read_plan(folder)
         if plan is None:
             raise
         say(f"note: {error}")
-        config = plan.config
-    with wrong_values():
-        job = ShardJob(find_source(src, label_order), folder, config, workers or 0, max_bad)  # type: ignore[arg-type]  # click.Choice has checked it
-    progress_of = start_over(job) if damaged is None else mend(job, damaged)
-    bar = Bar("repair", job.total, "images")
-    for progress in progress_of:
-        bar.at(progress.done)
+        with wrong_values():
+            job = ShardJob(find_source(src, label_order), folder, plan.config, workers or 0, max_bad)  # type: ignore[arg-type]  # click.Choice has checked it
+        show(start_over(job), job.total, "repair")
+        click.echo(f"{directory}: finished")
+        return
+    check = _checked(manifest, deep=deep, workers=workers)
+    for problem in check.problems:
+        say(f"{problem.file}: {problem.what}")
+    mending = RepairJob(find_source(src, label_order), manifest, check.damaged, workers or 0, max_bad)  # type: ignore[arg-type]  # as above
+    show(mending.run(), mending.total, "repair")
+    click.echo(f"{directory}: {f'{len(check.damaged)} shards made again' if check.damaged else 'nothing to repair'}")
+
+
+def _checked(manifest: Any, *, deep: bool, workers: int | None) -> Any:  # noqa: ANN401  (a Manifest; a Verification)
+    """Verify a data set under a progress bar."""
+    from alexprep.pipeline.verify import Verification
+
+    check = Verification(manifest, deep=deep, workers=workers or 0)
+    bar = Bar("verify", check.total, "shards")
+    for done in check.run():
+        bar.at(done, f"{len(check.problems)} problems" if check.problems else "")
     bar.close()
-    click.echo(f"{directory}: {'finished' if damaged is None else f'{len(damaged)} shards made again' if damaged else 'nothing to repair'}")
+    return check
 
 
 @click.command()
@@ -271,7 +270,7 @@ def append(directory: str, src: str, workers: int | None, max_bad: float) -> Non
     if job.already:
         click.echo(f"{directory}: these images were appended before; nothing to do")
         return
-    run(job, "append")
+    show(job.run(), job.total, "append")
     report(job.manifest)
 
 

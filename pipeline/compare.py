@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import UInt64
 
-from .images import decode_record
 from .manifest import Manifest
 from .records import Records
 
@@ -52,17 +51,12 @@ def _true(mask: pa.ChunkedArray) -> int:
 
 def _fingerprints(manifest: Manifest, split: str) -> pa.Table:
     """Return key, class, digest of the stored image, one row a record."""
-    keys: list[str] = []
-    classes: list[str] = []
-    digests: list[int] = []
-    if split in manifest.splits:
-        records = Records(manifest, split)
-        labels = records.labels(np.arange(len(records)))
-        for record in range(len(records)):
-            keys.append(records.key(record))
-            classes.append(manifest.classes[int(labels[record])])
-            digests.append(_digest(records.image(record)))
-    return pa.table({"key": pa.array(keys, pa.string()), "class": pa.array(classes, pa.string()), "digest": pa.array(digests, pa.uint64())})
+    if split not in manifest.splits:
+        return pa.table({"key": pa.array([], pa.string()), "class": pa.array([], pa.string()), "digest": pa.array([], pa.uint64())})
+    records = Records(manifest, split)
+    labels = pa.array(records.labels(np.arange(len(records))))
+    digests = (_digest(records.image(record)) for record in range(len(records)))
+    return pa.table({"key": records.keys(), "class": pa.array(manifest.classes).take(labels), "digest": pa.array(digests, pa.uint64())})
 
 
 def _digest(image: np.ndarray) -> int:
@@ -82,7 +76,6 @@ class DuplicateSearch:
     def __init__(self, manifest: Manifest) -> None:
         """Prepare to look through every split."""
         self._records = {name: Records(manifest, name) for name in manifest.splits}
-        self._raw = manifest.config.encoding == "raw"
         self.total = sum(map(len, self._records.values()))
         self.found: list[Twins] = []
 
@@ -107,9 +100,7 @@ class DuplicateSearch:
         self._nearly(hashes, digests, split, number)
 
     def _grey(self, split: int, record: int) -> np.ndarray:
-        image = list(self._records.values())[split].image(record)
-        pixels = image if self._raw else decode_record(image)
-        return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+        return cv2.cvtColor(list(self._records.values())[split].pixels(record), cv2.COLOR_RGB2GRAY)
 
     def _name(self, split: int, record: int) -> str:
         return str(list(self._records.values())[split].key(record))

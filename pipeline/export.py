@@ -21,8 +21,7 @@ import pyarrow.parquet as pq
 from .errors import DataError
 from .manifest import Manifest
 from .records import Records
-from .remote import RemotePath
-from .storage import Location
+from .remote import Location, RemotePath
 
 Shape = Literal["parquet", "webdataset", "imagefolder", "ffcv-ready"]
 ROW_GROUP = 100  # images; about the size that the Hub's viewer wants

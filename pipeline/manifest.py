@@ -3,8 +3,6 @@
 Everything here is JSON or .npy without pickle, and follows from the plan alone: no dates, no paths of this machine.
 """
 
-import io
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,8 @@ from jaxtyping import UInt32
 from .config import ShardConfig
 from .errors import DataError
 from .moments import Moments
-from .remote import RemotePath, location
-from .storage import Location, read_json, write_array, write_json
+from .remote import Location, location
+from .storage import read_array, read_json, write_array, write_json
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -153,11 +151,11 @@ class Sidecar:
         """Return the moments of the shard at `path`, the per-pixel sums included; DataError if these are damaged."""
         beside = _pixel_sum_path(path)
         try:
-            pixel_sum = np.load(io.BytesIO(beside.read_bytes()), allow_pickle=False)
+            pixel_sum = read_array(beside)
             if pixel_sum.shape != (size, size, 3) or pixel_sum.dtype != np.uint32:
                 raise ValueError(f"they are {pixel_sum.dtype}{list(pixel_sum.shape)}")
             return Moments.from_json(self.sums, pixel_sum.astype(np.uint64))
-        except (OSError, EOFError, ValueError, KeyError, TypeError, DataError) as error:
+        except (OSError, ValueError, KeyError, TypeError, DataError) as error:
             raise DataError(f"{beside}: the per-pixel sums cannot be used ({error}); alexprep repair makes the shard again") from error
 
     def write(self, directory: Location, moments: Moments) -> None:
@@ -207,17 +205,6 @@ def read_sidecar(shard: Location) -> Sidecar:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path} is not a sidecar of ours ({type(error).__name__}: {error}); alexprep repair makes the shard again") from error
     return sidecar
-
-
-def present(directory: Location) -> dict[str, int]:
-    """Return name -> bytes of the files in `directory`, from one listing; empty if there is no such folder."""
-    if isinstance(directory, RemotePath):
-        return {info.base_name: info.size for info in directory.entries() if info.is_file}
-    try:
-        with os.scandir(directory) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
-    except FileNotFoundError:
-        return {}
 
 
 def read_finished(shard: Location, plan: str, files: dict[str, int]) -> Sidecar | None:

@@ -16,9 +16,10 @@ from .config import ShardConfig
 from .errors import DataError
 from .manifest import FORMAT_VERSION
 from .order import permutation
+from .remote import Location
 from .sources import Listing, Source
 from .sources.listing import feed
-from .storage import Location, read_json, write_json
+from .storage import read_json, write_json
 
 JOB = "job.json"
 
@@ -93,22 +94,21 @@ def read_plan(directory: Location, suffix: str = "") -> Plan | None:
         raise DataError(f"{path} is not a job of ours ({type(error).__name__}: {error}); delete it and run alexprep shard again") from error
 
 
-def make_plan(source: Source, config: ShardConfig, suffix: str = "", classes: tuple[str, ...] | None = None) -> Plan:
+def make_plan(source: Source, config: ShardConfig) -> Plan:
     """Return the plan for all of `source`."""
     listings = source.listings()
-    names = tuple(source.classes) if classes is None else classes
     digest = hashlib.sha256()
 
     def say(value: Any) -> None:  # noqa: ANN401  (JSON is anything)
         digest.update(json.dumps(value, sort_keys=True).encode() + b"\n")
 
-    say([FORMAT_VERSION, asdict(config), names])
+    say([FORMAT_VERSION, asdict(config), source.classes])
     for listing in listings:
         say([listing.split, len(listing)])
         digest.update(np.ascontiguousarray(listing.labels).tobytes())
         feed(digest, listing.keys)
     facts = {"shape": source.shape, "fingerprint": source.fingerprint()}
-    return Plan(digest.hexdigest(), config, names, {listing.split: len(listing) for listing in listings}, facts, suffix)
+    return Plan(digest.hexdigest(), config, tuple(source.classes), {listing.split: len(listing) for listing in listings}, facts)
 
 
 class Shuffle:

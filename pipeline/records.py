@@ -15,7 +15,9 @@ from jaxtyping import Int32, Int64, UInt8
 
 from .config import ShardConfig
 from .errors import DataError
-from .manifest import FORMAT_VERSION, Manifest, present
+from .images import decode_record
+from .manifest import FORMAT_VERSION, Manifest
+from .remote import present
 
 ROWS_A_BATCH = {"jpeg": 256, "raw": 64}  # about 10 MB a record batch
 
@@ -145,6 +147,24 @@ class Records:
         """Return where the record came from."""
         shard, number, row = self._place(record)
         return str(self._reader(shard).get_batch(number).column("key")[row])
+
+    def keys(self) -> pa.ChunkedArray:
+        """Return where every record came from, in order, as one Arrow column."""
+        readers = (self._reader(shard) for shard in range(len(self.shards)))
+        batches = (reader.get_batch(number).column("key") for reader in readers for number in range(reader.num_record_batches))
+        return pa.chunked_array(batches, pa.string())
+
+    def pixels(self, record: int) -> UInt8[np.ndarray, "s s 3"]:
+        """Return a record's pixels, decoded if need be; DataError names the record if it is damaged or of another size."""
+        image, size = self.image(record), self.manifest.config.size
+        try:
+            if self.manifest.config.encoding == "jpeg":
+                image = decode_record(image)
+            if image.shape != (size, size, 3):
+                raise DataError(f"it is {image.shape[1]}x{image.shape[0]} pixels instead of {size}x{size}")
+        except DataError as error:
+            raise DataError(f"{self.where(record)}: {error}") from error
+        return image
 
     def where(self, record: int) -> str:
         """Return the record's shard, row and key, for an error message."""

@@ -191,6 +191,20 @@ def _opened(root: str) -> tuple[Any, str]:
     return filesystem, path
 
 
+Location = Path | RemotePath
+
+
+def present(directory: Location) -> dict[str, int]:
+    """Return name -> bytes of the files in `directory`, from one listing; empty if there is no such folder."""
+    if isinstance(directory, RemotePath):
+        return {info.base_name: info.size for info in directory.entries() if info.is_file}
+    try:
+        with os.scandir(directory) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+    except FileNotFoundError:
+        return {}
+
+
 def retried(work: Callable[[], T], where: RemotePath) -> T:
     """Return what `work` returns, trying again with growing pauses while the store fails; then OSError names the file.
 

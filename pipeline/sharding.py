@@ -4,23 +4,22 @@ The plan says which source images go into which shard, from the source and the p
 single-threaded. So the bytes do not depend on the number of workers, machines or kills.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from .commit import QUARANTINE, finalize, write_quarantine
 from .config import ShardConfig
 from .errors import DataError
-from .manifest import MANIFEST, Manifest, Sidecar, Split, files_of, present, read_finished, read_manifest
-from .plan import JOB, Plan, Shuffle, library_versions, make_plan, read_plan
-from .remote import location
+from .manifest import MANIFEST, Manifest, files_of, read_finished, read_manifest
+from .plan import Shuffle, make_plan, read_plan
+from .remote import Location, location, present
 from .sources import Place, Source
-from .storage import Location, lock, published, remove_partials
+from .storage import lock, remove_partials
 from .tasks import Bad, ShardTask
 from .workers import Engine, Workers, crashes_alone, worker_died
 
-QUARANTINE = "quarantine.jsonl"
 ANOTHER = "the source's files or the options were different. Give the same ones to continue it, choose another --out, or delete the folder"
 
 
@@ -58,8 +57,6 @@ class ShardJob:
     max_bad: float = 0.01  # share of the source's images that may be unusable
     part: Part = field(default_factory=Part)
     engine: Callable[[int], Engine] = Workers
-    suffix: str = ""  # of an append
-    classes: tuple[str, ...] | None = None  # None: the source's
 
     def __post_init__(self) -> None:
         """Make the plan."""
@@ -71,7 +68,7 @@ class ShardJob:
             raise ValueError(f"part must be i/n with i in 1..n, got {self.part.number}/{self.part.of}")
         self.directory = location(self.directory)
         self.manifest: Manifest | None = None
-        self.plan = make_plan(self.source, self.config, self.suffix, self.classes)
+        self.plan = make_plan(self.source, self.config)
         self._shuffles = {listing.split: Shuffle(listing, self.config) for listing in self.source.listings()}
         self._crashers: dict[bytes, str] = {}
         self.total = sum(self._images(split, index) for split, index, _ in self._mine())
@@ -95,7 +92,7 @@ class ShardJob:
             ) from error
 
     def _run_locked(self) -> Iterator[Progress]:
-        if not self.suffix and (self.directory / MANIFEST).is_file():
+        if not self.plan.suffix and (self.directory / MANIFEST).is_file():
             manifest = read_manifest(self.directory)
             self._check_same(manifest.shard_plans[0], manifest.source)
             if self._whole(manifest):
@@ -105,13 +102,13 @@ class ShardJob:
             if manifest.plans:
                 raise DataError(f"{self.directory}: shards are missing or damaged, and images were appended to it: alexprep repair mends it")
             (self.directory / MANIFEST).unlink()
-        before = read_plan(self.directory, self.suffix)
+        before = read_plan(self.directory, self.plan.suffix)
         if before is None:
             self.plan.write(self.directory)
         else:
             self._check_same(before.digest, before.source)
         yield from self.make_missing()
-        if self.part.of == 1 and not self.suffix:
+        if self.part.of == 1 and not self.plan.suffix:
             self.manifest = finalize(self.directory, self.plan)
 
     def make_missing(self) -> Iterator[Progress]:
@@ -162,7 +159,7 @@ class ShardJob:
             self.plan.digest,
             name,
             index,
-            len(self.plan.shards(split)),
+            len(shuffle.starts) - 1,
             shuffle.images(index),
             before + shuffle.starts[index],
             {key: reason for key, reason in self._crashers.items() if key.startswith(f"{split}/".encode())},
@@ -261,46 +258,3 @@ class _Crashed(Exception):
     def __init__(self, in_hand: list[int]) -> None:
         super().__init__(in_hand)
         self.in_hand = in_hand
-
-
-def finished_shards(directory: Location, plan: Plan) -> dict[str, list[Sidecar]]:
-    """Return the sidecars of every shard of `plan`, by split; DataError names those that are not made yet."""
-    files = present(directory)
-    found: dict[str, list[Sidecar]] = {}
-    missing: list[str] = []
-    for split in plan.images:
-        sidecars = [read_finished(directory / name, plan.digest, files) for name in plan.shards(split)]
-        missing += [name for name, sidecar in zip(plan.shards(split), sidecars, strict=True) if sidecar is None]
-        found[split] = [sidecar for sidecar in sidecars if sidecar is not None]
-    if missing:
-        total = sum(len(plan.shards(split)) for split in plan.images)
-        shown = "".join(f"\n  {name}" for name in missing[:5]) + ("\n  ..." if len(missing) > 5 else "")
-        raise DataError(
-            f"{directory}: {len(missing)} of {total} shards are not made yet:{shown}\nRun the parts that make them (the same --part i/n again)"
-        )
-    return found
-
-
-def finalize(directory: Location, plan: Plan | None = None) -> Manifest:
-    """Write the quarantine list, then the manifest, from the sidecars alone; DataError if a shard is missing."""
-    plan = plan or read_plan(directory)
-    if plan is None:
-        raise DataError(f"no {directory / JOB}: nothing was begun here; run alexprep shard --part 1/n first")
-    sidecars = finished_shards(directory, plan)
-    bad = [Bad(split, key, reason) for split, list_ in sidecars.items() for sidecar in list_ for key, reason in sidecar.quarantined]
-    write_quarantine(directory, bad)
-    if not any(sidecar.shard.rows for list_ in sidecars.values() for sidecar in list_):
-        raise DataError(f"none of the {plan.total} images is usable, so there is no data set; {directory / QUARANTINE} says why")
-    splits = {
-        name: Split(tuple(sidecar.shard for sidecar in list_), sum(len(sidecar.quarantined) for sidecar in list_)) for name, list_ in sidecars.items()
-    }
-    manifest = Manifest(directory, plan.digest, plan.config, plan.classes, splits, library_versions(), plan.source)
-    manifest.write()
-    return manifest
-
-
-def write_quarantine(directory: Location, bad: list[Bad]) -> None:
-    """Publish quarantine.jsonl: {"split", "key", "reason"} a line, sorted."""
-    with published(directory / QUARANTINE) as file:
-        for item in sorted(bad):
-            file.write((json.dumps(item._asdict(), ensure_ascii=False) + "\n").encode())

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from .errors import DataError
-from .remote import RemotePath
+from .remote import Location, RemotePath
 
 PARTIAL = ".partial"
-Location = Path | RemotePath
 
 
 @contextmanager
@@ -109,6 +108,17 @@ def write_array(path: Location, array: Any) -> None:  # noqa: ANN401  (numpy is 
     save(buffer, array, allow_pickle=False)
     with published(path) as file:  # numpy writing to the file itself would hide why a write failed
         file.write(buffer.getbuffer())
+
+
+def read_array(path: Location) -> Any:  # noqa: ANN401  (as above)
+    """Return the numpy array in a .npy, without pickle; ValueError if it is none, OSError if it cannot be read."""
+    from numpy import load
+
+    data = path.read_bytes()
+    try:
+        return load(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:  # a damaged header makes numpy raise whatever Python's own parser does
+        raise ValueError(f"no .npy: {type(error).__name__}: {error}") from error
 
 
 def write_json(path: Location, value: Any) -> None:  # noqa: ANN401  (JSON is anything)

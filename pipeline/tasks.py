@@ -12,9 +12,10 @@ from .images import central_square, decode, decode_record, encode
 from .manifest import Shard, Sidecar
 from .moments import MomentsCounter
 from .records import Row, ShardWriter, schema
+from .remote import Location
 from .sources import Listing, Place, Reader
 from .sources.listing import shown
-from .storage import Location, published
+from .storage import published
 
 
 class Bad(NamedTuple):

@@ -14,10 +14,11 @@ from typing import NamedTuple
 import numpy as np
 
 from .errors import DataError
-from .images import decode_record, use_one_thread
-from .manifest import MANIFEST, Manifest, Shard, present, read_sidecar
+from .images import use_one_thread
+from .manifest import MANIFEST, Manifest, Shard, read_sidecar
 from .moments import Moments, MomentsCounter
 from .records import Records
+from .remote import present
 from .stats import STATS, compute_stats
 from .storage import file_sha256, read_json
 
@@ -122,15 +123,11 @@ def _read_all(check: _Check, counts: dict[int, int], moments: Moments | None) ->
     try:
         records = Records(check.manifest, check.split, only=check.shard.file)
         for record in range(len(records)):
-            image = records.image(record)
             try:
-                pixels = decode_record(image) if config.encoding == "jpeg" else image
-                if pixels.shape != (config.size, config.size, 3):
-                    raise DataError(f"it is {pixels.shape[1]}x{pixels.shape[0]} pixels instead of {config.size}x{config.size}")
+                counter.add(records.pixels(record))
             except DataError as error:
-                yield f"{records.where(record)}: {error}"
+                yield str(error)
                 continue
-            counter.add(pixels)
             labels[int(records.labels(np.array([record]))[0])] += 1
     except DataError as error:
         yield str(error)

@@ -18,7 +18,7 @@ from alexprep.pipeline import storage
 from alexprep.pipeline.config import ShardConfig
 from alexprep.pipeline.errors import DataError
 from alexprep.pipeline.manifest import read_manifest
-from alexprep.pipeline.mending import AppendJob, repair
+from alexprep.pipeline.mending import AppendJob, RepairJob
 from alexprep.pipeline.sharding import ShardJob
 from alexprep.pipeline.sources import find_source
 from alexprep.pipeline.tasks import make_shard
@@ -108,13 +108,14 @@ def act(action, src, out):
         job._job.engine = Inline
         list(job.run())
         return
-    job = ShardJob(find_source(src), out, CONFIG, max_bad=0.1, engine=Inline)
     if action == "shard":
-        list(job.run())
+        list(ShardJob(find_source(src), out, CONFIG, max_bad=0.1, engine=Inline).run())
         return
     check = Verification(read_manifest(out), workers=1)
     list(check.run())
-    list(repair(job, check.damaged))
+    job = RepairJob(find_source(src), check.manifest, check.damaged, max_bad=0.1)
+    job._job.engine = Inline
+    list(job.run())
 
 
 def fail_once(action, src, out, fault):

@@ -128,6 +128,12 @@ def kaggle(splits, root):
     return root
 
 
+def by_split(splits):
+    """(name as others call it, rows) of each split."""
+    for split in splits:
+        yield {"train": "train", "val": "validation"}[split], [row for row in rows(splits) if row[0] == split]
+
+
 def label_of(splits):
     return {wnid: label for label, wnid in enumerate(sorted(splits["train"]))}
 
@@ -137,16 +143,14 @@ def parquet(splits, root, per_file=10, group=4):
     (root / "data").mkdir(parents=True)
     label = label_of(splits)
     features = {"image": {"_type": "Image"}, "label": {"names": ["tench", "goldfish", "great white shark"], "_type": "ClassLabel"}}
-    for split in splits:
-        found = [row for row in rows(splits) if row[0] == split]
-        found = found[1::2] + found[0::2]  # their files are shuffled
+    for split, ordered in by_split(splits):
+        found = ordered[1::2] + ordered[0::2]  # their files are shuffled
         files = [found[at : at + per_file] for at in range(0, len(found), per_file)]
         for number, part in enumerate(files):
             images = [{"bytes": data, "path": f"{name.removesuffix('.JPEG')}_{wnid}.JPEG"} for _, wnid, name, data in part]
             table = pa.table({"image": images, "label": pa.array([label[wnid] for _, wnid, _, _ in part], pa.int64())})
             table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-            name = {"train": "train", "val": "validation"}[split]
-            pq.write_table(table, root / f"data/{name}-{number:05}-of-{len(files):05}.parquet", row_group_size=group)
+            pq.write_table(table, root / f"data/{split}-{number:05}-of-{len(files):05}.parquet", row_group_size=group)
     return root
 
 
@@ -154,8 +158,7 @@ def bytes_parquet(splits, root):
     """A plain binary column, a name beside it."""
     root.mkdir(parents=True)
     label = label_of(splits)
-    for split in splits:
-        found = [row for row in rows(splits) if row[0] == split]
+    for split, found in by_split(splits):
         columns = {"bytes": [row[3] for row in found], "filename": [row[2] for row in found], "label": [label[row[1]] for row in found]}
         pq.write_table(pa.table(columns), root / f"{split}.parquet")
     return root
@@ -165,8 +168,7 @@ def webdataset(splits, root, per_tar=10):
     """imagenet1k-train-0000.tar: jpg, cls and json a sample."""
     root.mkdir(parents=True)
     label = label_of(splits)
-    for split in splits:
-        found = [row for row in rows(splits) if row[0] == split]
+    for split, found in by_split(splits):
         for number, at in enumerate(range(0, len(found), per_tar)):
             files = []
             for _, wnid, name, data in found[at : at + per_tar]:
@@ -176,7 +178,7 @@ def webdataset(splits, root, per_tar=10):
                     (f"{key}.jpg", data),
                     (f"{key}.json", json.dumps({"label": label[wnid]}).encode()),
                 ]
-            tar(files, root / f"imagenet1k-{ {'train': 'train', 'val': 'validation'}[split] }-{number:04}.tar")
+            tar(files, root / f"imagenet1k-{split}-{number:04}.tar")
     return root
 
 
@@ -214,12 +216,10 @@ def tfrecord(examples, path):
 def tfds(splits, root):
     root.mkdir(parents=True)
     label = label_of(splits)
-    for split in splits:
-        found = [row for row in rows(splits) if row[0] == split]
+    for split, found in by_split(splits):
         for number in range(2):
-            name = {"train": "train", "val": "validation"}[split]
             examples = [example({"file_name": row[2].encode(), "image": row[3], "label": label[row[1]]}) for row in found[number::2]]
-            tfrecord(examples, root / f"imagenet2012-{name}.tfrecord-{number:05}-of-00002")
+            tfrecord(examples, root / f"imagenet2012-{split}.tfrecord-{number:05}-of-00002")
     return root
 
 
@@ -227,8 +227,7 @@ def slim(splits, root):
     """Labels count from 1; 0 is the background."""
     root.mkdir(parents=True)
     label = label_of(splits)
-    for split in splits:
-        found = [row for row in rows(splits) if row[0] == split]
+    for split, found in by_split(splits):
         for number in range(2):
             examples = [
                 example(
@@ -242,7 +241,7 @@ def slim(splits, root):
                 )
                 for _, wnid, name, data in found[number::2]
             ]
-            tfrecord(examples, root / f"{ {'train': 'train', 'val': 'validation'}[split] }-{number:05}-of-00002")
+            tfrecord(examples, root / f"{split}-{number:05}-of-00002")
     return root
 
 

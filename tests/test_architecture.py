@@ -23,7 +23,7 @@ LAYERS = (
     ("plan", "records"),
     ("stats", "compare", "export"),
     ("verify", "tasks"),
-    ("workers",),
+    ("workers", "commit"),
     ("sharding", "graph", "reference"),
     ("mending", "loader", "preview"),
 )

@@ -3,9 +3,7 @@
 import json
 import re
 import shutil
-import sys
 import tarfile
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -18,7 +16,7 @@ from alexprep.pipeline.mending import AppendJob
 from alexprep.pipeline.sources import find_source
 from alexprep.pipeline.stats import StatsCheck
 from alexprep.pipeline.verify import Verification
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -44,6 +42,7 @@ def test_what_is_as_it_was_written_has_no_problem(shards, encoding):
 
 
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), which=st.sampled_from(["arrow", "arrow.pixelsum.npy"]))
+@example(place=0.00122152584155406, bit=0, which="arrow.pixelsum.npy")  # a header that numpy's parser trips over
 @settings(max_examples=60, deadline=None)
 def test_one_flipped_bit_anywhere_is_found(shards, tmp_path_factory, place, bit, which):
     copy = tmp_path_factory.getbasetemp() / "flipped"
@@ -224,6 +223,18 @@ def test_appended_images_are_new_shards_and_the_old_bytes_stay(images, copy, tmp
     assert "nothing to do" in again.stdout
     assert command("alexprep", "shard", "--src", images, "--out", copy, "--size", "64").returncode == 0  # the first job is finished still
     assert read_manifest(copy) == manifest
+    (tmp_path / "more/train/ant").rmdir()  # the classes of an appended source may be some of the data set's
+    shutil.rmtree(tmp_path / "more/test")
+    shutil.copytree(tmp_path / "more", tmp_path / "bees")
+    (tmp_path / "bees/train/bee/new000.JPEG").rename(tmp_path / "bees/train/bee/newest.JPEG")
+    for path in (tmp_path / "bees/train/bee").glob("new0*"):
+        path.unlink()
+    assert command("alexprep", "append", copy, "--src", tmp_path / "bees").returncode == 0
+    (copy / "train+2-00000-of-00001.arrow").unlink()
+    mended = command("alexprep", "repair", copy, "--src", tmp_path / "bees")
+    assert mended.returncode == 0, mended.stderr
+    assert problems(copy, deep=True) == []
+    make_images(tmp_path / "more", {"train/ant": 0, "test/ant": 2})
     (copy / "train+1-00000-of-00001.arrow").unlink()
     mended = command("alexprep", "repair", copy, "--src", tmp_path / "more")
     assert mended.returncode == 0, mended.stderr
@@ -319,11 +330,10 @@ def test_the_readers_in_the_docs_read(shards, tmp_path, monkeypatch):
 
     assert run.returncode == 0, run.stderr
     assert run.stdout.split("\n")[-2] == "65 130 [(0, 66), (1, 64)] 130 (64, 64) ['ant', 'bee']"
-    assert Path(sys.executable).exists()
 
 
-def test_fourteen_million_images_plan_in_seconds_and_little_memory():
-    """A tenth of them here: the columns are made up, the plan and its digest are real."""
+def test_a_million_images_are_planned_in_little_memory():
+    """The columns are made up, the plan and its digest are real."""
     code = """
 import resource, time
 import numpy as np, pyarrow as pa

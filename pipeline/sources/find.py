@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import DataError
-from ..remote import RemotePath, location
+from ..remote import Location, RemotePath, location, present
 from .folder import KAGGLE, Folder
-from .labels import ClassOf, Location, devkit_order, ilsvrc2012, missing_from_ilsvrc2012
+from .labels import ClassOf, devkit_order, ilsvrc2012, missing_from_ilsvrc2012
 from .listing import Found, Source, clean_name, listing_of, shown, some
 from .parquet import list_parquet
 from .tars import is_tar, list_tars
 from .tfrecord import is_tfrecord, list_tfrecords
 
 LabelOrder = Literal["sorted", "devkit"]
+SPLIT_ORDER = ("train", "val", "test")
+PASSED = re.compile(r"(?i)\.(jpe?g|png|txt|json|csv|md)$")
 HEAD = 512  # bytes that tell what a file is
 COMPRESSED = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"PK\x03\x04": "zip"}
 
@@ -57,11 +59,20 @@ def find_source(where: str | Path | RemotePath, label_order: LabelOrder = "sorte
             folder = Folder(kaggle or root, class_of)
             found, notes, declared = folder.find(), folder.notes, folder.classes
             shape = f"Kaggle's CLS-LOC ({folder.shape})" if kaggle else folder.shape
-    found = [part for part in found if part.places]
+    found = sorted((part for part in found if part.places), key=lambda part: SPLIT_ORDER.index(part.split))
     if not found:
         raise DataError(f"no images under {root}: expected class folders, ImageNet's tars, WebDataset tars, parquet or TFRecord files")
     name_classes(found, names, class_of, notes)
-    return _assemble(root, shape, found, declared, label_order, notes)
+    classes = _classes(root, found, declared)
+    if label_order == "devkit":
+        classes = devkit_order(root, class_of.devkit, classes)
+    first = set(found[0].classes)
+    missing = [name for name in classes if name not in first]
+    if missing and not declared:
+        notes.append(f"{root}: {len(missing)} classes of other splits have no image in {found[0].split} ({some(missing)})")
+    listings = [listing_of(part, classes) for part in found]
+    notes.extend(missing_from_ilsvrc2012(classes, listings))
+    return Source(shape, str(root), classes, listings, {part.split: part.reader for part in found}, notes)
 
 
 def _data_files(root: Location) -> Iterator[tuple[str, Location]]:
@@ -79,20 +90,9 @@ def _data_files(root: Location) -> Iterator[tuple[str, Location]]:
 
 
 def _files(folder: Location) -> Iterator[Location]:
-    """Yield files that might hold a data set, by a glance at the first of them: a class folder's thousand JPEGs are not opened."""
-    if not folder.is_dir():
-        return
-    if isinstance(folder, RemotePath):
-        yield from (
-            folder / info.base_name
-            for info in folder.entries()
-            if info.is_file and not re.search(r"(?i)\.(jpe?g|png|txt|json|csv|md)$", info.base_name)
-        )
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not entry.name.startswith(".") and entry.is_file() and not re.search(r"(?i)\.(jpe?g|png|txt|json|csv|md)$", entry.name):
-                yield folder / entry.name
+    """Yield the files in `folder` that might hold a data set; images and texts are known by their names and not opened."""
+    if folder.is_dir():
+        yield from (folder / name for name in present(folder) if not name.startswith(".") and not PASSED.search(name))
 
 
 def _kind(path: Location) -> str | None:
@@ -166,21 +166,12 @@ def _id_in(name: str) -> str | None:
     return match[1] if match else None
 
 
-def _assemble(root: Location, shape: str, found: list[Found], declared: list[str], label_order: LabelOrder, notes: list[str]) -> Source:
-    order = {"train": 0, "val": 1, "test": 2}
-    found.sort(key=lambda part: order.get(part.split, 3))
+def _classes(root: Location, found: list[Found], declared: list[str]) -> list[str]:
+    """Return the sorted ids of all classes; DataError for one that could not be a folder's name."""
     classes = sorted({str(class_id) for part in found for class_id in part.classes} | set(declared))
     for name in classes:
         if not name or name in (".", "..") or re.search(r"[/\0]", name):
             raise DataError(f"{root} has a class called {shown(name)!r}, which cannot be a folder's name")
         if shown(name) != name:
             raise DataError(f"{root}: the class {shown(name)} has a name that is not UTF-8; rename it")
-    if label_order == "devkit":
-        classes = devkit_order(root, classes)
-    first = set(found[0].classes)
-    missing = [name for name in classes if name not in first]
-    if missing and not declared:
-        notes.append(f"{root}: {len(missing)} classes of other splits have no image in {found[0].split} ({some(missing)})")
-    listings = [listing_of(part, classes) for part in found]
-    notes.extend(missing_from_ilsvrc2012(classes, listings))
-    return Source(shape, str(root), classes, listings, {part.split: part.reader for part in found}, notes)
+    return classes

@@ -4,19 +4,17 @@ Kaggle's ILSVRC/Data/CLS-LOC is such a folder, with the labels of val/ in LOC_va
 """
 
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import DataError
-from ..remote import RemotePath
-from .labels import ClassOf, Location
+from ..remote import Location, RemotePath
+from .labels import NUMBERED, ClassOf
 from .listing import SPLITS, TEST_SPLIT, Found, Place, shown, some
 from .reading import FileReader
 
 KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
-FLAT = re.compile(r"ILSVRC\d{4}_(val|test)_\d{8}\.\w+")
 
 
 class Folder:
@@ -53,14 +51,14 @@ class Folder:
         others = [name for name in folders if name not in found.values()]
         inside = any(self._tree.folders(name) or self._flat(name) for name in found.values())
         if not inside and not (found and not others):
-            match = FLAT.fullmatch(min((name for name, _ in self._tree.files("", deep=False)), default=""))
-            return {match[1]: ""} if match and not others and not found else {"train": ""}  # a class may well be called "train"
+            match = NUMBERED.fullmatch(min((name for name, _ in self._tree.files("", deep=False)), default="").rpartition(".")[0])
+            return {match[2]: ""} if match and not others and not found else {"train": ""}  # a class may well be called "train"
         if others:
             self.notes.append(f"{self.root}: {len(others)} folders beside the splits are not read ({some(others)})")
         return {split: found[split] for split in ("train", "val", TEST_SPLIT) if split in found}
 
     def _flat(self, folder: str) -> bool:
-        return any(FLAT.fullmatch(name) for name, _ in self._tree.files(folder, deep=False))
+        return any(NUMBERED.fullmatch(name.rpartition(".")[0]) for name, _ in self._tree.files(folder, deep=False))
 
     def _list(self, split: str, folder: str) -> Found:
         part = Found(split, self._reader)

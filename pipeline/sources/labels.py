@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..remote import RemotePath
+from ..remote import Location, RemotePath
 from .listing import Listing, some
 
-Location = Path | RemotePath
 NUMBERED = re.compile(r"ILSVRC(\d{4})_(val|test)_(\d{8})")
 COUNTS = {"train": 1_281_167, "val": 50_000}  # of ILSVRC2012; the 100,000 test images have no public labels
 MAX_TEXT = 1 << 26  # bytes of a label file
@@ -39,9 +38,9 @@ class ClassOf:
     """Looks up the class of a validation or test image by its name: Kaggle's CSV, else the devkit, else the table above."""
 
     def __init__(self, root: Location) -> None:
-        """Look for label files in `root` and above its Kaggle folders; they are read when first needed."""
+        """Read the label files in `root` and above its Kaggle folders."""
         self._csv = _kaggle_csv(root)
-        self._devkit = Devkit.find(root)
+        self.devkit = Devkit.find(root)
         self.origin = ""
 
     def __call__(self, stem: str) -> str | None:
@@ -53,10 +52,10 @@ class ClassOf:
         if match is None:
             return None
         year, split, number = match[1], match[2], int(match[3])
-        if self._devkit is not None and year == self._devkit.year:
-            found = self._devkit.class_of(split, number)
+        if self.devkit is not None and year == self.devkit.year:
+            found = self.devkit.class_of(split, number)
             if found is not None:
-                self.origin = str(self._devkit.path)
+                self.origin = str(self.devkit.path)
                 return found
         ids, val = ilsvrc2012()
         if (year, split) == ("2012", "val") and 1 <= number <= len(val):
@@ -207,9 +206,8 @@ def missing_from_ilsvrc2012(classes: list[str], listings: list[Listing]) -> Iter
             yield f"there is no {split} split; ILSVRC2012's has {expected:,} images"
 
 
-def devkit_order(root: Location, classes: list[str]) -> list[str]:
+def devkit_order(root: Location, devkit: Devkit | None, classes: list[str]) -> list[str]:
     """Return `classes` in the devkit's order (ILSVRC2012_ID, the labels of the 2012 code); DataError without a devkit."""
-    devkit = Devkit.find(root)
     if devkit is None:
         raise DataError(f"--label-order devkit needs the devkit: put ILSVRC2012_devkit_t12.tar.gz into {root}")
     number: dict[Any, int] = {name: i for i, name in devkit.ids().items()}

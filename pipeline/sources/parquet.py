@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import DataError, UndecodableImage
-from ..remote import RemotePath
-from .labels import Location
-from .listing import MAX_BYTES, Found, Place, some, split_of
+from ..remote import Location, RemotePath
+from .listing import Found, Place, some, split_of
+from .reading import refuse_large
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "bytes", "image_bytes")
 LABEL_COLUMNS = ("label", "cls", "target", "fine_label")
@@ -133,8 +133,7 @@ class ParquetReader:
         if not value.is_valid:
             raise UndecodableImage("no bytes in this row (only a path?)")
         buffer = value.as_buffer()
-        if buffer.size > MAX_BYTES:
-            raise UndecodableImage(f"{buffer.size} bytes; at most {MAX_BYTES} are read")
+        refuse_large(buffer.size)
         return bytes(buffer)
 
     def where(self, place: Place) -> str:

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import DataError, UndecodableImage
-from ..remote import RemotePath, retried
+from ..remote import Location, RemotePath, retried
 from .listing import MAX_BYTES, Place, shown
 
-Location = Path | RemotePath
+
+def refuse_large(size: int) -> None:
+    """Raise UndecodableImage for an image of more bytes than are read into memory."""
+    if size > MAX_BYTES:
+        raise UndecodableImage(f"{size} bytes; at most {MAX_BYTES} are read")
 
 
 class FileReader:
@@ -27,8 +31,7 @@ class FileReader:
         the job instead of emptying it.
         """
         if isinstance(self.root, RemotePath):
-            if place.size > MAX_BYTES:
-                raise UndecodableImage(f"{place.size} bytes; at most {MAX_BYTES} are read")
+            refuse_large(place.size)
             return (self.root / os.fsdecode(place.name)).read_bytes()
         path = self.root / os.fsdecode(place.name)
         if path.is_symlink() and not path.exists():
@@ -36,8 +39,7 @@ class FileReader:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise UndecodableImage("not a regular file")
-        if status.st_size > MAX_BYTES:
-            raise UndecodableImage(f"{status.st_size} bytes; at most {MAX_BYTES} are read")
+        refuse_large(status.st_size)
         try:
             return path.read_bytes()
         except PermissionError as error:
@@ -57,8 +59,7 @@ class RangeReader:
 
     def read(self, place: Place) -> bytes:
         """Return the range; OSError if the file ends before it does."""
-        if place.size > MAX_BYTES:
-            raise UndecodableImage(f"{place.size} bytes; at most {MAX_BYTES} are read")
+        refuse_large(place.size)
         return read_range(self.paths[place.file], place.offset, place.size)
 
     def where(self, place: Place) -> str:

@@ -14,7 +14,8 @@ from itertools import islice
 from typing import NamedTuple
 
 from ..errors import DataError
-from .labels import ClassOf, Location
+from ..remote import Location
+from .labels import NUMBERED, ClassOf
 from .listing import MAX_BYTES, WNID, Found, Place, clean_name, shown, some, split_of
 from .reading import RangeReader, Window, read_range
 
@@ -82,7 +83,7 @@ def list_tars(paths: list[Location], class_of: ClassOf, notes: list[str]) -> tup
         if is_tar(read_range(path, first.offset, min(512, first.size))):
             shapes["ILSVRC tar of class tars"] = None
             _list_class_tars(path, number, found.setdefault("train", Found("train", reader)), odd)
-        elif re.search(r"ILSVRC\d{4}_(val|test)_\d{8}\.\w+$", first.name) and len(stems) == len(set(stems)):
+        elif NUMBERED.fullmatch(_stem(first)) and len(stems) == len(set(stems)):
             shapes["ILSVRC validation tar"] = None
             _list_flat(path, number, reader, found, class_of, odd, notes)
         else:
@@ -110,17 +111,20 @@ def _list_flat(
 ) -> None:
     unknown: Counter[str] = Counter()
     for member in members(path, odd=odd):
-        stem = member.name.rpartition("/")[2].rpartition(".")[0]
-        match = re.fullmatch(r"ILSVRC\d{4}_(val|test)_\d{8}", stem)
-        class_id = class_of(stem)
+        match = NUMBERED.fullmatch(_stem(member))
+        class_id = class_of(_stem(member))
         if class_id is None or match is None:
-            unknown[match[1] if match else "other"] += 1
+            unknown[match[2] if match else "other"] += 1
             continue
-        _add(found.setdefault(match[1], Found(match[1], reader)), class_id, member, number)
+        _add(found.setdefault(match[2], Found(match[2], reader)), class_id, member, number)
     if class_of.origin:
         notes.append(f"{path}: the classes are from {class_of.origin}")
     for what, count in unknown.items():
         notes.append(f"{path}: {count} {what} files have no known class and are not read")
+
+
+def _stem(member: Member) -> str:
+    return member.name.rpartition("/")[2].rpartition(".")[0]
 
 
 def _add(part: Found, class_id: str, member: Member, number: int) -> None:

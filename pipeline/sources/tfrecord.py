@@ -13,9 +13,9 @@ from typing import Any
 import google_crc32c
 
 from ..errors import DataError, UndecodableImage
-from .labels import Location
-from .listing import MAX_BYTES, WNID, Found, Place, split_of
-from .reading import read_range
+from ..remote import Location
+from .listing import WNID, Found, Place, split_of
+from .reading import read_range, refuse_large
 
 HEADER, FOOTER = 12, 4  # bytes around the data
 IMAGES = ("image", "image/encoded")
@@ -226,8 +226,7 @@ class TFRecordReader:
 
     def read(self, place: Place) -> bytes:
         """Return one image's bytes; UndecodableImage if the record's checksum is wrong."""
-        if place.size > MAX_BYTES:
-            raise UndecodableImage(f"a record of {place.size} bytes; at most {MAX_BYTES} are read")
+        refuse_large(place.size)
         data = memoryview(read_range(self.paths[place.file], place.offset, place.size + FOOTER))
         record = data[: place.size]
         if struct.unpack_from("<I", data, place.size)[0] != masked_crc(record):
