@@ -11,7 +11,7 @@ What is measured:
   alexprep shard, whole command   from typing it to the prompt: Python's start, imports, workers, statistics, fsync
   alexprep shard, after imports   the same runs by the "seconds" that --json prints, which is how the peers are timed
   peers                           time inside the process, imports excluded; the code in benchmarks/peers/, with Pillow for the images
-  bare kernels                    decode, central_square and encode of alexprep.pipeline.images, from memory to nowhere
+  bare kernels                    decode, resize, crop and encode, from memory to nowhere: by the libraries that others use, and by ours
 The column "to ours" compares with the first row, round by round. "without start-up" is the slope between all files and about a quarter of them:
 what a long job gets. "CPU ms" is that slope in processor time of all processes together, per image. "others" is the share
 of the machine's processor time that other programs took during the runs: above a few percent, trust no column but "CPU ms", and that one little.
@@ -34,12 +34,16 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+import simplejpeg
 from alexprep.pipeline.demo_data import write_demo_data
-from alexprep.pipeline.images import central_square, decode, encode, use_one_thread
+from alexprep.pipeline.images import decode, encode, square, use_one_thread
 from PIL import Image
 
 HERE = Path(__file__).parent
@@ -192,7 +196,21 @@ def theirs(python: Path, script: str) -> Callable[[Path, Path], Run]:
     return convert
 
 
-def kernels(src: Path, _out: Path) -> Run:
+def of_libraries(data: bytes) -> None:
+    """Decode with libjpeg-turbo, shrink with OpenCV, encode with libjpeg-turbo."""
+    image = simplejpeg.decode_jpeg(data, "RGB") if data.startswith(b"\xff\xd8") else decode(data)
+    short = min(image.shape[:2])
+    height, width = (int(side * 256 / short + 0.5) for side in image.shape[:2])
+    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if short > 256 else cv2.INTER_CUBIC)
+    top, left = (height - 256) // 2, (width - 256) // 2
+    simplejpeg.encode_jpeg(np.ascontiguousarray(image[top : top + 256, left : left + 256]), 95, "RGB", "444")
+
+
+def of_ours(data: bytes) -> None:
+    encode(square(data, 256).pixels, 95)
+
+
+def kernels(work_on: Callable[[bytes], None], src: Path, _out: Path) -> Run:
     """Every process takes the next image when it has done one, so that all end together."""
     files = [path.read_bytes() for path in files_of(src)]
     context = multiprocessing.get_context("fork")  # the processes share `files`
@@ -207,7 +225,7 @@ def kernels(src: Path, _out: Path) -> Run:
                 taken.value += 1
             if index >= len(files):
                 break
-            encode(central_square(decode(files[index]), 256), 95)
+            work_on(files[index])
         barrier.wait()
 
     processes = [context.Process(target=work) for _ in range(CPUS)]
@@ -269,7 +287,8 @@ def contestants(venvs: Path) -> list[Contestant]:
     found = [
         Contestant("alexprep shard, jpeg", ours("jpeg"), mine),
         Contestant("alexprep shard, raw", ours("raw"), mine),
-        Contestant("bare kernels, from memory, no writer", kernels, mine),
+        Contestant("bare kernels of libjpeg-turbo and OpenCV", partial(kernels, of_libraries), mine),
+        Contestant("bare kernels of alexprep", partial(kernels, of_ours), mine),
     ]
     for peer in PEERS:
         venv = venvs / peer.folder

@@ -66,6 +66,10 @@ def shard(
     after a kill or a crash, it continues; on a finished folder it does nothing. The bytes do not depend on the number of
     workers. Files that are no usable image are listed with the reason in OUT/quarantine.jsonl.
     """
+    from alexprep.pipeline.processes import prepare
+
+    if engine == "processes":
+        prepare()  # before the imports below, which take as long as its own
     from alexprep.pipeline.sharding import ShardJob
     from alexprep.pipeline.sources import find_source
 

@@ -15,16 +15,15 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from .errors import UndecodableImage
-from .kernels import area_square
+from .kernels import MAX_PIXELS, Encoded, Square, area_square, decode_jpeg, encode_jpeg, jpeg_square
 
-MAX_PIXELS = 178_956_970  # 512 MiB of RGB: what Pillow refuses as a decompression bomb; larger than ImageNet's largest by far
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # by content; a name decides nothing
 
 
 def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     """Return the image in `data` as RGB; raise UndecodableImage with the reason.
 
-    A JPEG goes through libjpeg-turbo directly; CMYK, other formats, and JPEGs at which libjpeg warns, through Pillow. Both give
+    A JPEG goes through our own decoder or libjpeg-turbo; CMYK, other formats, and JPEGs at which libjpeg warns, through Pillow. All give
     the same pixels (tests hold them together). Pillow refuses a file that ends too early; one that has its end but damaged
     data before it is decoded as far as libjpeg can mend it, as every other reader of ImageNet does.
     """
@@ -43,7 +42,7 @@ def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
         if width * height > MAX_PIXELS:
             raise UndecodableImage(f"too large: {width}x{height} pixels; at most {MAX_PIXELS} in all are decoded")
         if colours in ("YCbCr", "Gray"):
-            return simplejpeg.decode_jpeg(data, "RGB", strict=True)
+            return decode_jpeg(data)
     except ValueError:
         pass  # Pillow says what is wrong with it, or knows better
     return None
@@ -85,15 +84,24 @@ def central_square(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.nda
     return np.ascontiguousarray(image[top : top + size, left : left + size])
 
 
-def encode(image: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:
-    """Return `image` as a 4:4:4 JPEG (colour at full resolution, so that PCA colour has something to work on)."""
-    return simplejpeg.encode_jpeg(image, quality=quality, colorspace="RGB", colorsubsampling="444", fastdct=False)
+def square(data: bytes, size: int) -> Square:
+    """Return the `central_square` of the image in `data`; raise UndecodableImage with the reason why there is none."""
+    made = jpeg_square(data, size)
+    if made is None:
+        image = decode(data)
+        made = Square(central_square(image, size), *image.shape[:2])
+    return made
+
+
+def encode(image: UInt8[np.ndarray, "s s 3"], quality: int) -> Encoded:
+    """Return `image` as a 4:4:4 JPEG (colour at full resolution, so that PCA colour has something to work on), and its pixels."""
+    return encode_jpeg(image, quality)
 
 
 def decode_record(data: bytes | UInt8[np.ndarray, "n"]) -> UInt8[np.ndarray, "h w 3"]:
     """Return the pixels of a JPEG record; raise UndecodableImage at the least irregularity."""
     try:
-        return simplejpeg.decode_jpeg(data, "RGB", strict=True)
+        return decode_jpeg(data)
     except ValueError as error:
         raise UndecodableImage(f"the JPEG record is damaged: {error}") from error
 

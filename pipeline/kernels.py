@@ -1,27 +1,113 @@
-"""The arithmetic that sharding spends its own time on, compiled if there was a compiler: shrinking, and the sums of moments.
+"""The arithmetic that sharding spends its own time on, compiled if there was a compiler: JPEG, shrinking, the sums of moments.
 
-In:  uint8[h,w,3] images.    Out: uint8[size,size,3], and sums of integers.
+In:  JPEG bytes, uint8[h,w,3] images.    Out: uint8[size,size,3], JPEG bytes, and sums of integers.
 
 Every function has a plain twin, which says what it computes and takes its place without the extension. The bits are the same.
 """
 
+import io
 import platform
 import sys
+from functools import lru_cache
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import simplejpeg
 from jaxtyping import UInt8, UInt16, UInt64
+from PIL import Image
 
 try:
-    _kernels: Any = import_module("._kernels", __package__)  # _kernels.c
+    _kernels: Any = import_module("._kernels", __package__)  # native/
 except ImportError:  # it was installed without a compiler
     _kernels = None
 
 COMPILED = _kernels is not None
+MAX_PIXELS = 178_956_970  # 512 MiB of RGB: what Pillow refuses as a decompression bomb; larger than ImageNet's largest by far
 IMAGES_IN_16_BITS = 257  # of uint8 add up to at most 65535
+START_OF_SCAN = 0xDA  # a JPEG's marker
 _AS_OPENCV = COMPILED and platform.machine() == "x86_64"  # elsewhere OpenCV's own build may fuse multiplications and additions
+
+
+class Square(NamedTuple):
+    """The central square of an image, its shorter side scaled, and how large the image was."""
+
+    pixels: UInt8[np.ndarray, "s s 3"]
+    height: int
+    width: int
+
+
+def jpeg_square(data: bytes, size: int) -> Square | None:
+    """Decode a JPEG and shrink its central square as `area_square` does, computing only what the square needs.
+
+    None for whatever is not a baseline JPEG of the usual kind in good order, or is to be enlarged, or has a whole scale:
+    `images.square` does the same of any image, by libjpeg and OpenCV.
+    """
+    if not _AS_OPENCV:
+        return None
+    pixels = np.empty((size, size, 3), np.uint8)
+    sides = _kernels.jpeg_square(data, pixels, MAX_PIXELS)
+    return sides and Square(pixels, *sides)
+
+
+def decode_jpeg(data: bytes | UInt8[np.ndarray, "n"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the pixels of a JPEG as libjpeg-turbo gives them; ValueError at the least irregularity.
+
+    Compiled for a baseline JPEG in grey or YCbCr in good order; libjpeg decides about the rest.
+    """
+    decoded = _kernels.decode_jpeg(data, MAX_PIXELS) if COMPILED else None
+    if decoded is None:
+        return plain_decode_jpeg(data)
+    pixels, height, width = decoded
+    return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+
+
+def plain_decode_jpeg(data: bytes | UInt8[np.ndarray, "n"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Do as `decode_jpeg` does, by libjpeg."""
+    return simplejpeg.decode_jpeg(data, "RGB", strict=True)
+
+
+class Encoded(NamedTuple):
+    """A JPEG, and what its readers will see."""
+
+    data: bytes
+    pixels: UInt8[np.ndarray, "s s 3"]
+
+
+def encode_jpeg(image: UInt8[np.ndarray, "s s 3"], quality: int) -> Encoded:
+    """Return `image` as the 4:4:4 JPEG that libjpeg writes, with its accurate DCT, and the pixels that decoding will give.
+
+    These cost an inverse DCT, but no Huffman decoding, which is most of a decoder's work.
+    """
+    if not COMPILED:
+        return plain_encode_jpeg(image, quality)
+    pixels = np.empty_like(image, order="C")
+    return Encoded(_kernels.encode_jpeg(np.ascontiguousarray(image), pixels, _header(len(image), quality)), pixels)
+
+
+def plain_encode_jpeg(image: UInt8[np.ndarray, "s s 3"], quality: int) -> Encoded:
+    """Do as `encode_jpeg` does, by libjpeg: Pillow's, since simplejpeg takes a hastier DCT below quality 96."""
+    data = _pillow(image, quality)
+    return Encoded(data, plain_decode_jpeg(data))
+
+
+def _pillow(image: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling=0)
+    return file.getvalue()
+
+
+@lru_cache
+def _header(size: int, quality: int) -> bytes:
+    """Return what libjpeg writes before the compressed data of every square of that size."""
+    data = _pillow(np.zeros((size, size, 3), np.uint8), quality)
+    at = 2
+    while True:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        at += 2 + length
+        if marker == START_OF_SCAN:
+            return data[:at]
 
 
 def area_square(image: UInt8[np.ndarray, "h w 3"], scaled: tuple[int, int], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:

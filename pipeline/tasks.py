@@ -8,7 +8,7 @@ from typing import IO, Any, NamedTuple
 
 from .config import ShardConfig
 from .errors import UndecodableImage
-from .images import central_square, decode, decode_record, encode
+from .images import encode, square
 from .manifest import Shard, Sidecar
 from .moments import MomentsCounter
 from .records import Row, ShardWriter, schema
@@ -127,16 +127,14 @@ class _Hashing:
 def make_record(reader: Reader, key: bytes, label: int, place: Place, config: ShardConfig) -> tuple[Row, Any]:
     """Return one record and its pixels uint8[s,s,3]; UndecodableImage says why there is none.
 
-    A JPEG record is decoded once here: nothing undecodable enters a shard, and the moments count what readers will see.
+    The pixels of a JPEG record are those after decoding: the moments count what readers will see.
     """
     try:
         text = key.decode()
     except UnicodeDecodeError as error:
         raise UndecodableImage("the file's name is not UTF-8; rename it") from error
-    image = decode(reader.read(place))
-    square = central_square(image, config.size)
-    height, width = image.shape[:2]
+    made = square(reader.read(place), config.size)
     if config.encoding == "raw":
-        return Row(square, label, text, width, height), square
-    encoded = encode(square, config.quality)
-    return Row(encoded, label, text, width, height), decode_record(encoded)
+        return Row(made.pixels, label, text, made.width, made.height), made.pixels
+    encoded = encode(made.pixels, config.quality)
+    return Row(encoded.data, label, text, made.width, made.height), encoded.pixels

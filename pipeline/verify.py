@@ -3,7 +3,6 @@
 In:  a manifest.    Out: problems, each with the file it is in; none means that every bit of every shard is as written.
 """
 
-import multiprocessing
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from .errors import DataError
 from .images import use_one_thread
 from .manifest import MANIFEST, Manifest, Shard, read_sidecar
 from .moments import Moments, MomentsCounter
+from .processes import context
 from .records import Records
 from .remote import present
 from .stats import STATS, compute_stats
@@ -67,7 +67,7 @@ class Verification:
     def _executor(self) -> Executor:
         if not self._deep:
             return ThreadPoolExecutor(self._workers)  # hashing lets go of Python's lock
-        return ProcessPoolExecutor(self._workers, mp_context=multiprocessing.get_context("spawn"), initializer=use_one_thread)
+        return ProcessPoolExecutor(self._workers, mp_context=context(), initializer=use_one_thread)
 
     def _check_whole(self) -> None:
         """Check what no single shard tells: the quarantine counts, and the statistics if they are there."""

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Protocol, runtime_checkable
 
+from . import processes
 from .config import ShardConfig
 from .errors import DataError, UndecodableImage
 from .images import use_one_thread
@@ -45,8 +46,7 @@ class Workers:
     def __init__(self, workers: int = 0) -> None:
         """Prepare that many (0: one a CPU this process may use); they start with the first task."""
         self.width = workers or len(os.sched_getaffinity(0))
-        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the processes inherit it: one of many needs no threads of its own
-        context = multiprocessing.get_context("spawn")  # fork would copy threads' locks; spawn is the same everywhere
+        context = processes.context()
         self._done, self._bad, self._stop = context.Value("q", 0), context.Value("q", 0), context.Event()
         self._taken = context.Value("q", 0)  # places in `_current` that a process has taken
         self._current = context.Array("q", [-1] * self.width, lock=False)  # number of the image that each process has in hand
@@ -123,7 +123,7 @@ def crashes_alone(reader: Reader, place: Place, config: ShardConfig) -> str | No
 
     SIGKILL is not taken for the image's fault: that is how the system ends a process when memory is short.
     """
-    process = multiprocessing.get_context("spawn").Process(target=_try_alone, args=(reader, place, config))
+    process = processes.context().Process(target=_try_alone, args=(reader, place, config))
     process.start()
     process.join()
     code = process.exitcode or 0

@@ -1,0 +1,236 @@
+/* The central square of an image, shrunk as OpenCV's INTER_AREA does it, to the bit. Built with -ffp-contract=off: one fused
+multiply-add would change a bit. */
+
+#ifndef AREA_H
+#define AREA_H
+
+#include <float.h>
+#include <math.h>
+
+#include "decode.h"
+
+typedef float Float4 __attribute__((vector_size(16)));
+
+/* Along one axis: output i is the sum over k < count[i] of weights[i * stride + k] * input first[i] + k. */
+typedef struct {
+    Py_ssize_t stride, longest;
+    Py_ssize_t *first, *count;
+    float *weights;
+} Axis;
+
+static void free_axis(Axis *axis)
+{
+    PyMem_RawFree(axis->first);
+    PyMem_RawFree(axis->count);
+    PyMem_RawFree(axis->weights);
+}
+
+/* The weights of output i, by the rule of OpenCV's computeResizeAreaTab: pieces under a thousandth of a pixel are dropped. */
+static void weigh(Axis *axis, Py_ssize_t i, Py_ssize_t position, Py_ssize_t source, double scale)
+{
+    float *weights = axis->weights + i * axis->stride;
+    double start = (double)position * scale, end = start + scale;
+    double cell = scale < (double)source - start ? scale : (double)source - start;
+    Py_ssize_t low = (Py_ssize_t)start, high = (Py_ssize_t)end, n = 0;
+    low += (double)low < start; /* rounded up */
+    high = high < source - 1 ? high : source - 1;
+    low = low < high ? low : high;
+
+    axis->first[i] = low;
+    if ((double)low - start > 1e-3) {
+        axis->first[i] = low - 1;
+        weights[n++] = (float)(((double)low - start) / cell);
+    }
+    for (Py_ssize_t at = low; at < high; at++)
+        weights[n++] = (float)(1.0 / cell);
+    if (end - (double)high > 1e-3) {
+        double rest = end - (double)high < 1.0 ? end - (double)high : 1.0;
+        weights[n++] = (float)((rest < cell ? rest : cell) / cell);
+    }
+    axis->count[i] = n;
+    axis->longest = n > axis->longest ? n : axis->longest;
+}
+
+/* Fill `axis` for outputs `offset` to `offset + size` of `scaled`; -1 without memory. */
+static int set_axis(Axis *axis, Py_ssize_t source, Py_ssize_t scaled, Py_ssize_t offset, Py_ssize_t size)
+{
+    double scale = 1.0 / ((double)scaled / (double)source); /* in this order, as OpenCV does */
+    axis->stride = source / scaled + 3; /* whole pixels, a part at either end, and one for a quotient rounded up */
+    axis->longest = 0;
+    axis->first = PyMem_RawCalloc((size_t)size, sizeof(*axis->first));
+    axis->count = PyMem_RawCalloc((size_t)size, sizeof(*axis->count));
+    axis->weights = PyMem_RawCalloc((size_t)(size * axis->stride), sizeof(*axis->weights));
+    if (!axis->first || !axis->count || !axis->weights)
+        return -1;
+    for (Py_ssize_t i = 0; i < size; i++)
+        weigh(axis, i, offset + i, source, scale);
+    return 0;
+}
+
+/* Give every output `longest` inputs that exist, the new ones with weight zero: adding +0 changes no bit. */
+static void level(Axis *axis, Py_ssize_t source, Py_ssize_t size)
+{
+    for (Py_ssize_t i = 0; i < size; i++) {
+        float *weights = axis->weights + i * axis->stride;
+        Py_ssize_t beyond = axis->first[i] + axis->longest - source;
+        if (beyond > 0) {
+            memmove(weights + beyond, weights, (size_t)axis->count[i] * sizeof(*weights));
+            memset(weights, 0, (size_t)beyond * sizeof(*weights));
+            axis->first[i] -= beyond;
+        }
+    }
+}
+
+/* Inputs from the first to the last that the outputs of a levelled axis need. */
+static Py_ssize_t span(const Axis *axis, Py_ssize_t size)
+{
+    return axis->first[size - 1] - axis->first[0] + axis->longest;
+}
+
+/* One row across, a pixel at a time in a vector of four: the fourth is the next pixel's red, and overwritten by it. */
+INLINE void across(const float *restrict row, const Axis *axis, Py_ssize_t size, Py_ssize_t taps, int channels, float *restrict out)
+{
+    const Py_ssize_t *first = axis->first, origin = first[0], stride = axis->stride;
+    const float *weights = axis->weights;
+    for (Py_ssize_t i = 0; i < size; i++, weights += stride) {
+        const float *from = row + channels * (first[i] - origin);
+        Float4 sum = {0};
+        for (Py_ssize_t k = 0; k < taps; k++) {
+            Float4 pixel;
+            memcpy(&pixel, from + channels * k, sizeof(pixel));
+            sum += pixel * weights[k];
+        }
+        memcpy(out + 3 * i, &sum, sizeof(sum));
+    }
+}
+
+/* The same from bytes, the first of them input first[0]. They become floats in a loop of their own: GCC 12 converts a vector of four bytes one by one, which takes
+three times as long. */
+INLINE void any_row_across(const uint8_t *restrict row, int channels, const Axis *axis, Py_ssize_t size, float *restrict floats, float *restrict out)
+{
+    const Py_ssize_t n = channels * span(axis, size);
+    for (Py_ssize_t i = 0; i < n; i++)
+        floats[i] = row[i];
+    if (axis->longest == 2)
+        across(floats, axis, size, 2, channels, out);
+    else if (axis->longest == 3)
+        across(floats, axis, size, 3, channels, out);
+    else if (axis->longest == 4)
+        across(floats, axis, size, 4, channels, out);
+    else
+        across(floats, axis, size, axis->longest, channels, out);
+}
+
+/* Rounded half to even: from 2**23 on a float32 has no bits for a fraction, and the last bits are those of the integer. The limit
+is set on the integer: GCC leaves a loop that compares floats alone, lest it raise a flag. */
+INLINE void round_row(const float *restrict sum, Py_ssize_t n, uint8_t *restrict out)
+{
+    const float whole = 8388608.0f;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        const float value = sum[i] + whole;
+        int32_t bits, zero;
+        memcpy(&bits, &value, sizeof(bits));
+        memcpy(&zero, &whole, sizeof(zero));
+        out[i] = (uint8_t)(bits - zero < 255 ? bits - zero : 255);
+    }
+}
+
+/* `scratch`: a row of sums, one of outputs with a vector's end behind it, and one of inputs with the same. */
+static Py_ssize_t scratch_size(const Axis *x, Py_ssize_t size)
+{
+    return 3 * size + (3 * size + 1) + (4 * span(x, size) + 1);
+}
+
+/* Rows of an image, or of a JPEG while it is decoded. */
+INLINE void shrink(const uint8_t *image, Py_ssize_t width, const Decoder *jpeg, const Axis *y, const Axis *x, Py_ssize_t size, float *scratch,
+                   uint8_t *out)
+{
+    const Py_ssize_t n = 3 * size, from = x->first[0];
+    float *sum = scratch, *row = sum + n, *floats = row + n + 1;
+    Py_ssize_t held = -1; /* the source row that is in `row`: the last of one output is often the first of the next */
+    for (Py_ssize_t i = 0; i < size; i++) {
+        for (Py_ssize_t k = 0; k < y->count[i]; k++) {
+            const float weight = y->weights[i * y->stride + k];
+            const Py_ssize_t at = y->first[i] + k;
+            if (at != held && jpeg) {
+                rgb_row(jpeg, at, from, from + span(x, size), jpeg->row);
+                any_row_across((const uint8_t *)jpeg->row, 4, x, size, floats, row);
+            } else if (at != held)
+                any_row_across(image + 3 * (width * at + from), 3, x, size, floats, row);
+            held = at;
+            if (k == 0)
+                for (Py_ssize_t j = 0; j < n; j++)
+                    sum[j] = weight * row[j];
+            else
+                for (Py_ssize_t j = 0; j < n; j++)
+                    sum[j] += weight * row[j];
+        }
+        round_row(sum, n, out + n * i);
+    }
+}
+
+CLONES static void shrink_image(const uint8_t *image, Py_ssize_t width, const Axis *y, const Axis *x, Py_ssize_t size, float *scratch, uint8_t *out)
+{
+    shrink(image, width, NULL, y, x, size, scratch, out);
+}
+
+CLONES static void shrink_jpeg(const Decoder *jpeg, const Axis *y, const Axis *x, Py_ssize_t size, float *scratch, uint8_t *out)
+{
+    shrink(NULL, 0, jpeg, y, x, size, scratch, out);
+}
+
+typedef struct {
+    Axis y, x;
+    float *scratch;
+} Shrinking;
+
+static void free_shrinking(Shrinking *shrinking)
+{
+    free_axis(&shrinking->y);
+    free_axis(&shrinking->x);
+    PyMem_RawFree(shrinking->scratch);
+}
+
+/* Prepare to shrink rows x columns to height x width and keep the central square; -1 without memory. */
+static int set_shrinking(Shrinking *shrinking, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t height, Py_ssize_t width, Py_ssize_t size)
+{
+    Axis *y = &shrinking->y, *x = &shrinking->x;
+    if (set_axis(y, rows, height, (height - size) / 2, size) || set_axis(x, columns, width, (width - size) / 2, size))
+        return -1;
+    level(x, columns, size);
+    shrinking->scratch = PyMem_RawCalloc((size_t)scratch_size(x, size), sizeof(float));
+    return shrinking->scratch ? 0 : -1;
+}
+
+/* Where both scales are whole, OpenCV sums integers, and fast. */
+static int is_whole(Py_ssize_t source, Py_ssize_t scaled)
+{
+    const double scale = 1.0 / ((double)scaled / (double)source), away = scale - nearbyint(scale); /* in this order, as OpenCV does */
+    return fabs(away) < DBL_EPSILON;
+}
+
+/* The central square of a JPEG whose header was read, its shorter side scaled to `size`; -1 to decline. */
+static int square_of_jpeg(Decoder *decoder, Shrinking *shrinking, const uint8_t *data, Py_ssize_t n, Py_ssize_t size, uint8_t *out)
+{
+    const int rows = decoder->jpeg.height, columns = decoder->jpeg.width, shorter = rows < columns ? rows : columns;
+    if (shorter < size)
+        return -1; /* to be enlarged */
+    const Py_ssize_t height = (Py_ssize_t)((double)(rows * size) / shorter + 0.5), width = (Py_ssize_t)((double)(columns * size) / shorter + 0.5);
+    if (shorter == size) {
+        const int top = (int)(rows - size) / 2, left = (int)(columns - size) / 2;
+        if (decode(decoder, data, n, (Box){left, top, left + (int)size, top + (int)size}))
+            return -1;
+        rgb_box(decoder, out);
+        return 0;
+    }
+    if ((is_whole(rows, height) && is_whole(columns, width)) || set_shrinking(shrinking, rows, columns, height, width, size))
+        return -1;
+    const Axis *y = &shrinking->y, *x = &shrinking->x;
+    const Box box = {(int)x->first[0], (int)y->first[0], (int)(x->first[0] + span(x, size)), (int)(y->first[size - 1] + y->count[size - 1])};
+    if (decode(decoder, data, n, box))
+        return -1;
+    shrink_jpeg(decoder, y, x, size, shrinking->scratch, out);
+    return 0;
+}
+
+#endif

@@ -1,0 +1,404 @@
+/* Pixels of a part of a baseline JPEG, to the bit those of libjpeg-turbo (its accurate DCT and its smooth upsampling).
+
+The Huffman code of every block is walked, since the next one begins where it ends; but only the blocks that the part needs are
+dequantised and transformed. Cb and Cr are enlarged, and colours converted, a row at a time, when the row is asked for. */
+
+#ifndef DECODE_H
+#define DECODE_H
+
+#include "common.h"
+#include "dct.h"
+#include "jpeg.h"
+
+/* Coefficients so large that libjpeg's own sums of 16 bits might overflow: no camera writes them. A sum below this is safe: its first
+pass multiplies by at most 1.39 * 4, and 5800 * 5.56 < 32768. */
+enum { WILD = 5800 };
+enum { SLACK = 4096 }; /* bytes that may be read beyond a segment's end: more than an MCU can take (6 blocks of 64 codes of 27 bits) */
+
+typedef struct {
+    const uint8_t *next;
+    uint64_t bits; /* the next ones, the first in the highest place */
+    int count;     /* of `bits` that are certain; those below are right too, or zero */
+} Bits;
+
+typedef struct {
+    int x0, y0, x1, y1; /* pixels: the part that is wanted */
+} Box;
+
+typedef struct {
+    void *start;
+    Py_ssize_t bytes;
+} Buffer;
+
+typedef struct {
+    Jpeg jpeg;
+    Buffer buffer;
+    Box box;
+    uint16_t steps[3][PLACES]; /* quantisers in zigzag order, and zeros */
+    Py_ssize_t across, down;         /* MCUs */
+    Py_ssize_t mx0, my0, mx1, my1;   /* MCUs that are transformed */
+    Py_ssize_t stride[3];            /* of the planes */
+    uint8_t *plane[3];               /* samples; only those of the MCUs above are set */
+    uint8_t *clean;                  /* the compressed data without stuffing */
+    Py_ssize_t segments, *ends;      /* of `clean` between restart markers */
+    uint32_t *row;                   /* one of the image */
+    int16_t *chroma;                 /* two rows of Cb and Cr, blended downwards, then enlarged */
+} Decoder;
+
+INLINE uint64_t big_endian(const uint8_t *at)
+{
+    uint64_t value;
+    memcpy(&value, at, sizeof(value));
+    return __builtin_bswap64(value);
+}
+
+/* Have at least 56 bits. */
+INLINE void refill(Bits *in)
+{
+    in->bits |= big_endian(in->next) >> in->count;
+    in->next += (63 - in->count) >> 3;
+    in->count |= 56;
+}
+
+INLINE void drop(Bits *in, int n)
+{
+    in->bits <<= n;
+    in->count -= n;
+}
+
+/* The entry of a code longer than LOOK bits, as if it had been looked up; 0 if there is no such code. */
+static int32_t long_code(const Huffman *huffman, uint64_t bits, int of_dc)
+{
+    const int32_t next = (int32_t)(bits >> 48);
+    int run, size;
+    for (int length = LOOK + 1; length <= 16; length++)
+        if (next < huffman->limit[length]) {
+            const int symbol = huffman->known[16 + huffman->offset[length] + (next >> (16 - length))];
+            meaning(symbol, of_dc, &run, &size);
+            return length | MORE | run << RUN | size << VALUE;
+        }
+    return 0;
+}
+
+/* Read a code and its value, of at least 28 bits in `in`; returns the entry, its upper half the value. 0: no code. */
+INLINE int32_t read_code(Bits *in, const Huffman *huffman, int of_dc)
+{
+    int32_t entry = huffman->entries[in->bits >> (64 - LOOK)];
+    if (__builtin_expect(entry == 0, 0))
+        entry = long_code(huffman, in->bits, of_dc);
+    drop(in, entry & DROP);
+    if (__builtin_expect(entry & MORE, 0)) {
+        const int size = entry >> VALUE;
+        const int value = size ? extend((int)(in->bits >> 32 >> (32 - size)), size) : 0;
+        drop(in, size);
+        entry = (int32_t)((uint32_t)value << VALUE | (uint32_t)(entry & 0xffff & ~MORE));
+    }
+    return entry;
+}
+
+/* Put the coefficient before the k-th, dequantised, into `block`; `over` gets bits above the 16th if it is too large for one. */
+INLINE void place(int16_t *block, int k, int value, const uint16_t *steps, uint32_t *over)
+{
+    const int coefficient = value * steps[k - 1];
+    *over |= (uint32_t)(coefficient + 32768);
+    block[ZIGZAG[k - 1]] = (int16_t)coefficient;
+}
+
+/* Read one block into `block` (65 zeros; natural order), dequantised. 1: only a mean, 0: more, -1: declined. */
+INLINE int read_block(Bits *in, const Huffman *dc, const Huffman *ac, const uint16_t *steps, int *mean, int16_t *block, int keep)
+{
+    refill(in);
+    const int32_t entry = read_code(in, dc, 1);
+    uint32_t over = 0;
+    int k = 1;
+    *mean += entry >> VALUE;
+    if (entry == 0 || *mean != (int16_t)*mean)
+        return -1;
+    place(block, k, *mean, steps, &over);
+    while (k < 64) {
+        refill(in);
+        for (int i = 0; i < 4 && k < 64; i++) { /* 4 * LOOK bits are there */
+            const Pair pair = ac->pairs[in->bits >> (64 - LOOK)];
+            if (__builtin_expect(pair.bits == 0, 0)) {
+                refill(in);
+                const int32_t code = read_code(in, ac, 0);
+                if (code == 0)
+                    return -1;
+                k += (code >> RUN & 255) + 1;
+                if (keep)
+                    place(block, k, code >> VALUE, steps, &over);
+                break;
+            }
+            k += pair.move[0];
+            if (keep)
+                place(block, k, pair.value[0], steps, &over);
+            if (k >= 64) { /* what follows is another block's */
+                drop(in, pair.first);
+                break;
+            }
+            k += pair.move[1];
+            if (keep)
+                place(block, k, pair.value[1], steps, &over);
+            drop(in, pair.bits);
+        }
+    }
+    if ((k > 64 && k <= END_OF_BLOCK) || over >> 16)
+        return -1; /* beyond the block, or beyond 16 bits */
+    return k == 1 + END_OF_BLOCK + 1;
+}
+
+/* Samples of one MCU: into the planes, or only walked over. */
+INLINE int read_mcu(Decoder *decoder, Bits *in, int *means, Py_ssize_t mx, Py_ssize_t my, Int8 *largest, int keep)
+{
+    const Jpeg *jpeg = &decoder->jpeg;
+    for (int c = 0; c < jpeg->components; c++) {
+        const int across = c ? 1 : jpeg->h, down = c ? 1 : jpeg->v;
+        const Huffman *dc = &jpeg->dc_codes[jpeg->dc[c]], *ac = &jpeg->ac_codes[jpeg->ac[c]];
+        for (int i = 0; i < across * down; i++) {
+            int16_t block[BEYOND + 1];
+            const Int8 zeros = {0};
+            for (int j = 0; j < 64 && keep; j += 16) /* GCC 12 makes a memset of this a slow rep stos */
+                memcpy(block + j, &zeros, sizeof(zeros));
+            const int flat = read_block(in, dc, ac, decoder->steps[c], &means[c], block, keep);
+            if (flat < 0)
+                return -1;
+            if (!keep)
+                continue;
+            const Py_ssize_t x = mx * across + i % across, y = my * down + i / across;
+            uint8_t *out = decoder->plane[c] + 8 * (y * decoder->stride[c] + x);
+            if (flat)
+                inverse_dct_flat(block[0], out, decoder->stride[c]);
+            else
+                inverse_dct(block, out, decoder->stride[c], largest);
+        }
+    }
+    return 0;
+}
+
+/* Whether all bits from `start` to `end` are used up, but for less than a byte of padding. */
+static int at_end(const Bits *in, const uint8_t *start, const uint8_t *end)
+{
+    const Py_ssize_t used = 8 * (in->next - start) - in->count, left = 8 * (end - start) - used;
+    return left >= 0 && left < 8;
+}
+
+CLONES static int read_mcus(Decoder *decoder)
+{
+    const Py_ssize_t total = decoder->across * decoder->down, restart = decoder->jpeg.restart ? decoder->jpeg.restart : total;
+    const uint8_t *start = decoder->clean;
+    Int8 largest = {0};
+    for (Py_ssize_t segment = 0; segment < decoder->segments; segment++) {
+        const uint8_t *end = decoder->clean + decoder->ends[segment];
+        Bits in = {start, 0, 0};
+        int means[3] = {0};
+        const Py_ssize_t first = segment * restart, last = first + restart < total ? first + restart : total;
+        Py_ssize_t my = first / decoder->across, mx = first % decoder->across;
+        for (Py_ssize_t mcu = first; mcu < last; mcu++) {
+            const int keep = mx >= decoder->mx0 && mx < decoder->mx1 && my >= decoder->my0 && my < decoder->my1;
+            if ((keep ? read_mcu(decoder, &in, means, mx, my, &largest, 1) : read_mcu(decoder, &in, means, mx, my, &largest, 0)) || in.next > end + 8)
+                return -1;
+            if (++mx == decoder->across) {
+                mx = 0;
+                my++;
+            }
+        }
+        if (!at_end(&in, start, end))
+            return -1;
+        start = end;
+    }
+    for (int i = 0; i < 8; i++)
+        if (largest[i] > WILD)
+            return -1;
+    return 0;
+}
+
+/* Copy the scan without stuffed zeros and restart markers to `clean`; -1 unless it ends in EOI and has the right markers. */
+static int unstuff(Decoder *decoder, const uint8_t *data, Py_ssize_t n)
+{
+    const Py_ssize_t total = decoder->across * decoder->down, restart = decoder->jpeg.restart;
+    const Py_ssize_t segments = restart ? (total + restart - 1) / restart : 1;
+    const uint8_t *at = data + decoder->jpeg.scan, *end = data + n;
+    uint8_t *out = decoder->clean;
+    decoder->segments = 0;
+    for (;;) {
+        const uint8_t *mark = memchr(at, 0xff, (size_t)(end - at));
+        if (!mark || mark + 1 >= end)
+            return -1;
+        memcpy(out, at, (size_t)(mark - at));
+        out += mark - at;
+        at = mark + 2;
+        if (mark[1] == 0) {
+            *out++ = 0xff;
+            continue;
+        }
+        if (decoder->segments == segments)
+            return -1;
+        decoder->ends[decoder->segments++] = out - decoder->clean;
+        if (mark[1] == 0xd9) {
+            memset(out, 0, SLACK);
+            return decoder->segments == segments ? 0 : -1;
+        }
+        if (mark[1] != 0xd0 + ((decoder->segments - 1) & 7))
+            return -1;
+    }
+}
+
+/* Have room for `bytes` in a buffer that is kept from image to image: fresh pages cost a tenth of the decoding. -1: no memory. */
+static int reserve(Buffer *buffer, Py_ssize_t bytes)
+{
+    if (buffer->bytes >= bytes)
+        return 0;
+    free(buffer->start);
+    buffer->start = malloc((size_t)bytes);
+    buffer->bytes = buffer->start ? bytes : 0;
+    return buffer->start ? 0 : -1;
+}
+
+static Py_ssize_t clamp(Py_ssize_t value, Py_ssize_t low, Py_ssize_t high)
+{
+    return value < low ? low : value > high ? high : value;
+}
+
+/* Decode the samples of `box`, after read_header. 0: done, and rgb_row gives its pixels. -1: declined, or no memory. */
+static int decode(Decoder *decoder, const uint8_t *data, Py_ssize_t n, Box box)
+{
+    const Jpeg *jpeg = &decoder->jpeg;
+    const int wide = 8 * jpeg->h, high = 8 * jpeg->v;
+    const Py_ssize_t around = jpeg->h > 1 ? 2 : 0; /* pixels around the box whose Cb and Cr have a share in it */
+    decoder->box = box;
+    decoder->across = (jpeg->width + wide - 1) / wide;
+    decoder->down = (jpeg->height + high - 1) / high;
+    decoder->mx0 = clamp(box.x0 - around, 0, jpeg->width) / wide;
+    decoder->my0 = clamp(box.y0 - around, 0, jpeg->height) / high;
+    decoder->mx1 = clamp((box.x1 + around + wide - 1) / wide, 0, decoder->across);
+    decoder->my1 = clamp((box.y1 + around + high - 1) / high, 0, decoder->down);
+    decoder->stride[0] = decoder->across * wide;
+    decoder->stride[1] = decoder->stride[2] = decoder->across * 8;
+    const Py_ssize_t y = decoder->stride[0] * decoder->down * high, c = jpeg->components == 3 ? decoder->stride[1] * decoder->down * 8 : 0;
+    const Py_ssize_t segments = jpeg->restart ? decoder->across * decoder->down / jpeg->restart + 1 : 1;
+    const Py_ssize_t parts[] = {
+        segments * (Py_ssize_t)sizeof(*decoder->ends),
+        jpeg->width * (Py_ssize_t)sizeof(*decoder->row),
+        (2 * decoder->stride[0] + 2 * decoder->stride[1] + 8) * (Py_ssize_t)sizeof(*decoder->chroma),
+        y + 2 * c,
+        n - jpeg->scan + SLACK,
+    };
+    uint8_t *at[5];
+    Py_ssize_t bytes = 0;
+    for (int i = 0; i < 5; i++)
+        bytes += (parts[i] + 63) / 64 * 64;
+    if (reserve(&decoder->buffer, bytes) || build_codes(&decoder->jpeg))
+        return -1;
+    at[0] = decoder->buffer.start;
+    for (int i = 1; i < 5; i++)
+        at[i] = at[i - 1] + (parts[i - 1] + 63) / 64 * 64;
+    decoder->ends = (Py_ssize_t *)at[0];
+    decoder->row = (uint32_t *)at[1];
+    decoder->chroma = (int16_t *)at[2];
+    decoder->plane[0] = at[3];
+    decoder->plane[1] = at[3] + y;
+    decoder->plane[2] = at[3] + y + c;
+    decoder->clean = at[4];
+    for (int i = 0; i < jpeg->components; i++)
+        for (int k = 0; k < 64; k++)
+            decoder->steps[i][k] = jpeg->quantisers[jpeg->quantiser[i]][k];
+    return unstuff(decoder, data, n) || read_mcus(decoder) ? -1 : 0;
+}
+
+/* Samples from x0 of one row, to x1: Cb or Cr of full width, less 128. */
+INLINE void enlarge(const int16_t *restrict row, Py_ssize_t n, int three_quarters, int even, int odd, int shift, int16_t *restrict out)
+{
+    for (Py_ssize_t i = 0; i < n; i++) {
+        out[2 * i] = (int16_t)(((three_quarters * row[i] + row[i - 1] + even) >> shift) - 128);
+        out[2 * i + 1] = (int16_t)(((three_quarters * row[i] + row[i + 1] + odd) >> shift) - 128);
+    }
+}
+
+/* Row `y` of plane `c`, columns x0 to x1 of the image, enlarged by libjpeg's triangle filter; out[0] is column x0 & ~1. */
+INLINE void enlarged_row(const Decoder *decoder, int c, Py_ssize_t y, Py_ssize_t x0, Py_ssize_t x1, int16_t *restrict out)
+{
+    const Jpeg *jpeg = &decoder->jpeg;
+    const Py_ssize_t width = (jpeg->width + 1) / 2, first = x0 / 2, last = (x1 + 1) / 2; /* samples of the plane */
+    const Py_ssize_t from = first ? first - 1 : 0, to = last < width ? last + 1 : width;
+    int16_t *row = decoder->chroma + 1 - from; /* a sample before it, for the edge */
+    const uint8_t *plane = decoder->plane[c];
+    if (jpeg->v == 2) {
+        const Py_ssize_t height = (jpeg->height + 1) / 2, other = clamp(y & 1 ? y / 2 + 1 : y / 2 - 1, 0, height - 1);
+        const uint8_t *restrict near = plane + decoder->stride[c] * (y / 2), *restrict far = plane + decoder->stride[c] * other;
+        for (Py_ssize_t i = from; i < to; i++)
+            row[i] = (int16_t)(3 * near[i] + far[i]);
+    } else {
+        const uint8_t *restrict near = plane + decoder->stride[c] * y;
+        for (Py_ssize_t i = from; i < to; i++)
+            row[i] = near[i];
+    }
+    if (!first)
+        row[-1] = row[0];
+    if (last == width)
+        row[width] = row[width - 1];
+    if (jpeg->v == 2)
+        enlarge(row + first, last - first, 3, 8, 7, 4, out);
+    else
+        enlarge(row + first, last - first, 3, 1, 2, 2, out);
+}
+
+INLINE uint32_t byte(int value)
+{
+    return (uint32_t)(value < 0 ? 0 : value > 255 ? 255 : value);
+}
+
+/* One pixel by JFIF's equations, in 16 bits of fraction, red in the lowest byte; `cb` and `cr` are less 128. */
+INLINE uint32_t to_rgb(int y, int cb, int cr)
+{
+    enum { HALF = 1 << 15, R_CR = 91881, G_CB = 22554, G_CR = 46802, B_CB = 116130 };
+    const uint32_t red = byte(y + ((R_CR * cr + HALF) >> 16)), green = byte(y + ((HALF - G_CB * cb - G_CR * cr) >> 16));
+    return red | green << 8 | byte(y + ((B_CB * cb + HALF) >> 16)) << 16;
+}
+
+/* Columns x0 to x1 of row `y` of the image, both within the box, as RGB0. */
+INLINE void rgb_row(const Decoder *decoder, Py_ssize_t y, Py_ssize_t x0, Py_ssize_t x1, uint32_t *restrict out)
+{
+    const Py_ssize_t n = x1 - x0;
+    const uint8_t *restrict luma = decoder->plane[0] + decoder->stride[0] * y + x0;
+    if (decoder->jpeg.components == 1) {
+        for (Py_ssize_t i = 0; i < n; i++)
+            out[i] = luma[i] * 0x10101u;
+        return;
+    }
+    if (decoder->jpeg.h == 1) {
+        const uint8_t *restrict cb = decoder->plane[1] + decoder->stride[1] * y + x0, *restrict cr = decoder->plane[2] + decoder->stride[2] * y + x0;
+        for (Py_ssize_t i = 0; i < n; i++)
+            out[i] = to_rgb(luma[i], cb[i] - 128, cr[i] - 128);
+        return;
+    }
+    int16_t *blue = decoder->chroma + decoder->stride[1] + 4, *red = blue + decoder->stride[0] + 2;
+    enlarged_row(decoder, 1, y, x0, x1, blue);
+    enlarged_row(decoder, 2, y, x0, x1, red);
+    const int16_t *restrict cb = blue + (x0 & 1), *restrict cr = red + (x0 & 1);
+    for (Py_ssize_t i = 0; i < n; i++)
+        out[i] = to_rgb(luma[i], cb[i], cr[i]);
+}
+
+/* Drop every fourth byte, which is zero. */
+INLINE void pack(const uint32_t *restrict words, Py_ssize_t n, uint8_t *restrict out)
+{
+    Py_ssize_t i = 0;
+    for (; i + 3 < n; i += 2) { /* the last two bytes are the next pixel's, written next */
+        const uint64_t two = words[i] | (uint64_t)words[i + 1] << 24;
+        memcpy(out + 3 * i, &two, 8);
+    }
+    for (; i < n; i++)
+        memcpy(out + 3 * i, words + i, 3);
+}
+
+/* All of the box, row by row. */
+CLONES static void rgb_box(const Decoder *decoder, uint8_t *out)
+{
+    const Box box = decoder->box;
+    for (Py_ssize_t y = box.y0; y < box.y1; y++, out += 3 * (box.x1 - box.x0)) {
+        rgb_row(decoder, y, box.x0, box.x1, decoder->row);
+        pack(decoder->row, box.x1 - box.x0, out);
+    }
+}
+
+#endif

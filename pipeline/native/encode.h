@@ -1,0 +1,260 @@
+/* A square as a baseline 4:4:4 JPEG, to the byte what libjpeg-turbo writes, and in the same go the pixels that readers will see.
+
+The header (quantisers, Huffman codes) comes from libjpeg itself. The pixels cost an inverse DCT, and no Huffman decoding. */
+
+#ifndef ENCODE_H
+#define ENCODE_H
+
+#include "common.h"
+#include "dct.h"
+#include "decode.h"
+#include "jpeg.h"
+
+enum { LONGEST_BLOCK = 64 * 27 / 8 * 2 + 8 }; /* bytes: every code and value at its longest, every byte stuffed */
+
+typedef struct {
+    uint8_t *start, *out, *end;
+    uint64_t bits; /* the last `count` of them wait to be written */
+    int count;
+} Writer;
+
+INLINE void put_byte(Writer *writer, int value)
+{
+    *writer->out++ = (uint8_t)value;
+    if ((value & 0xff) == 0xff)
+        *writer->out++ = 0;
+}
+
+INLINE void put(Writer *writer, uint32_t value, int n)
+{
+    writer->bits = writer->bits << n | value;
+    writer->count += n;
+    if (writer->count < 32)
+        return;
+    writer->count -= 32;
+    const uint32_t four = (uint32_t)(writer->bits >> writer->count);
+    if ((~four - 0x01010101) & four & 0x80808080) { /* one of them is 255 */
+        for (int shift = 24; shift >= 0; shift -= 8)
+            put_byte(writer, (int)(four >> shift));
+        return;
+    }
+    const uint32_t swapped = __builtin_bswap32(four);
+    memcpy(writer->out, &swapped, 4);
+    writer->out += 4;
+}
+
+/* The symbol of `run` zeros before `value`, and its bits. */
+INLINE void put_value(Writer *writer, const Huffman *huffman, int run, int value)
+{
+    const int magnitude = value < 0 ? -value : value, size = magnitude ? 32 - __builtin_clz((unsigned)magnitude) : 0;
+    const uint32_t code = huffman->put[run << 4 | size], bits = (uint32_t)(value - (value < 0)) & ((1u << size) - 1);
+    put(writer, code >> 5 | bits, code & 31);
+}
+
+/* One block of quantised coefficients in natural order; returns whether it is flat. */
+INLINE int put_block(Writer *writer, const Huffman *dc, const Huffman *ac, const int16_t *block, int *mean)
+{
+    uint64_t set = 0;
+    int16_t zigzag[64];
+    uint8_t nonzero[64];
+    for (int k = 0; k < 64; k++)
+        zigzag[k] = block[ZIGZAG[k]];
+    for (int k = 0; k < 64; k++)
+        nonzero[k] = zigzag[k] != 0;
+    for (int i = 0; i < 8; i++) { /* eight bytes of 0 or 1 become a byte of bits */
+        uint64_t bytes;
+        memcpy(&bytes, nonzero + 8 * i, 8);
+        set |= bytes * 0x0102040810204080 >> 56 << 8 * i;
+    }
+    set &= ~(uint64_t)1;
+    put_value(writer, dc, 0, block[0] - *mean);
+    *mean = block[0];
+    int last = 0;
+    for (uint64_t left = set; left; left &= left - 1) {
+        const int k = __builtin_ctzll(left);
+        int run = k - last - 1;
+        for (; run > 15; run -= 16)
+            put(writer, ac->put[0xf0] >> 5, ac->put[0xf0] & 31);
+        put_value(writer, ac, run, zigzag[k]);
+        last = k;
+    }
+    if (last < 63)
+        put(writer, ac->put[0] >> 5, ac->put[0] & 31);
+    return set == 0;
+}
+
+typedef struct {
+    Jpeg jpeg;
+    Writer writer;
+    int steps[3][64];      /* quantisers in natural order */
+    float inverse[3][64];  /* of 8 times those */
+    Py_ssize_t size, wide; /* wide: rounded up to blocks */
+    int16_t *samples;      /* three planes of eight rows, less 128 */
+    uint32_t *row;
+    uint8_t *restored;     /* what decoders make of those */
+} Encoder;
+
+/* libjpeg's equations, in 16 bits of fraction. */
+INLINE void to_ycbcr(const uint8_t *pixel, int16_t *y, int16_t *cb, int16_t *cr)
+{
+    enum { HALF = 1 << 15 };
+    const int r = pixel[0], g = pixel[1], b = pixel[2];
+    *y = (int16_t)(((19595 * r + 38470 * g + 7471 * b + HALF) >> 16) - 128);
+    *cb = (int16_t)((HALF * b - 11059 * r - 21709 * g + HALF - 1) >> 16);
+    *cr = (int16_t)((HALF * r - 27439 * g - 5329 * b + HALF - 1) >> 16);
+}
+
+/* Convert eight rows from `row` on; beyond the edges the last pixel is repeated. */
+INLINE void convert_rows(Encoder *encoder, const uint8_t *restrict image, Py_ssize_t row)
+{
+    const Py_ssize_t size = encoder->size, wide = encoder->wide;
+    for (Py_ssize_t i = 0; i < 8; i++) {
+        const uint8_t *restrict from = image + 3 * size * (row + i < size ? row + i : size - 1);
+        int16_t *restrict y = encoder->samples + wide * i, *restrict cb = y + 8 * wide, *restrict cr = cb + 8 * wide;
+        for (Py_ssize_t x = 0; x < size; x++)
+            to_ycbcr(from + 3 * x, y + x, cb + x, cr + x);
+        for (Py_ssize_t x = size; x < wide; x++) {
+            y[x] = y[size - 1];
+            cb[x] = cb[size - 1];
+            cr[x] = cr[size - 1];
+        }
+    }
+}
+
+/* Divide by 8 times the quantiser and round halves away from zero: in float32 exact, since values have 16 bits and quantisers 8. */
+INLINE Int8 quantise(Int8 v, const int *steps, const float *inverse)
+{
+    Int8 step;
+    Float8 factor;
+    memcpy(&step, steps, sizeof(step));
+    memcpy(&factor, inverse, sizeof(factor));
+    const Int8 sign = v >> 31, magnitude = ((v ^ sign) - sign) + 4 * step;
+    const Int8 quotient = __builtin_convertvector((__builtin_convertvector(magnitude, Float8) + 0.5f) * factor, Int8);
+    return (quotient ^ sign) - sign;
+}
+
+INLINE void narrow(Int8 v, int16_t *out)
+{
+    typedef int16_t Short8 __attribute__((vector_size(16)));
+    const Short8 values = __builtin_convertvector(v, Short8);
+    memcpy(out, &values, sizeof(values));
+}
+
+INLINE void encode_block(Encoder *encoder, Writer *writer, int c, Py_ssize_t x, int *means)
+{
+    const Jpeg *jpeg = &encoder->jpeg;
+    int16_t block[64], dequantised[64];
+    const int16_t *samples = encoder->samples + 8 * encoder->wide * c + x;
+    Int8 v[8], unused = {0};
+    for (int i = 0; i < 8; i++)
+        v[i] = widen(samples + encoder->wide * i);
+    forward_dct(v);
+    for (int i = 0; i < 8; i++) {
+        Int8 step;
+        memcpy(&step, encoder->steps[c] + 8 * i, sizeof(step));
+        const Int8 value = quantise(v[i], encoder->steps[c] + 8 * i, encoder->inverse[c] + 8 * i);
+        narrow(value, block + 8 * i);
+        narrow(value * step, dequantised + 8 * i);
+    }
+    const int flat = put_block(writer, &jpeg->dc_codes[jpeg->dc[c]], &jpeg->ac_codes[jpeg->ac[c]], block, &means[c]);
+    uint8_t *out = encoder->restored + 8 * encoder->wide * c + x;
+    if (flat)
+        inverse_dct_flat(dequantised[0], out, encoder->wide);
+    else
+        inverse_dct(dequantised, out, encoder->wide, &unused);
+}
+
+INLINE void restore_rows(const Encoder *encoder, Py_ssize_t row, uint8_t *restrict pixels)
+{
+    const Py_ssize_t size = encoder->size, wide = encoder->wide;
+    for (Py_ssize_t i = 0; i < 8 && row + i < size; i++) {
+        const uint8_t *restrict y = encoder->restored + wide * i, *restrict cb = y + 8 * wide, *restrict cr = cb + 8 * wide;
+        for (Py_ssize_t x = 0; x < size; x++)
+            encoder->row[x] = to_rgb(y[x], cb[x] - 128, cr[x] - 128);
+        pack(encoder->row, size, pixels + 3 * size * (row + i));
+    }
+}
+
+/* Room for another row of blocks; -1 without memory. */
+static int make_room(Writer *writer, Py_ssize_t blocks)
+{
+    const Py_ssize_t needed = blocks * LONGEST_BLOCK, used = writer->out - writer->start, held = writer->end - writer->start;
+    if (held - used >= needed)
+        return 0;
+    uint8_t *larger = realloc(writer->start, (size_t)(2 * held + needed));
+    if (!larger)
+        return -1;
+    writer->start = larger;
+    writer->out = larger + used;
+    writer->end = larger + 2 * held + needed;
+    return 0;
+}
+
+CLONES static int encode_rows(Encoder *encoder, const uint8_t *image, uint8_t *pixels)
+{
+    int means[3] = {0};
+    Writer writer = encoder->writer; /* a copy of its own stays in registers */
+    for (Py_ssize_t row = 0; row < encoder->size; row += 8) {
+        encoder->writer = writer;
+        if (make_room(&encoder->writer, 3 * encoder->wide / 8 + 1))
+            return -1;
+        writer = encoder->writer;
+        convert_rows(encoder, image, row);
+        for (Py_ssize_t x = 0; x < encoder->wide; x += 8)
+            for (int c = 0; c < 3; c++)
+                encode_block(encoder, &writer, c, x, means);
+        restore_rows(encoder, row, pixels);
+    }
+    encoder->writer = writer;
+    return 0;
+}
+
+static void free_encoder(Encoder *encoder)
+{
+    free(encoder->writer.start);
+    free(encoder->samples);
+    free(encoder->restored);
+    free(encoder->row);
+}
+
+/* Encode `image`, `size` x `size` RGB, behind `header`; its pixels after decoding go to `pixels`. -1: no memory, or not such a header. */
+static int encode(Encoder *encoder, const uint8_t *header, Py_ssize_t n, const uint8_t *image, Py_ssize_t size, uint8_t *pixels)
+{
+    Jpeg *jpeg = &encoder->jpeg;
+    Writer *writer = &encoder->writer;
+    encoder->size = size;
+    encoder->wide = (size + 7) / 8 * 8;
+    if (read_header(jpeg, header, n) || jpeg->scan != n || build_codes(jpeg) || jpeg->components != 3 || jpeg->h != 1 || jpeg->restart ||
+        jpeg->width != size || jpeg->height != size)
+        return -1;
+    for (int c = 0; c < 3; c++)
+        for (int k = 0; k < 64; k++) {
+            const int step = jpeg->quantisers[jpeg->quantiser[c]][k];
+            if (!step)
+                return -1;
+            encoder->steps[c][ZIGZAG[k]] = step;
+            encoder->inverse[c][ZIGZAG[k]] = 1.0f / (float)(8 * step);
+        }
+    const size_t rows = 3 * 8 * (size_t)encoder->wide;
+    const Py_ssize_t first = size * size + n;
+    writer->start = malloc((size_t)first);
+    encoder->samples = malloc(rows * sizeof(*encoder->samples));
+    encoder->restored = malloc(rows);
+    encoder->row = malloc((size_t)size * sizeof(*encoder->row));
+    if (!writer->start || !encoder->row || !encoder->samples || !encoder->restored)
+        return -1;
+    memcpy(writer->start, header, (size_t)n);
+    writer->out = writer->start + n;
+    writer->end = writer->start + first;
+    if (encode_rows(encoder, image, pixels))
+        return -1;
+    for (int left = (writer->count + 7) / 8 * 8 - writer->count; left; left = 0)
+        put(writer, (1u << left) - 1, left); /* padded with ones */
+    for (; writer->count; writer->count -= 8)
+        put_byte(writer, (int)(writer->bits >> (writer->count - 8)));
+    *writer->out++ = 0xff;
+    *writer->out++ = 0xd9;
+    return 0;
+}
+
+#endif

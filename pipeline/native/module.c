@@ -1,0 +1,253 @@
+/* The loops of kernels.py, which says what they compute and holds the same in numpy, OpenCV and libjpeg.
+
+Buffers come through the buffer protocol and are checked before the GIL is released. */
+
+#include "area.h"
+#include "encode.h"
+#include "moments.h"
+
+/* Take a C-contiguous buffer of numbers of one of `formats`; ValueError if it is another kind. */
+static int take(PyObject *object, Py_buffer *view, int writable, const char *formats, int dimensions, const char *what)
+{
+    if (PyObject_GetBuffer(object, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0))) {
+        if (PyErr_ExceptionMatches(PyExc_BufferError))
+            PyErr_Format(PyExc_ValueError, "%s must be C-contiguous%s", what, writable ? " and writable" : "");
+        return -1;
+    }
+    const char *format = view->format ? view->format : "B";
+    if (view->ndim != dimensions || strlen(format) != 1 || !strchr(formats, *format)) {
+        PyErr_Format(PyExc_ValueError, "%s must have %d dimensions and format %s, not %d and %s", what, dimensions, formats, view->ndim, format);
+        PyBuffer_Release(view);
+        return -1;
+    }
+    return 0;
+}
+
+static int take_image(PyObject *object, Py_buffer *view, int writable, const char *formats, const char *what)
+{
+    if (take(object, view, writable, formats, 3, what))
+        return -1;
+    if (view->shape[2] != 3) {
+        PyErr_Format(PyExc_ValueError, "%s must have 3 channels, not %zd", what, view->shape[2]);
+        PyBuffer_Release(view);
+        return -1;
+    }
+    return 0;
+}
+
+static PyObject *area(const Py_buffer *image, Py_ssize_t height, Py_ssize_t width, const Py_buffer *out)
+{
+    const Py_ssize_t rows = image->shape[0], columns = image->shape[1], size = out->shape[0];
+    if (out->shape[1] != size || size < 1 || height < size || width < size || height > rows || width > columns)
+        return PyErr_Format(PyExc_ValueError, "%zdx%zd pixels cannot shrink to %zdx%zd around %zdx%zd", columns, rows, width, height,
+                            out->shape[1], size);
+    Shrinking shrinking = {0};
+    int failed;
+    Py_BEGIN_ALLOW_THREADS
+    failed = set_shrinking(&shrinking, rows, columns, height, width, size);
+    if (!failed)
+        shrink_image(image->buf, columns, &shrinking.y, &shrinking.x, size, shrinking.scratch, out->buf);
+    free_shrinking(&shrinking);
+    Py_END_ALLOW_THREADS
+    return failed ? PyErr_NoMemory() : Py_NewRef(Py_None);
+}
+
+static PyObject *area_square(PyObject *module, PyObject *arguments)
+{
+    PyObject *source, *target, *result = NULL;
+    Py_ssize_t height, width;
+    Py_buffer image, out;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "OnnO:area_square", &source, &height, &width, &target) || take_image(source, &image, 0, "B", "the image"))
+        return NULL;
+    if (!take_image(target, &out, 1, "B", "the square")) {
+        result = area(&image, height, width, &out);
+        PyBuffer_Release(&out);
+    }
+    PyBuffer_Release(&image);
+    return result;
+}
+
+static PyObject *moments(const Py_buffer *image, const Py_buffer *pixel_sum, const Py_buffer *outer)
+{
+    if (image->shape[0] != pixel_sum->shape[0] || image->shape[1] != pixel_sum->shape[1])
+        return PyErr_Format(PyExc_ValueError, "an image of %zdx%zd pixels in sums of %zdx%zd", image->shape[1], image->shape[0],
+                            pixel_sum->shape[1], pixel_sum->shape[0]);
+    if (outer->shape[0] != 6 || outer->itemsize != 8)
+        return PyErr_Format(PyExc_ValueError, "six products of 64 bits, not %zd of %zd", outer->shape[0], 8 * outer->itemsize);
+    Py_BEGIN_ALLOW_THREADS
+    add_image(image->buf, image->shape[0] * image->shape[1], pixel_sum->buf, outer->buf);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *count_moments(PyObject *module, PyObject *arguments)
+{
+    PyObject *source, *sums, *products, *result = NULL;
+    Py_buffer image, pixel_sum, outer;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "OOO:count_moments", &source, &sums, &products) || take_image(source, &image, 0, "B", "the image"))
+        return NULL;
+    if (!take_image(sums, &pixel_sum, 1, "H", "the sums of pixels")) {
+        if (!take(products, &outer, 1, "LQ", 1, "the sums of products")) {
+            result = moments(&image, &pixel_sum, &outer);
+            PyBuffer_Release(&outer);
+        }
+        PyBuffer_Release(&pixel_sum);
+    }
+    PyBuffer_Release(&image);
+    return result;
+}
+
+/* Decoders and encoders that nobody uses at the moment, with their buffers and Huffman tables. The GIL guards the lists. */
+
+enum { IDLE = 16, LARGEST_KEPT = 64 << 20 /* bytes */ };
+static Decoder *idle_decoders[IDLE];
+
+static Decoder *borrow_decoder(void)
+{
+    for (int i = 0; i < IDLE; i++)
+        if (idle_decoders[i]) {
+            Decoder *decoder = idle_decoders[i];
+            idle_decoders[i] = NULL;
+            return decoder;
+        }
+    return calloc(1, sizeof(Decoder));
+}
+
+static void return_decoder(Decoder *decoder)
+{
+    for (int i = 0; decoder && i < IDLE; i++)
+        if (!idle_decoders[i] && decoder->buffer.bytes <= LARGEST_KEPT) {
+            idle_decoders[i] = decoder;
+            return;
+        }
+    if (decoder)
+        free(decoder->buffer.start);
+    free(decoder);
+}
+
+/* What follows returns None for a JPEG that is not of the usual kind, or damaged. */
+
+static PyObject *jpeg_square(PyObject *module, PyObject *arguments)
+{
+    PyObject *target;
+    Py_buffer data, out;
+    Py_ssize_t most;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "y*On:jpeg_square", &data, &target, &most))
+        return NULL;
+    if (take_image(target, &out, 1, "B", "the square")) {
+        PyBuffer_Release(&data);
+        return NULL;
+    }
+    const Py_ssize_t size = out.shape[0];
+    Decoder *decoder = borrow_decoder();
+    Shrinking shrinking = {0};
+    int declined = -1, height = 0, width = 0;
+    if (decoder && out.shape[1] == size && size > 0) {
+        Py_BEGIN_ALLOW_THREADS
+        declined = read_header(&decoder->jpeg, data.buf, data.len);
+        height = decoder->jpeg.height;
+        width = decoder->jpeg.width;
+        if (!declined && (Py_ssize_t)height * width <= most)
+            declined = square_of_jpeg(decoder, &shrinking, data.buf, data.len, size, out.buf);
+        else
+            declined = -1;
+        free_shrinking(&shrinking);
+        Py_END_ALLOW_THREADS
+    }
+    return_decoder(decoder);
+    PyBuffer_Release(&out);
+    PyBuffer_Release(&data);
+    return declined ? Py_NewRef(Py_None) : Py_BuildValue("ii", height, width);
+}
+
+static PyObject *decode_jpeg(PyObject *module, PyObject *arguments)
+{
+    PyObject *pixels = NULL;
+    Py_buffer data;
+    Py_ssize_t most;
+    Box box = {0};
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "y*n|(iiii):decode_jpeg", &data, &most, &box.x0, &box.y0, &box.x1, &box.y1))
+        return NULL;
+    Decoder *decoder = borrow_decoder();
+    if (decoder && !read_header(&decoder->jpeg, data.buf, data.len)) {
+        const int height = decoder->jpeg.height, width = decoder->jpeg.width;
+        if (!box.x1)
+            box = (Box){0, 0, width, height};
+        const int within = box.x0 >= 0 && box.y0 >= 0 && box.x0 < box.x1 && box.y0 < box.y1 && box.x1 <= width && box.y1 <= height;
+        int declined = !within || (Py_ssize_t)height * width > most;
+        if (!declined) {
+            Py_BEGIN_ALLOW_THREADS
+            declined = decode(decoder, data.buf, data.len, box);
+            Py_END_ALLOW_THREADS
+        }
+        pixels = declined ? NULL : PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)3 * (box.x1 - box.x0) * (box.y1 - box.y0));
+        if (pixels) {
+            uint8_t *out = (uint8_t *)PyByteArray_AS_STRING(pixels);
+            Py_BEGIN_ALLOW_THREADS
+            rgb_box(decoder, out);
+            Py_END_ALLOW_THREADS
+        }
+    }
+    return_decoder(decoder);
+    PyBuffer_Release(&data);
+    if (PyErr_Occurred() || !pixels)
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    return Py_BuildValue("Nii", pixels, box.y1 - box.y0, box.x1 - box.x0);
+}
+
+static PyObject *encode_jpeg(PyObject *module, PyObject *arguments)
+{
+    PyObject *source, *target, *result = NULL;
+    Py_buffer header, image = {0}, pixels = {0};
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "OOy*:encode_jpeg", &source, &target, &header))
+        return NULL;
+    if (!take_image(source, &image, 0, "B", "the image") && !take_image(target, &pixels, 1, "B", "the pixels")) {
+        const Py_ssize_t size = image.shape[0];
+        Encoder *encoder = calloc(1, sizeof(*encoder));
+        if (!encoder)
+            PyErr_NoMemory();
+        else if (image.shape[1] != size || pixels.shape[0] != size || pixels.shape[1] != size)
+            PyErr_Format(PyExc_ValueError, "squares of one size, not %zdx%zd and %zdx%zd", image.shape[1], size, pixels.shape[1], pixels.shape[0]);
+        else {
+            int failed;
+            Py_BEGIN_ALLOW_THREADS
+            failed = encode(encoder, header.buf, header.len, image.buf, size, pixels.buf);
+            Py_END_ALLOW_THREADS
+            if (failed)
+                PyErr_SetString(PyExc_ValueError, "not the header of such a JPEG");
+            else
+                result = PyBytes_FromStringAndSize((const char *)encoder->writer.start, encoder->writer.out - encoder->writer.start);
+            free_encoder(encoder);
+        }
+        free(encoder);
+    }
+    if (pixels.obj)
+        PyBuffer_Release(&pixels);
+    if (image.obj)
+        PyBuffer_Release(&image);
+    PyBuffer_Release(&header);
+    return result;
+}
+
+static PyMethodDef methods[] = {
+    {"area_square", area_square, METH_VARARGS, "area_square(image, height, width, out): see kernels.py"},
+    {"count_moments", count_moments, METH_VARARGS, "count_moments(image, pixel_sum, outer): see kernels.py"},
+    {"jpeg_square", jpeg_square, METH_VARARGS, "jpeg_square(data, out, most): see kernels.py"},
+    {"decode_jpeg", decode_jpeg, METH_VARARGS, "decode_jpeg(data, most, box): see kernels.py"},
+    {"encode_jpeg", encode_jpeg, METH_VARARGS, "encode_jpeg(image, pixels, header): see kernels.py"},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot slots[] = {{0, NULL}};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_kernels", "The loops of kernels.py.", 0, methods, slots, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__kernels(void)
+{
+    return PyModuleDef_Init(&definition);
+}
