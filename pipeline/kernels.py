@@ -8,6 +8,7 @@ Every function has a plain twin, which says what it computes and takes its place
 import io
 import platform
 import sys
+from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -18,10 +19,19 @@ import simplejpeg
 from jaxtyping import UInt8, UInt16, UInt64
 from PIL import Image
 
-try:
-    _kernels: Any = import_module("._kernels", __package__)  # native/
-except ImportError:  # it was installed without a compiler
-    _kernels = None
+
+def _load() -> Any:  # noqa: ANN401  (a module, compiled from native/)
+    try:
+        kernels = import_module("._kernels", __package__)
+    except ImportError:  # it was installed without a compiler
+        return None
+    if kernels.runs_avx2():
+        with suppress(ImportError):  # the compiler was too old
+            return import_module("._kernels_avx2", __package__)
+    return kernels
+
+
+_kernels = _load()
 
 COMPILED = _kernels is not None
 MAX_PIXELS = 178_956_970  # 512 MiB of RGB: what Pillow refuses as a decompression bomb; larger than ImageNet's largest by far

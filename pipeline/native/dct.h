@@ -10,6 +10,7 @@ eight vectors of eight; a pass transforms along the vectors' index, all eight la
 
 typedef int32_t Int8 __attribute__((vector_size(32)));
 typedef float Float8 __attribute__((vector_size(32)));
+typedef int16_t Short8 __attribute__((vector_size(16)));
 
 #ifdef __clang__
 #define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
@@ -24,6 +25,139 @@ enum {
     F_0_298 = 2446, F_0_390 = 3196, F_0_541 = 4433, F_0_765 = 6270, F_0_899 = 7373, F_1_175 = 9633,
     F_1_501 = 12299, F_1_847 = 15137, F_1_961 = 16069, F_2_053 = 16819, F_2_562 = 20995, F_3_072 = 25172,
 };
+
+INLINE Int8 widen(const int16_t *row)
+{
+    Short8 narrow;
+    memcpy(&narrow, row, sizeof(narrow));
+    return __builtin_convertvector(narrow, Int8);
+}
+
+#ifdef __AVX2__
+
+#include <immintrin.h>
+
+/* In 16 bits, products of pairs summed in 32: two coefficients times two constants are one instruction. The sums are those of the plain
+passes below, multiplied out. A block is four vectors of two rows each. */
+
+INLINE __m256i pair_of(int even, int odd)
+{
+    return _mm256_set1_epi32((int)((uint32_t)(uint16_t)even | (uint32_t)odd << 16));
+}
+
+/* Rows a and b interleaved: the pairs of all eight columns. */
+INLINE __m256i interleave(__m128i a, __m128i b)
+{
+    return _mm256_set_m128i(_mm_unpackhi_epi16(a, b), _mm_unpacklo_epi16(a, b));
+}
+
+/* The odd half of either direction: what rotate() below does to t0 to t3. */
+INLINE void rotate_pairs(__m128i t0, __m128i t1, __m128i t2, __m128i t3, __m256i *out)
+{
+    const __m256i sums = interleave(_mm_add_epi16(t0, t2), _mm_add_epi16(t1, t3)), outer = interleave(t0, t3), inner = interleave(t1, t2);
+    const __m256i z3 = _mm256_madd_epi16(sums, pair_of(F_1_175 - F_1_961, F_1_175));
+    const __m256i z4 = _mm256_madd_epi16(sums, pair_of(F_1_175, F_1_175 - F_0_390));
+    out[0] = _mm256_add_epi32(_mm256_madd_epi16(outer, pair_of(F_0_298 - F_0_899, -F_0_899)), z3);
+    out[3] = _mm256_add_epi32(_mm256_madd_epi16(outer, pair_of(-F_0_899, F_1_501 - F_0_899)), z4);
+    out[1] = _mm256_add_epi32(_mm256_madd_epi16(inner, pair_of(F_2_053 - F_2_562, -F_2_562)), z4);
+    out[2] = _mm256_add_epi32(_mm256_madd_epi16(inner, pair_of(-F_2_562, F_3_072 - F_2_562)), z3);
+}
+
+INLINE void inverse_pairs(const __m128i *v, __m256i *out, int shift)
+{
+    const __m256i half = _mm256_set1_epi32(1 << (shift - 1)), even = interleave(v[0], v[4]), rest = interleave(v[2], v[6]);
+    const __m256i e0 = _mm256_add_epi32(_mm256_madd_epi16(even, pair_of(1 << FRACTION, 1 << FRACTION)), half);
+    const __m256i e1 = _mm256_add_epi32(_mm256_madd_epi16(even, pair_of(1 << FRACTION, -(1 << FRACTION))), half);
+    const __m256i e2 = _mm256_madd_epi16(rest, pair_of(F_0_541, F_0_541 - F_1_847));
+    const __m256i e3 = _mm256_madd_epi16(rest, pair_of(F_0_541 + F_0_765, F_0_541));
+    const __m256i a[4] = {_mm256_add_epi32(e0, e3), _mm256_add_epi32(e1, e2), _mm256_sub_epi32(e1, e2), _mm256_sub_epi32(e0, e3)};
+    __m256i t[4];
+    rotate_pairs(v[7], v[5], v[3], v[1], t);
+    for (int i = 0; i < 4; i++) {
+        out[i] = _mm256_srai_epi32(_mm256_add_epi32(a[i], t[3 - i]), shift);
+        out[7 - i] = _mm256_srai_epi32(_mm256_sub_epi32(a[i], t[3 - i]), shift);
+    }
+}
+
+/* Eight rows of 32 bits to eight columns of 16. */
+INLINE void turn(const __m256i *rows, __m128i *columns)
+{
+    __m256i a[4], b[4];
+    for (int i = 0; i < 4; i++) /* row i in columns 0-3, row i + 4 in those; then both in columns 4-7 */
+        a[i] = _mm256_packs_epi32(rows[i], rows[i + 4]);
+    b[0] = _mm256_unpacklo_epi16(a[0], a[1]); /* per half: rows 0 and 1 of four columns */
+    b[1] = _mm256_unpackhi_epi16(a[0], a[1]); /* rows 4 and 5 */
+    b[2] = _mm256_unpacklo_epi16(a[2], a[3]);
+    b[3] = _mm256_unpackhi_epi16(a[2], a[3]);
+    const __m256i low[2] = {_mm256_unpacklo_epi32(b[0], b[2]), _mm256_unpackhi_epi32(b[0], b[2])};  /* rows 0-3 of two columns each */
+    const __m256i high[2] = {_mm256_unpacklo_epi32(b[1], b[3]), _mm256_unpackhi_epi32(b[1], b[3])}; /* rows 4-7 */
+    for (int i = 0; i < 2; i++) {
+        const __m256i first = _mm256_unpacklo_epi64(low[i], high[i]), second = _mm256_unpackhi_epi64(low[i], high[i]);
+        columns[2 * i] = _mm256_castsi256_si128(first);
+        columns[2 * i + 1] = _mm256_castsi256_si128(second);
+        columns[2 * i + 4] = _mm256_extracti128_si256(first, 1);
+        columns[2 * i + 5] = _mm256_extracti128_si256(second, 1);
+    }
+}
+
+/* Dequantised coefficients, row by row, to pixels; `largest` keeps the largest sum of magnitudes of each column. */
+INLINE void inverse_dct(const int16_t *coefficients, uint8_t *out, Py_ssize_t stride, Short8 *largest)
+{
+    __m128i v[8], sum = _mm_setzero_si128();
+    __m256i wide[8];
+    for (int i = 0; i < 8; i++) {
+        v[i] = _mm_loadu_si128((const __m128i *)(coefficients + 8 * i));
+        sum = _mm_adds_epi16(sum, _mm_abs_epi16(v[i]));
+    }
+    *largest = (Short8)_mm_max_epi16((__m128i)*largest, sum);
+    inverse_pairs(v, wide, FRACTION - BETWEEN);
+    turn(wide, v);
+    inverse_pairs(v, wide, FRACTION + BETWEEN + 3);
+    turn(wide, v);
+    for (int i = 0; i < 8; i += 2) {
+        const __m128i two = _mm_xor_si128(_mm_packs_epi16(v[i], v[i + 1]), _mm_set1_epi8((char)0x80)); /* adds 128 */
+        _mm_storel_epi64((__m128i *)(out + stride * i), two);
+        _mm_storel_epi64((__m128i *)(out + stride * (i + 1)), _mm_unpackhi_epi64(two, two));
+    }
+}
+
+/* `scale` are the bits to lose of a value that is only a sum (to gain, if negative), `shift` those of one with a fraction. */
+INLINE void forward_pairs(const __m128i *v, __m256i *out, int scale, int shift)
+{
+    const __m256i half = _mm256_set1_epi32(1 << (shift - 1));
+    const __m128i s0 = _mm_add_epi16(v[0], v[7]), s1 = _mm_add_epi16(v[1], v[6]), s2 = _mm_add_epi16(v[2], v[5]), s3 = _mm_add_epi16(v[3], v[4]);
+    const __m128i e0 = _mm_add_epi16(s0, s3), e1 = _mm_add_epi16(s1, s2), e2 = _mm_sub_epi16(s1, s2), e3 = _mm_sub_epi16(s0, s3);
+    const __m256i sums = interleave(e0, e1), rest = interleave(e2, e3);
+    const int factor = scale < 0 ? 1 << -scale : 1;
+    out[0] = _mm256_madd_epi16(sums, pair_of(factor, factor));
+    out[4] = _mm256_madd_epi16(sums, pair_of(factor, -factor));
+    if (scale > 0) {
+        const __m256i half_of_sum = _mm256_set1_epi32(1 << (scale - 1));
+        out[0] = _mm256_srai_epi32(_mm256_add_epi32(out[0], half_of_sum), scale);
+        out[4] = _mm256_srai_epi32(_mm256_add_epi32(out[4], half_of_sum), scale);
+    }
+    out[2] = _mm256_srai_epi32(_mm256_add_epi32(_mm256_madd_epi16(rest, pair_of(F_0_541, F_0_541 + F_0_765)), half), shift);
+    out[6] = _mm256_srai_epi32(_mm256_add_epi32(_mm256_madd_epi16(rest, pair_of(F_0_541 - F_1_847, F_0_541)), half), shift);
+    __m256i t[4];
+    rotate_pairs(_mm_sub_epi16(v[3], v[4]), _mm_sub_epi16(v[2], v[5]), _mm_sub_epi16(v[1], v[6]), _mm_sub_epi16(v[0], v[7]), t);
+    for (int i = 0; i < 4; i++)
+        out[7 - 2 * i] = _mm256_srai_epi32(_mm256_add_epi32(t[i], half), shift);
+}
+
+/* Rows of pixels less 128, `stride` apart, to rows of coefficients times 8. */
+INLINE void forward_dct(const int16_t *samples, Py_ssize_t stride, Int8 *out)
+{
+    __m256i wide[8];
+    __m128i v[8];
+    for (int i = 0; i < 8; i++)
+        wide[i] = _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)(samples + stride * i)));
+    turn(wide, v);
+    forward_pairs(v, wide, -BETWEEN, FRACTION - BETWEEN);
+    turn(wide, v);
+    forward_pairs(v, (__m256i *)out, BETWEEN, FRACTION + BETWEEN);
+}
+
+#else
 
 INLINE void transpose(Int8 *v)
 {
@@ -82,15 +216,8 @@ INLINE Int8 to_byte(Int8 v)
     return (v & ~over) | (over & 255);
 }
 
-INLINE Int8 widen(const int16_t *row)
-{
-    int16_t narrow __attribute__((vector_size(16)));
-    memcpy(&narrow, row, sizeof(narrow));
-    return __builtin_convertvector(narrow, Int8);
-}
-
 /* Dequantised coefficients, row by row, to pixels; `largest` keeps the largest sum of magnitudes of each column. */
-INLINE void inverse_dct(const int16_t *coefficients, uint8_t *out, Py_ssize_t stride, Int8 *largest)
+INLINE void inverse_dct(const int16_t *coefficients, uint8_t *out, Py_ssize_t stride, Short8 *largest)
 {
     Int8 v[8], sum = {0};
     for (int i = 0; i < 8; i++) {
@@ -98,8 +225,9 @@ INLINE void inverse_dct(const int16_t *coefficients, uint8_t *out, Py_ssize_t st
         const Int8 sign = v[i] >> 31;
         sum += (v[i] ^ sign) - sign;
     }
-    const Int8 larger = sum > *largest;
-    *largest = (sum & larger) | (*largest & ~larger);
+    for (int i = 0; i < 8; i++)
+        if (sum[i] > (*largest)[i])
+            (*largest)[i] = (int16_t)(sum[i] < 32767 ? sum[i] : 32767);
     inverse_pass(v, FRACTION - BETWEEN);
     transpose(v);
     inverse_pass(v, FRACTION + BETWEEN + 3);
@@ -110,15 +238,6 @@ INLINE void inverse_dct(const int16_t *coefficients, uint8_t *out, Py_ssize_t st
     const uint8_t *pixels = (const uint8_t *)pairs;
     for (int i = 0; i < 8; i++)
         memcpy(out + stride * i, pixels + 8 * i, 8);
-}
-
-/* The same of a block with only a mean: `dc` is its dequantised coefficient. */
-INLINE void inverse_dct_flat(int dc, uint8_t *out, Py_ssize_t stride)
-{
-    int value = (((dc * (1 << BETWEEN)) + 16) >> 5) + 128;
-    value = value < 0 ? 0 : value > 255 ? 255 : value;
-    for (int i = 0; i < 8; i++)
-        memset(out + stride * i, value, 8);
 }
 
 /* `scale` are the bits to lose of a value that is only a sum, `shift` those of one with a fraction. */
@@ -145,13 +264,26 @@ INLINE void forward_pass(Int8 *v, int scale, int shift)
     v[1] = (t3 + half) >> shift;
 }
 
-/* In place: rows of pixels less 128 to rows of coefficients times 8. */
-INLINE void forward_dct(Int8 *v)
+/* Rows of pixels less 128, `stride` apart, to rows of coefficients times 8. */
+INLINE void forward_dct(const int16_t *samples, Py_ssize_t stride, Int8 *v)
 {
+    for (int i = 0; i < 8; i++)
+        v[i] = widen(samples + stride * i);
     transpose(v);
     forward_pass(v, -BETWEEN, FRACTION - BETWEEN);
     transpose(v);
     forward_pass(v, BETWEEN, FRACTION + BETWEEN);
+}
+
+#endif
+
+/* The same of a block with only a mean: `dc` is its dequantised coefficient. */
+INLINE void inverse_dct_flat(int dc, uint8_t *out, Py_ssize_t stride)
+{
+    int value = (((dc * (1 << BETWEEN)) + 16) >> 5) + 128;
+    value = value < 0 ? 0 : value > 255 ? 255 : value;
+    for (int i = 0; i < 8; i++)
+        memset(out + stride * i, value, 8);
 }
 
 #endif

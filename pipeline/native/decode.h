@@ -7,6 +7,7 @@ dequantised and transformed. Cb and Cr are enlarged, and colours converted, a ro
 #define DECODE_H
 
 #include "common.h"
+#include "colour.h"
 #include "dct.h"
 #include "jpeg.h"
 
@@ -96,11 +97,11 @@ INLINE int32_t read_code(Bits *in, const Huffman *huffman, int of_dc)
     return entry;
 }
 
-/* Put the coefficient before the k-th, dequantised, into `block`; `over` gets bits above the 16th if it is too large for one. */
+/* Put the coefficient before the k-th, dequantised, into `block`; `over` gets bits above the 15th if it is too large. */
 INLINE void place(int16_t *block, int k, int value, const uint16_t *steps, uint32_t *over)
 {
     const int coefficient = value * steps[k - 1];
-    *over |= (uint32_t)(coefficient + 32768);
+    *over |= (uint32_t)(coefficient + (1 << 14));
     block[ZIGZAG[k - 1]] = (int16_t)coefficient;
 }
 
@@ -142,13 +143,13 @@ INLINE int read_block(Bits *in, const Huffman *dc, const Huffman *ac, const uint
             drop(in, pair.bits);
         }
     }
-    if ((k > 64 && k <= END_OF_BLOCK) || over >> 16)
-        return -1; /* beyond the block, or beyond 16 bits */
+    if ((k > 64 && k <= END_OF_BLOCK) || over >> 15)
+        return -1; /* beyond the block, or wild */
     return k == 1 + END_OF_BLOCK + 1;
 }
 
 /* Samples of one MCU: into the planes, or only walked over. */
-INLINE int read_mcu(Decoder *decoder, Bits *in, int *means, Py_ssize_t mx, Py_ssize_t my, Int8 *largest, int keep)
+INLINE int read_mcu(Decoder *decoder, Bits *in, int *means, Py_ssize_t mx, Py_ssize_t my, Short8 *largest, int keep)
 {
     const Jpeg *jpeg = &decoder->jpeg;
     for (int c = 0; c < jpeg->components; c++) {
@@ -182,11 +183,11 @@ static int at_end(const Bits *in, const uint8_t *start, const uint8_t *end)
     return left >= 0 && left < 8;
 }
 
-CLONES static int read_mcus(Decoder *decoder)
+static int read_mcus(Decoder *decoder)
 {
     const Py_ssize_t total = decoder->across * decoder->down, restart = decoder->jpeg.restart ? decoder->jpeg.restart : total;
     const uint8_t *start = decoder->clean;
-    Int8 largest = {0};
+    Short8 largest = {0};
     for (Py_ssize_t segment = 0; segment < decoder->segments; segment++) {
         const uint8_t *end = decoder->clean + decoder->ends[segment];
         Bits in = {start, 0, 0};
@@ -342,19 +343,6 @@ INLINE void enlarged_row(const Decoder *decoder, int c, Py_ssize_t y, Py_ssize_t
         enlarge(row + first, last - first, 3, 1, 2, 2, out);
 }
 
-INLINE uint32_t byte(int value)
-{
-    return (uint32_t)(value < 0 ? 0 : value > 255 ? 255 : value);
-}
-
-/* One pixel by JFIF's equations, in 16 bits of fraction, red in the lowest byte; `cb` and `cr` are less 128. */
-INLINE uint32_t to_rgb(int y, int cb, int cr)
-{
-    enum { HALF = 1 << 15, R_CR = 91881, G_CB = 22554, G_CR = 46802, B_CB = 116130 };
-    const uint32_t red = byte(y + ((R_CR * cr + HALF) >> 16)), green = byte(y + ((HALF - G_CB * cb - G_CR * cr) >> 16));
-    return red | green << 8 | byte(y + ((B_CB * cb + HALF) >> 16)) << 16;
-}
-
 /* Columns x0 to x1 of row `y` of the image, both within the box, as RGB0. */
 INLINE void rgb_row(const Decoder *decoder, Py_ssize_t y, Py_ssize_t x0, Py_ssize_t x1, uint32_t *restrict out)
 {
@@ -366,33 +354,18 @@ INLINE void rgb_row(const Decoder *decoder, Py_ssize_t y, Py_ssize_t x0, Py_ssiz
         return;
     }
     if (decoder->jpeg.h == 1) {
-        const uint8_t *restrict cb = decoder->plane[1] + decoder->stride[1] * y + x0, *restrict cr = decoder->plane[2] + decoder->stride[2] * y + x0;
-        for (Py_ssize_t i = 0; i < n; i++)
-            out[i] = to_rgb(luma[i], cb[i] - 128, cr[i] - 128);
+        const Py_ssize_t at = decoder->stride[1] * y + x0;
+        rgb_of_bytes(luma, decoder->plane[1] + at, decoder->plane[2] + at, n, out);
         return;
     }
     int16_t *blue = decoder->chroma + decoder->stride[1] + 4, *red = blue + decoder->stride[0] + 2;
     enlarged_row(decoder, 1, y, x0, x1, blue);
     enlarged_row(decoder, 2, y, x0, x1, red);
-    const int16_t *restrict cb = blue + (x0 & 1), *restrict cr = red + (x0 & 1);
-    for (Py_ssize_t i = 0; i < n; i++)
-        out[i] = to_rgb(luma[i], cb[i], cr[i]);
-}
-
-/* Drop every fourth byte, which is zero. */
-INLINE void pack(const uint32_t *restrict words, Py_ssize_t n, uint8_t *restrict out)
-{
-    Py_ssize_t i = 0;
-    for (; i + 3 < n; i += 2) { /* the last two bytes are the next pixel's, written next */
-        const uint64_t two = words[i] | (uint64_t)words[i + 1] << 24;
-        memcpy(out + 3 * i, &two, 8);
-    }
-    for (; i < n; i++)
-        memcpy(out + 3 * i, words + i, 3);
+    rgb_of_shorts(luma, blue + (x0 & 1), red + (x0 & 1), n, out);
 }
 
 /* All of the box, row by row. */
-CLONES static void rgb_box(const Decoder *decoder, uint8_t *out)
+static void rgb_box(const Decoder *decoder, uint8_t *out)
 {
     const Box box = decoder->box;
     for (Py_ssize_t y = box.y0; y < box.y1; y++, out += 3 * (box.x1 - box.x0)) {

@@ -14,11 +14,11 @@ enum { LONGEST_BLOCK = 64 * 27 / 8 * 2 + 8 }; /* bytes: every code and value at 
 
 typedef struct {
     uint8_t *start, *out, *end;
-    uint64_t bits; /* the last `count` of them wait to be written */
-    int count;
+    uint64_t bits; /* those that wait to be written: the low 64 - left */
+    int left;
 } Writer;
 
-INLINE void put_byte(Writer *writer, int value)
+INLINE void put_byte(Writer *writer, uint64_t value)
 {
     *writer->out++ = (uint8_t)value;
     if ((value & 0xff) == 0xff)
@@ -27,20 +27,23 @@ INLINE void put_byte(Writer *writer, int value)
 
 INLINE void put(Writer *writer, uint32_t value, int n)
 {
-    writer->bits = writer->bits << n | value;
-    writer->count += n;
-    if (writer->count < 32)
-        return;
-    writer->count -= 32;
-    const uint32_t four = (uint32_t)(writer->bits >> writer->count);
-    if ((~four - 0x01010101) & four & 0x80808080) { /* one of them is 255 */
-        for (int shift = 24; shift >= 0; shift -= 8)
-            put_byte(writer, (int)(four >> shift));
+    writer->left -= n;
+    if (writer->left >= 0) {
+        writer->bits = writer->bits << n | value;
         return;
     }
-    const uint32_t swapped = __builtin_bswap32(four);
-    memcpy(writer->out, &swapped, 4);
-    writer->out += 4;
+    const int over = -writer->left;
+    const uint64_t eight = writer->bits << (n - over) | value >> over;
+    if (eight & 0x8080808080808080 & ~(eight + 0x0101010101010101)) { /* perhaps one of them is 255 */
+        for (int shift = 56; shift >= 0; shift -= 8)
+            put_byte(writer, eight >> shift);
+    } else {
+        const uint64_t swapped = __builtin_bswap64(eight);
+        memcpy(writer->out, &swapped, 8);
+        writer->out += 8;
+    }
+    writer->bits = value;
+    writer->left += 64;
 }
 
 /* The symbol of `run` zeros before `value`, and its bits. */
@@ -51,22 +54,35 @@ INLINE void put_value(Writer *writer, const Huffman *huffman, int run, int value
     put(writer, code >> 5 | bits, code & 31);
 }
 
+/* Of each row of a block, and each set of its columns: those coefficients in zigzag order. */
+static uint64_t in_zigzag[8][256];
+
+static void fill_in_zigzag(void)
+{
+    for (int k = 0; k < 64; k++)
+        for (int columns = 0; columns < 256; columns++)
+            in_zigzag[ZIGZAG[k] / 8][columns] |= (uint64_t)(columns >> ZIGZAG[k] % 8 & 1) << k;
+}
+
+/* Which coefficients of a block are not zero, in zigzag order. */
+INLINE uint64_t nonzero(const int16_t *block)
+{
+    uint64_t set = 0;
+    uint8_t flags[64];
+    for (int i = 0; i < 64; i++)
+        flags[i] = block[i] != 0;
+    for (int row = 0; row < 8; row++) { /* eight bytes of 0 or 1 become a byte of bits */
+        uint64_t bytes;
+        memcpy(&bytes, flags + 8 * row, 8);
+        set |= in_zigzag[row][bytes * 0x0102040810204080 >> 56];
+    }
+    return set;
+}
+
 /* One block of quantised coefficients in natural order; returns whether it is flat. */
 INLINE int put_block(Writer *writer, const Huffman *dc, const Huffman *ac, const int16_t *block, int *mean)
 {
-    uint64_t set = 0;
-    int16_t zigzag[64];
-    uint8_t nonzero[64];
-    for (int k = 0; k < 64; k++)
-        zigzag[k] = block[ZIGZAG[k]];
-    for (int k = 0; k < 64; k++)
-        nonzero[k] = zigzag[k] != 0;
-    for (int i = 0; i < 8; i++) { /* eight bytes of 0 or 1 become a byte of bits */
-        uint64_t bytes;
-        memcpy(&bytes, nonzero + 8 * i, 8);
-        set |= bytes * 0x0102040810204080 >> 56 << 8 * i;
-    }
-    set &= ~(uint64_t)1;
+    const uint64_t set = nonzero(block) & ~(uint64_t)1;
     put_value(writer, dc, 0, block[0] - *mean);
     *mean = block[0];
     int last = 0;
@@ -75,7 +91,7 @@ INLINE int put_block(Writer *writer, const Huffman *dc, const Huffman *ac, const
         int run = k - last - 1;
         for (; run > 15; run -= 16)
             put(writer, ac->put[0xf0] >> 5, ac->put[0xf0] & 31);
-        put_value(writer, ac, run, zigzag[k]);
+        put_value(writer, ac, run, block[ZIGZAG[k]]);
         last = k;
     }
     if (last < 63)
@@ -89,20 +105,11 @@ typedef struct {
     int steps[3][64];      /* quantisers in natural order */
     float inverse[3][64];  /* of 8 times those */
     Py_ssize_t size, wide; /* wide: rounded up to blocks */
+    Buffer buffer;         /* of what follows */
     int16_t *samples;      /* three planes of eight rows, less 128 */
-    uint32_t *row;
     uint8_t *restored;     /* what decoders make of those */
+    uint32_t *row;
 } Encoder;
-
-/* libjpeg's equations, in 16 bits of fraction. */
-INLINE void to_ycbcr(const uint8_t *pixel, int16_t *y, int16_t *cb, int16_t *cr)
-{
-    enum { HALF = 1 << 15 };
-    const int r = pixel[0], g = pixel[1], b = pixel[2];
-    *y = (int16_t)(((19595 * r + 38470 * g + 7471 * b + HALF) >> 16) - 128);
-    *cb = (int16_t)((HALF * b - 11059 * r - 21709 * g + HALF - 1) >> 16);
-    *cr = (int16_t)((HALF * r - 27439 * g - 5329 * b + HALF - 1) >> 16);
-}
 
 /* Convert eight rows from `row` on; beyond the edges the last pixel is repeated. */
 INLINE void convert_rows(Encoder *encoder, const uint8_t *restrict image, Py_ssize_t row)
@@ -111,8 +118,7 @@ INLINE void convert_rows(Encoder *encoder, const uint8_t *restrict image, Py_ssi
     for (Py_ssize_t i = 0; i < 8; i++) {
         const uint8_t *restrict from = image + 3 * size * (row + i < size ? row + i : size - 1);
         int16_t *restrict y = encoder->samples + wide * i, *restrict cb = y + 8 * wide, *restrict cr = cb + 8 * wide;
-        for (Py_ssize_t x = 0; x < size; x++)
-            to_ycbcr(from + 3 * x, y + x, cb + x, cr + x);
+        ycbcr_row(from, size, y, cb, cr);
         for (Py_ssize_t x = size; x < wide; x++) {
             y[x] = y[size - 1];
             cb[x] = cb[size - 1];
@@ -135,7 +141,6 @@ INLINE Int8 quantise(Int8 v, const int *steps, const float *inverse)
 
 INLINE void narrow(Int8 v, int16_t *out)
 {
-    typedef int16_t Short8 __attribute__((vector_size(16)));
     const Short8 values = __builtin_convertvector(v, Short8);
     memcpy(out, &values, sizeof(values));
 }
@@ -145,10 +150,9 @@ INLINE void encode_block(Encoder *encoder, Writer *writer, int c, Py_ssize_t x, 
     const Jpeg *jpeg = &encoder->jpeg;
     int16_t block[64], dequantised[64];
     const int16_t *samples = encoder->samples + 8 * encoder->wide * c + x;
-    Int8 v[8], unused = {0};
-    for (int i = 0; i < 8; i++)
-        v[i] = widen(samples + encoder->wide * i);
-    forward_dct(v);
+    Int8 v[8];
+    Short8 unused = {0};
+    forward_dct(samples, encoder->wide, v);
     for (int i = 0; i < 8; i++) {
         Int8 step;
         memcpy(&step, encoder->steps[c] + 8 * i, sizeof(step));
@@ -169,16 +173,15 @@ INLINE void restore_rows(const Encoder *encoder, Py_ssize_t row, uint8_t *restri
     const Py_ssize_t size = encoder->size, wide = encoder->wide;
     for (Py_ssize_t i = 0; i < 8 && row + i < size; i++) {
         const uint8_t *restrict y = encoder->restored + wide * i, *restrict cb = y + 8 * wide, *restrict cr = cb + 8 * wide;
-        for (Py_ssize_t x = 0; x < size; x++)
-            encoder->row[x] = to_rgb(y[x], cb[x] - 128, cr[x] - 128);
+        rgb_of_bytes(y, cb, cr, size, encoder->row);
         pack(encoder->row, size, pixels + 3 * size * (row + i));
     }
 }
 
-/* Room for another row of blocks; -1 without memory. */
-static int make_room(Writer *writer, Py_ssize_t blocks)
+/* Have room for `needed` more bytes; -1 without memory. */
+static int make_room(Writer *writer, Py_ssize_t needed)
 {
-    const Py_ssize_t needed = blocks * LONGEST_BLOCK, used = writer->out - writer->start, held = writer->end - writer->start;
+    const Py_ssize_t used = writer->out - writer->start, held = writer->end - writer->start;
     if (held - used >= needed)
         return 0;
     uint8_t *larger = realloc(writer->start, (size_t)(2 * held + needed));
@@ -190,13 +193,13 @@ static int make_room(Writer *writer, Py_ssize_t blocks)
     return 0;
 }
 
-CLONES static int encode_rows(Encoder *encoder, const uint8_t *image, uint8_t *pixels)
+static int encode_rows(Encoder *encoder, const uint8_t *image, uint8_t *pixels)
 {
     int means[3] = {0};
     Writer writer = encoder->writer; /* a copy of its own stays in registers */
     for (Py_ssize_t row = 0; row < encoder->size; row += 8) {
         encoder->writer = writer;
-        if (make_room(&encoder->writer, 3 * encoder->wide / 8 + 1))
+        if (make_room(&encoder->writer, (3 * encoder->wide / 8 + 1) * LONGEST_BLOCK))
             return -1;
         writer = encoder->writer;
         convert_rows(encoder, image, row);
@@ -207,14 +210,6 @@ CLONES static int encode_rows(Encoder *encoder, const uint8_t *image, uint8_t *p
     }
     encoder->writer = writer;
     return 0;
-}
-
-static void free_encoder(Encoder *encoder)
-{
-    free(encoder->writer.start);
-    free(encoder->samples);
-    free(encoder->restored);
-    free(encoder->row);
 }
 
 /* Encode `image`, `size` x `size` RGB, behind `header`; its pixels after decoding go to `pixels`. -1: no memory, or not such a header. */
@@ -235,23 +230,23 @@ static int encode(Encoder *encoder, const uint8_t *header, Py_ssize_t n, const u
             encoder->steps[c][ZIGZAG[k]] = step;
             encoder->inverse[c][ZIGZAG[k]] = 1.0f / (float)(8 * step);
         }
-    const size_t rows = 3 * 8 * (size_t)encoder->wide;
-    const Py_ssize_t first = size * size + n;
-    writer->start = malloc((size_t)first);
-    encoder->samples = malloc(rows * sizeof(*encoder->samples));
-    encoder->restored = malloc(rows);
-    encoder->row = malloc((size_t)size * sizeof(*encoder->row));
-    if (!writer->start || !encoder->row || !encoder->samples || !encoder->restored)
+    const Py_ssize_t samples = 3 * 8 * encoder->wide;
+    writer->out = writer->start;
+    if (reserve(&encoder->buffer, 3 * samples + 4 * size) || make_room(writer, n))
         return -1;
-    memcpy(writer->start, header, (size_t)n);
-    writer->out = writer->start + n;
-    writer->end = writer->start + first;
+    encoder->samples = encoder->buffer.start;
+    encoder->restored = (uint8_t *)(encoder->samples + samples);
+    encoder->row = (uint32_t *)(encoder->restored + samples);
+    memcpy(writer->out, header, (size_t)n);
+    writer->out += n;
+    writer->bits = 0;
+    writer->left = 64;
     if (encode_rows(encoder, image, pixels))
         return -1;
-    for (int left = (writer->count + 7) / 8 * 8 - writer->count; left; left = 0)
-        put(writer, (1u << left) - 1, left); /* padded with ones */
-    for (; writer->count; writer->count -= 8)
-        put_byte(writer, (int)(writer->bits >> (writer->count - 8)));
+    const int padding = writer->left % 8; /* with ones */
+    writer->bits = writer->bits << padding | ((1u << padding) - 1);
+    for (int shift = 56 - writer->left + padding; shift >= 0; shift -= 8)
+        put_byte(writer, writer->bits >> shift);
     *writer->out++ = 0xff;
     *writer->out++ = 0xd9;
     return 0;

@@ -2,6 +2,11 @@
 
 Buffers come through the buffer protocol and are checked before the GIL is released. */
 
+#ifndef MODULE
+#define MODULE "_kernels"
+#define INITIALISE PyInit__kernels
+#endif
+
 #include "area.h"
 #include "encode.h"
 #include "moments.h"
@@ -102,29 +107,45 @@ static PyObject *count_moments(PyObject *module, PyObject *arguments)
 /* Decoders and encoders that nobody uses at the moment, with their buffers and Huffman tables. The GIL guards the lists. */
 
 enum { IDLE = 16, LARGEST_KEPT = 64 << 20 /* bytes */ };
-static Decoder *idle_decoders[IDLE];
+static void *idle_decoders[IDLE], *idle_encoders[IDLE];
 
-static Decoder *borrow_decoder(void)
+static void *borrow(void **idle, size_t size)
 {
     for (int i = 0; i < IDLE; i++)
-        if (idle_decoders[i]) {
-            Decoder *decoder = idle_decoders[i];
-            idle_decoders[i] = NULL;
-            return decoder;
+        if (idle[i]) {
+            void *one = idle[i];
+            idle[i] = NULL;
+            return one;
         }
-    return calloc(1, sizeof(Decoder));
+    return calloc(1, size);
+}
+
+/* Whether it was kept. */
+static int kept(void **idle, void *one)
+{
+    for (int i = 0; i < IDLE; i++)
+        if (!idle[i]) {
+            idle[i] = one;
+            return 1;
+        }
+    return 0;
 }
 
 static void return_decoder(Decoder *decoder)
 {
-    for (int i = 0; decoder && i < IDLE; i++)
-        if (!idle_decoders[i] && decoder->buffer.bytes <= LARGEST_KEPT) {
-            idle_decoders[i] = decoder;
-            return;
-        }
-    if (decoder)
-        free(decoder->buffer.start);
+    if (!decoder || (decoder->buffer.bytes <= LARGEST_KEPT && kept(idle_decoders, decoder)))
+        return;
+    free(decoder->buffer.start);
     free(decoder);
+}
+
+static void return_encoder(Encoder *encoder)
+{
+    if (!encoder || (encoder->buffer.bytes <= LARGEST_KEPT && kept(idle_encoders, encoder)))
+        return;
+    free(encoder->writer.start);
+    free(encoder->buffer.start);
+    free(encoder);
 }
 
 /* What follows returns None for a JPEG that is not of the usual kind, or damaged. */
@@ -142,7 +163,7 @@ static PyObject *jpeg_square(PyObject *module, PyObject *arguments)
         return NULL;
     }
     const Py_ssize_t size = out.shape[0];
-    Decoder *decoder = borrow_decoder();
+    Decoder *decoder = borrow(idle_decoders, sizeof(Decoder));
     Shrinking shrinking = {0};
     int declined = -1, height = 0, width = 0;
     if (decoder && out.shape[1] == size && size > 0) {
@@ -172,7 +193,7 @@ static PyObject *decode_jpeg(PyObject *module, PyObject *arguments)
     (void)module;
     if (!PyArg_ParseTuple(arguments, "y*n|(iiii):decode_jpeg", &data, &most, &box.x0, &box.y0, &box.x1, &box.y1))
         return NULL;
-    Decoder *decoder = borrow_decoder();
+    Decoder *decoder = borrow(idle_decoders, sizeof(Decoder));
     if (decoder && !read_header(&decoder->jpeg, data.buf, data.len)) {
         const int height = decoder->jpeg.height, width = decoder->jpeg.width;
         if (!box.x1)
@@ -208,7 +229,7 @@ static PyObject *encode_jpeg(PyObject *module, PyObject *arguments)
         return NULL;
     if (!take_image(source, &image, 0, "B", "the image") && !take_image(target, &pixels, 1, "B", "the pixels")) {
         const Py_ssize_t size = image.shape[0];
-        Encoder *encoder = calloc(1, sizeof(*encoder));
+        Encoder *encoder = borrow(idle_encoders, sizeof(Encoder));
         if (!encoder)
             PyErr_NoMemory();
         else if (image.shape[1] != size || pixels.shape[0] != size || pixels.shape[1] != size)
@@ -222,9 +243,8 @@ static PyObject *encode_jpeg(PyObject *module, PyObject *arguments)
                 PyErr_SetString(PyExc_ValueError, "not the header of such a JPEG");
             else
                 result = PyBytes_FromStringAndSize((const char *)encoder->writer.start, encoder->writer.out - encoder->writer.start);
-            free_encoder(encoder);
         }
-        free(encoder);
+        return_encoder(encoder);
     }
     if (pixels.obj)
         PyBuffer_Release(&pixels);
@@ -234,20 +254,33 @@ static PyObject *encode_jpeg(PyObject *module, PyObject *arguments)
     return result;
 }
 
+static PyObject *runs_avx2(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    (void)arguments;
+#if defined(__x86_64__)
+    return PyBool_FromLong(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2"));
+#else
+    Py_RETURN_FALSE;
+#endif
+}
+
 static PyMethodDef methods[] = {
     {"area_square", area_square, METH_VARARGS, "area_square(image, height, width, out): see kernels.py"},
     {"count_moments", count_moments, METH_VARARGS, "count_moments(image, pixel_sum, outer): see kernels.py"},
     {"jpeg_square", jpeg_square, METH_VARARGS, "jpeg_square(data, out, most): see kernels.py"},
     {"decode_jpeg", decode_jpeg, METH_VARARGS, "decode_jpeg(data, most, box): see kernels.py"},
     {"encode_jpeg", encode_jpeg, METH_VARARGS, "encode_jpeg(image, pixels, header): see kernels.py"},
+    {"runs_avx2", runs_avx2, METH_NOARGS, "runs_avx2(): whether the other module of these loops can be used here"},
     {NULL, NULL, 0, NULL},
 };
 
 static PyModuleDef_Slot slots[] = {{0, NULL}};
 
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_kernels", "The loops of kernels.py.", 0, methods, slots, NULL, NULL, NULL};
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, MODULE, "The loops of kernels.py.", 0, methods, slots, NULL, NULL, NULL};
 
-PyMODINIT_FUNC PyInit__kernels(void)
+PyMODINIT_FUNC INITIALISE(void)
 {
+    fill_in_zigzag();
     return PyModuleDef_Init(&definition);
 }

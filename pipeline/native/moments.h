@@ -32,7 +32,7 @@ INLINE void add_products(const int16_t *red, const int16_t *green, const int16_t
         outer[i] += (uint64_t)sums[i];
 }
 
-CLONES static void add_image(const uint8_t *image, Py_ssize_t pixels, uint16_t *restrict pixel_sum, uint64_t *restrict outer)
+static void add_image(const uint8_t *image, Py_ssize_t pixels, uint16_t *restrict pixel_sum, uint64_t *restrict outer)
 {
     int16_t red[BLOCK], green[BLOCK], blue[BLOCK];
     for (Py_ssize_t start = 0; start < pixels; start += BLOCK) {
