@@ -18,6 +18,7 @@ of the machine's processor time that other programs took during the runs: above 
 """
 
 import argparse
+import ctypes
 import json
 import multiprocessing
 import os
@@ -48,6 +49,7 @@ from PIL import Image
 
 HERE = Path(__file__).parent
 CPUS = len(os.sched_getaffinity(0))
+PR_SET_CHILD_SUBREAPER = 36  # orphans below this process become its children
 LIMIT = 900  # seconds of one run: FFCV's writer waits for ever for a worker that died
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -167,6 +169,9 @@ def call(command: Sequence[str | Path], out: Path) -> str:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, 0):  # what it has left behind is ours now; waited for, its processor time counts
+            pass
     if process.returncode:
         raise RuntimeError(last_line(stderr) or f"exit status {process.returncode}")
     return stdout
@@ -411,6 +416,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for every number")
     arguments = parser.parse_args()
     venvs = arguments.venvs.expanduser().absolute()
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if arguments.install:
         sys.exit(install_all(venvs))
     machine = {"processor": processor(), "cpus": CPUS, "system": platform.platform(), "load_before": os.getloadavg()[0]}

@@ -100,16 +100,19 @@ INLINE void turn(const __m256i *rows, __m128i *columns)
     }
 }
 
-/* Dequantised coefficients, row by row, to pixels; `largest` keeps the largest sum of magnitudes of each column. */
-INLINE void inverse_dct(const int16_t *coefficients, uint8_t *out, Py_ssize_t stride, Short8 *largest)
+/* Quantised coefficients, row by row, and their quantisers to pixels; `largest` keeps the largest sums of magnitudes. */
+INLINE void inverse_dct(const int16_t *values, const int16_t *steps, uint8_t *out, Py_ssize_t stride, Int8 *largest)
 {
-    __m128i v[8], sum = _mm_setzero_si128();
-    __m256i wide[8];
-    for (int i = 0; i < 8; i++) {
-        v[i] = _mm_loadu_si128((const __m128i *)(coefficients + 8 * i));
-        sum = _mm_adds_epi16(sum, _mm_abs_epi16(v[i]));
+    __m128i v[8];
+    __m256i wide[8], sum = _mm256_setzero_si256();
+    for (int i = 0; i < 8; i += 2) {
+        const __m256i two = _mm256_loadu_si256((const __m256i *)(values + 8 * i)), step = _mm256_loadu_si256((const __m256i *)(steps + 8 * i));
+        const __m256i coefficients = _mm256_mullo_epi16(two, step);
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_abs_epi16(two), step)); /* of two columns, and half of the rows */
+        v[i] = _mm256_castsi256_si128(coefficients);
+        v[i + 1] = _mm256_extracti128_si256(coefficients, 1);
     }
-    *largest = (Short8)_mm_max_epi16((__m128i)*largest, sum);
+    *largest = (Int8)_mm256_max_epi32((__m256i)*largest, sum);
     inverse_pairs(v, wide, FRACTION - BETWEEN);
     turn(wide, v);
     inverse_pairs(v, wide, FRACTION + BETWEEN + 3);
@@ -216,18 +219,17 @@ INLINE Int8 to_byte(Int8 v)
     return (v & ~over) | (over & 255);
 }
 
-/* Dequantised coefficients, row by row, to pixels; `largest` keeps the largest sum of magnitudes of each column. */
-INLINE void inverse_dct(const int16_t *coefficients, uint8_t *out, Py_ssize_t stride, Short8 *largest)
+/* Quantised coefficients, row by row, and their quantisers to pixels; `largest` keeps the largest sums of magnitudes. */
+INLINE void inverse_dct(const int16_t *values, const int16_t *steps, uint8_t *out, Py_ssize_t stride, Int8 *largest)
 {
     Int8 v[8], sum = {0};
     for (int i = 0; i < 8; i++) {
-        v[i] = widen(coefficients + 8 * i);
+        v[i] = widen(values + 8 * i) * widen(steps + 8 * i);
         const Int8 sign = v[i] >> 31;
         sum += (v[i] ^ sign) - sign;
     }
-    for (int i = 0; i < 8; i++)
-        if (sum[i] > (*largest)[i])
-            (*largest)[i] = (int16_t)(sum[i] < 32767 ? sum[i] : 32767);
+    const Int8 larger = sum > *largest;
+    *largest = (sum & larger) | (*largest & ~larger);
     inverse_pass(v, FRACTION - BETWEEN);
     transpose(v);
     inverse_pass(v, FRACTION + BETWEEN + 3);

@@ -11,9 +11,9 @@ dequantised and transformed. Cb and Cr are enlarged, and colours converted, a ro
 #include "dct.h"
 #include "jpeg.h"
 
-/* Coefficients so large that libjpeg's own sums of 16 bits might overflow: no camera writes them. A sum below this is safe: its first
-pass multiplies by at most 1.39 * 4, and 5800 * 5.56 < 32768. */
-enum { WILD = 5800 };
+/* Coefficients so large that libjpeg's own sums of 16 bits might overflow: no camera writes them. Its first pass multiplies by at most
+1.39 * 4, and 5800 * 5.56 < 32768; a column's coefficients are in two of the sums that inverse_dct makes. */
+enum { WILD = 2900 };
 enum { SLACK = 4096 }; /* bytes that may be read beyond a segment's end: more than an MCU can take (6 blocks of 64 codes of 27 bits) */
 
 typedef struct {
@@ -35,7 +35,7 @@ typedef struct {
     Jpeg jpeg;
     Buffer buffer;
     Box box;
-    uint16_t steps[3][PLACES]; /* quantisers in zigzag order, and zeros */
+    int16_t steps[3][64]; /* quantisers in natural order */
     Py_ssize_t across, down;         /* MCUs */
     Py_ssize_t mx0, my0, mx1, my1;   /* MCUs that are transformed */
     Py_ssize_t stride[3];            /* of the planes */
@@ -67,110 +67,115 @@ INLINE void drop(Bits *in, int n)
     in->count -= n;
 }
 
-/* The entry of a code longer than LOOK bits, as if it had been looked up; 0 if there is no such code. */
-static int32_t long_code(const Huffman *huffman, uint64_t bits, int of_dc)
+/* A code longer than LOOK bits. */
+static Code long_code(const Huffman *huffman, uint64_t bits, int of_dc)
 {
     const int32_t next = (int32_t)(bits >> 48);
-    int run, size;
     for (int length = LOOK + 1; length <= 16; length++)
-        if (next < huffman->limit[length]) {
-            const int symbol = huffman->known[16 + huffman->offset[length] + (next >> (16 - length))];
-            meaning(symbol, of_dc, &run, &size);
-            return length | MORE | run << RUN | size << VALUE;
-        }
-    return 0;
+        if (next < huffman->limit[length])
+            return meaning(huffman->known[16 + huffman->offset[length] + (next >> (16 - length))], length, of_dc);
+    return (Code){0, 0, 0};
 }
 
-/* Read a code and its value, of at least 28 bits in `in`; returns the entry, its upper half the value. 0: no code. */
-INLINE int32_t read_code(Bits *in, const Huffman *huffman, int of_dc)
+/* Read a code and its value, of at least 27 bits in `in`. No bits: there is no such code. */
+INLINE Code read_code(Bits *in, const Huffman *huffman, int of_dc, int *value)
 {
-    int32_t entry = huffman->entries[in->bits >> (64 - LOOK)];
-    if (__builtin_expect(entry == 0, 0))
-        entry = long_code(huffman, in->bits, of_dc);
-    drop(in, entry & DROP);
-    if (__builtin_expect(entry & MORE, 0)) {
-        const int size = entry >> VALUE;
-        const int value = size ? extend((int)(in->bits >> 32 >> (32 - size)), size) : 0;
-        drop(in, size);
-        entry = (int32_t)((uint32_t)value << VALUE | (uint32_t)(entry & 0xffff & ~MORE));
-    }
-    return entry;
+    Code code = huffman->codes[in->bits >> (64 - LOOK)];
+    if (__builtin_expect(code.bits == 0, 0))
+        code = long_code(huffman, in->bits, of_dc);
+    const int bits = (int)(in->bits >> 32 >> (32 - code.bits)) & ((1 << code.size) - 1); /* code.bits <= 27 */
+    *value = extend(bits, code.size);
+    drop(in, code.bits);
+    return code;
 }
 
-/* Put the coefficient before the k-th, dequantised, into `block`; `over` gets bits above the 15th if it is too large. */
-INLINE void place(int16_t *block, int k, int value, const uint16_t *steps, uint32_t *over)
+/* Read one block into `block` (65 zeros; natural order), still quantised. 1: only a mean, 0: more, -1: declined. */
+INLINE int read_block(Bits *in, const Huffman *dc, const Huffman *ac, int step, int *mean, int16_t *block, int keep)
 {
-    const int coefficient = value * steps[k - 1];
-    *over |= (uint32_t)(coefficient + (1 << 14));
-    block[ZIGZAG[k - 1]] = (int16_t)coefficient;
-}
-
-/* Read one block into `block` (65 zeros; natural order), dequantised. 1: only a mean, 0: more, -1: declined. */
-INLINE int read_block(Bits *in, const Huffman *dc, const Huffman *ac, const uint16_t *steps, int *mean, int16_t *block, int keep)
-{
+    int k = 1, value; /* k: the place of the next coefficient */
     refill(in);
-    const int32_t entry = read_code(in, dc, 1);
-    uint32_t over = 0;
-    int k = 1;
-    *mean += entry >> VALUE;
-    if (entry == 0 || *mean != (int16_t)*mean)
+    const Code first = read_code(in, dc, 1, &value);
+    *mean += value;
+    if (first.bits == 0 || *mean > WILD || *mean < -WILD || abs(*mean * step) > WILD)
         return -1;
-    place(block, k, *mean, steps, &over);
+    block[0] = (int16_t)*mean;
     while (k < 64) {
         refill(in);
         for (int i = 0; i < 4 && k < 64; i++) { /* 4 * LOOK bits are there */
             const Pair pair = ac->pairs[in->bits >> (64 - LOOK)];
             if (__builtin_expect(pair.bits == 0, 0)) {
                 refill(in);
-                const int32_t code = read_code(in, ac, 0);
-                if (code == 0)
+                const Code code = read_code(in, ac, 0, &value);
+                if (code.bits == 0)
                     return -1;
-                k += (code >> RUN & 255) + 1;
+                k += code.move;
                 if (keep)
-                    place(block, k, code >> VALUE, steps, &over);
+                    block[ZIGZAG[k - 1]] = (int16_t)value;
                 break;
             }
             k += pair.move[0];
             if (keep)
-                place(block, k, pair.value[0], steps, &over);
+                block[ZIGZAG[k - 1]] = pair.value[0];
             if (k >= 64) { /* what follows is another block's */
                 drop(in, pair.first);
                 break;
             }
             k += pair.move[1];
             if (keep)
-                place(block, k, pair.value[1], steps, &over);
+                block[ZIGZAG[k - 1]] = pair.value[1];
             drop(in, pair.bits);
         }
     }
-    if ((k > 64 && k <= END_OF_BLOCK) || over >> 15)
-        return -1; /* beyond the block, or wild */
-    return k == 1 + END_OF_BLOCK + 1;
+    if (k > 64 && k < END_OF_BLOCK)
+        return -1; /* beyond the block */
+    return k == 1 + END_OF_BLOCK;
 }
 
-/* Samples of one MCU: into the planes, or only walked over. */
-INLINE int read_mcu(Decoder *decoder, Bits *in, int *means, Py_ssize_t mx, Py_ssize_t my, Short8 *largest, int keep)
+/* Blocks that were read and are still to be transformed. A processor that loads a vector from words it has just stored waits until they
+are in the cache: transforming each block at once took half as long again. */
+enum { BATCH = 24 };
+
+typedef struct {
+    int16_t block[BATCH][80]; /* 64, one beyond, and up to a vector's multiple */
+    uint8_t *out[BATCH];
+    uint8_t component[BATCH], flat[BATCH];
+    int count;
+    Int8 largest;
+} Batch;
+
+INLINE void transform(const Decoder *decoder, Batch *batch)
+{
+    for (int i = 0; i < batch->count; i++) {
+        const int c = batch->component[i];
+        if (batch->flat[i])
+            inverse_dct_flat(batch->block[i][0] * decoder->steps[c][0], batch->out[i], decoder->stride[c]);
+        else
+            inverse_dct(batch->block[i], decoder->steps[c], batch->out[i], decoder->stride[c], &batch->largest);
+    }
+    batch->count = 0;
+}
+
+/* One MCU: into the batch, or only walked over. */
+INLINE int read_mcu(Decoder *decoder, Bits *in, int *means, Py_ssize_t mx, Py_ssize_t my, Batch *batch, int keep)
 {
     const Jpeg *jpeg = &decoder->jpeg;
     for (int c = 0; c < jpeg->components; c++) {
         const int across = c ? 1 : jpeg->h, down = c ? 1 : jpeg->v;
         const Huffman *dc = &jpeg->dc_codes[jpeg->dc[c]], *ac = &jpeg->ac_codes[jpeg->ac[c]];
         for (int i = 0; i < across * down; i++) {
-            int16_t block[BEYOND + 1];
+            int16_t *block = batch->block[batch->count];
             const Int8 zeros = {0};
             for (int j = 0; j < 64 && keep; j += 16) /* GCC 12 makes a memset of this a slow rep stos */
                 memcpy(block + j, &zeros, sizeof(zeros));
-            const int flat = read_block(in, dc, ac, decoder->steps[c], &means[c], block, keep);
+            const int flat = read_block(in, dc, ac, decoder->steps[c][0], &means[c], block, keep);
             if (flat < 0)
                 return -1;
             if (!keep)
                 continue;
             const Py_ssize_t x = mx * across + i % across, y = my * down + i / across;
-            uint8_t *out = decoder->plane[c] + 8 * (y * decoder->stride[c] + x);
-            if (flat)
-                inverse_dct_flat(block[0], out, decoder->stride[c]);
-            else
-                inverse_dct(block, out, decoder->stride[c], largest);
+            batch->out[batch->count] = decoder->plane[c] + 8 * (y * decoder->stride[c] + x);
+            batch->component[batch->count] = (uint8_t)c;
+            batch->flat[batch->count++] = (uint8_t)flat;
         }
     }
     return 0;
@@ -187,7 +192,9 @@ static int read_mcus(Decoder *decoder)
 {
     const Py_ssize_t total = decoder->across * decoder->down, restart = decoder->jpeg.restart ? decoder->jpeg.restart : total;
     const uint8_t *start = decoder->clean;
-    Short8 largest = {0};
+    Batch batch;
+    batch.count = 0;
+    batch.largest = (Int8){0};
     for (Py_ssize_t segment = 0; segment < decoder->segments; segment++) {
         const uint8_t *end = decoder->clean + decoder->ends[segment];
         Bits in = {start, 0, 0};
@@ -196,8 +203,10 @@ static int read_mcus(Decoder *decoder)
         Py_ssize_t my = first / decoder->across, mx = first % decoder->across;
         for (Py_ssize_t mcu = first; mcu < last; mcu++) {
             const int keep = mx >= decoder->mx0 && mx < decoder->mx1 && my >= decoder->my0 && my < decoder->my1;
-            if ((keep ? read_mcu(decoder, &in, means, mx, my, &largest, 1) : read_mcu(decoder, &in, means, mx, my, &largest, 0)) || in.next > end + 8)
+            if ((keep ? read_mcu(decoder, &in, means, mx, my, &batch, 1) : read_mcu(decoder, &in, means, mx, my, &batch, 0)) || in.next > end + 8)
                 return -1;
+            if (batch.count > BATCH - 6) /* an MCU has no more */
+                transform(decoder, &batch);
             if (++mx == decoder->across) {
                 mx = 0;
                 my++;
@@ -207,8 +216,9 @@ static int read_mcus(Decoder *decoder)
             return -1;
         start = end;
     }
+    transform(decoder, &batch);
     for (int i = 0; i < 8; i++)
-        if (largest[i] > WILD)
+        if (batch.largest[i] > WILD)
             return -1;
     return 0;
 }
@@ -302,7 +312,7 @@ static int decode(Decoder *decoder, const uint8_t *data, Py_ssize_t n, Box box)
     decoder->clean = at[4];
     for (int i = 0; i < jpeg->components; i++)
         for (int k = 0; k < 64; k++)
-            decoder->steps[i][k] = jpeg->quantisers[jpeg->quantiser[i]][k];
+            decoder->steps[i][ZIGZAG[k]] = jpeg->quantisers[jpeg->quantiser[i]][k];
     return unstuff(decoder, data, n) || read_mcus(decoder) ? -1 : 0;
 }
 

@@ -102,7 +102,7 @@ INLINE int put_block(Writer *writer, const Huffman *dc, const Huffman *ac, const
 typedef struct {
     Jpeg jpeg;
     Writer writer;
-    int steps[3][64];      /* quantisers in natural order */
+    int16_t steps[3][64];  /* quantisers in natural order */
     float inverse[3][64];  /* of 8 times those */
     Py_ssize_t size, wide; /* wide: rounded up to blocks */
     Buffer buffer;         /* of what follows */
@@ -128,11 +128,10 @@ INLINE void convert_rows(Encoder *encoder, const uint8_t *restrict image, Py_ssi
 }
 
 /* Divide by 8 times the quantiser and round halves away from zero: in float32 exact, since values have 16 bits and quantisers 8. */
-INLINE Int8 quantise(Int8 v, const int *steps, const float *inverse)
+INLINE Int8 quantise(Int8 v, const int16_t *steps, const float *inverse)
 {
-    Int8 step;
+    const Int8 step = widen(steps);
     Float8 factor;
-    memcpy(&step, steps, sizeof(step));
     memcpy(&factor, inverse, sizeof(factor));
     const Int8 sign = v >> 31, magnitude = ((v ^ sign) - sign) + 4 * step;
     const Int8 quotient = __builtin_convertvector((__builtin_convertvector(magnitude, Float8) + 0.5f) * factor, Int8);
@@ -148,24 +147,19 @@ INLINE void narrow(Int8 v, int16_t *out)
 INLINE void encode_block(Encoder *encoder, Writer *writer, int c, Py_ssize_t x, int *means)
 {
     const Jpeg *jpeg = &encoder->jpeg;
-    int16_t block[64], dequantised[64];
+    int16_t block[64];
     const int16_t *samples = encoder->samples + 8 * encoder->wide * c + x;
-    Int8 v[8];
-    Short8 unused = {0};
+    Int8 v[8], unused = {0};
     forward_dct(samples, encoder->wide, v);
     for (int i = 0; i < 8; i++) {
-        Int8 step;
-        memcpy(&step, encoder->steps[c] + 8 * i, sizeof(step));
-        const Int8 value = quantise(v[i], encoder->steps[c] + 8 * i, encoder->inverse[c] + 8 * i);
-        narrow(value, block + 8 * i);
-        narrow(value * step, dequantised + 8 * i);
+        narrow(quantise(v[i], encoder->steps[c] + 8 * i, encoder->inverse[c] + 8 * i), block + 8 * i);
     }
     const int flat = put_block(writer, &jpeg->dc_codes[jpeg->dc[c]], &jpeg->ac_codes[jpeg->ac[c]], block, &means[c]);
     uint8_t *out = encoder->restored + 8 * encoder->wide * c + x;
     if (flat)
-        inverse_dct_flat(dequantised[0], out, encoder->wide);
+        inverse_dct_flat(block[0] * encoder->steps[c][0], out, encoder->wide);
     else
-        inverse_dct(dequantised, out, encoder->wide, &unused);
+        inverse_dct(block, encoder->steps[c], out, encoder->wide, &unused);
 }
 
 INLINE void restore_rows(const Encoder *encoder, Py_ssize_t row, uint8_t *restrict pixels)
@@ -184,9 +178,12 @@ static int make_room(Writer *writer, Py_ssize_t needed)
     const Py_ssize_t used = writer->out - writer->start, held = writer->end - writer->start;
     if (held - used >= needed)
         return 0;
-    uint8_t *larger = realloc(writer->start, (size_t)(2 * held + needed));
+    uint8_t *larger = malloc((size_t)(2 * held + needed));
     if (!larger)
         return -1;
+    if (used)
+        memcpy(larger, writer->start, (size_t)used);
+    free(writer->start);
     writer->start = larger;
     writer->out = larger + used;
     writer->end = larger + 2 * held + needed;
@@ -227,7 +224,7 @@ static int encode(Encoder *encoder, const uint8_t *header, Py_ssize_t n, const u
             const int step = jpeg->quantisers[jpeg->quantiser[c]][k];
             if (!step)
                 return -1;
-            encoder->steps[c][ZIGZAG[k]] = step;
+            encoder->steps[c][ZIGZAG[k]] = (int16_t)step;
             encoder->inverse[c][ZIGZAG[k]] = 1.0f / (float)(8 * step);
         }
     const Py_ssize_t samples = 3 * 8 * encoder->wide;

@@ -8,14 +8,17 @@ whatever is damaged, is declined, so that a library decides what it means. */
 
 #include "common.h"
 
-enum { LOOK = 12 }; /* bits looked up at once: 16 KiB a code, which the first cache holds twice */
+enum { LOOK = 11 }; /* bits looked up at once: 16 KiB of pairs, which the first cache holds twice */
+enum { END_OF_BLOCK = 128 };
 
-/* What the next LOOK bits say: the low 5 bits how many of them to drop, bits 8-15 how many coefficients to skip, and the upper half
-the value; with MORE, the upper half is how many bits of value follow. 0: no code, or one longer than LOOK. */
-enum { DROP = 31, MORE = 128, RUN = 8, VALUE = 16, END_OF_BLOCK = 127 };
+/* A code: its bits and those of the value behind it, those of the value, and how far it moves in the block. No bits: no such code, or one
+longer than LOOK. */
+typedef struct {
+    uint8_t bits, size, move;
+} Code;
 
-/* Two codes at once, if both fit: bits of both, bits of the first, how far each moves in the block (0: there is no second, and the first
-is repeated), values. All zero if not even the first fits. */
+/* Two codes with their values at once, if they fit: bits of both, bits of the first, how far each moves in the block (0: there is no
+second, and the first is repeated). No bits: not even the first fits. */
 typedef struct {
     uint8_t bits, first, move[2];
     int16_t value[2];
@@ -25,7 +28,7 @@ typedef struct {
     const uint8_t *counts, *symbols; /* codes of 1 to 16 bits, and what they stand for; NULL: not defined */
     uint8_t known[16 + 256];         /* those that the tables below are of */
     int usable;                      /* whether these are a code */
-    int32_t entries[1 << LOOK];
+    Code codes[1 << LOOK];
     Pair pairs[1 << LOOK];
     int32_t limit[17], offset[17]; /* of codes longer than LOOK: first 16 bits beyond them, and symbol less code */
     uint32_t put[256]; /* for the encoder: a symbol's code with room for the value behind it, and in the low 5 bits how many bits that is */
@@ -42,7 +45,7 @@ typedef struct {
     Py_ssize_t scan;    /* where the compressed data begin */
 } Jpeg;
 
-enum { BEYOND = 64, PLACES = 64 + END_OF_BLOCK + 1 };
+enum { BEYOND = 64, PLACES = 64 + END_OF_BLOCK };
 
 /* Where the k-th coefficient belongs; from the 64th on, to one place behind the block. */
 static const uint8_t ZIGZAG[PLACES] = {
@@ -51,78 +54,63 @@ static const uint8_t ZIGZAG[PLACES] = {
     [64 ... PLACES - 1] = BEYOND,
 };
 
-/* The number that `bits`, the `size` bits after a code, stand for. */
+/* The value that `size` bits stand for. Without a branch: no processor can guess it. */
 INLINE int extend(int bits, int size)
 {
-    return bits < 1 << (size - 1) ? bits - (1 << size) + 1 : bits;
+    const int mask = (1 << size) - 1, negative = ((bits << 1) >> size) - 1; /* all ones if the first bit is zero */
+    return bits - (mask & negative);
 }
 
-/* Fill the entries of one symbol, whose code has `length` <= LOOK bits, from `at` on; return their end. */
-static int32_t *fill(int32_t *at, int length, int run, int size)
+/* What a symbol means; a size of more than 11 or 10 bits is none of a baseline JPEG. */
+static Code meaning(int symbol, int length, int of_dc)
 {
-    const int left = LOOK - length;
-    if (size > left) {
-        for (int32_t *end = at + (1 << left); at < end; at++)
-            *at = length | MORE | run << RUN | size << VALUE;
-        return at;
-    }
-    for (int value = 0; value < 1 << size; value++) {
-        const int number = size ? extend(value, size) : 0;
-        const int32_t entry = (int32_t)((uint32_t)number << VALUE | (uint32_t)(run << RUN | (length + size)));
-        for (int32_t *end = at + (1 << (left - size)); at < end; at++)
-            *at = entry;
-    }
-    return at;
-}
-
-/* How many coefficients the symbol skips, and how many bits of value follow it; -1 if a baseline JPEG has no such symbol. */
-static int meaning(int symbol, int of_dc, int *run, int *size)
-{
-    *run = of_dc ? 0 : symbol >> 4;
-    *size = of_dc ? symbol : symbol & 15;
-    if (!of_dc && *size == 0 && *run != 15)
-        *run = END_OF_BLOCK;
-    return *size > (of_dc ? 11 : 10) ? -1 : 0;
+    const int size = of_dc ? symbol : symbol & 15, run = of_dc ? 0 : symbol >> 4;
+    return (Code){(uint8_t)(length + size), (uint8_t)size, (uint8_t)(of_dc || size || run == 15 ? run + 1 : END_OF_BLOCK)};
 }
 
 /* Make the tables of `huffman` from counts and symbols; -1 if they are no code. */
 static int tabulate(Huffman *huffman, int of_dc)
 {
-    int32_t *at = huffman->entries;
-    int code = 0, index = 0, run, size;
+    Code *at = huffman->codes;
+    int code = 0, index = 0;
     const uint8_t *counts = huffman->known, *symbols = huffman->known + 16;
+    memset(huffman->codes, 0, sizeof(huffman->codes));
     memset(huffman->put, 0, sizeof(huffman->put));
     for (int length = 1; length <= 16; length++, code <<= 1) {
         huffman->offset[length] = index - code;
         for (int i = 0; i < counts[length - 1]; i++, code++, index++) {
             const int symbol = symbols[index];
-            if (code >= 1 << length || meaning(symbol, of_dc, &run, &size))
+            const Code made = meaning(symbol, length, of_dc);
+            if (code >= 1 << length || made.size > (of_dc ? 11 : 10))
                 return -1;
-            if (length <= LOOK)
-                at = fill(at, length, run, size);
-            huffman->put[symbol] = (uint32_t)code << size << 5 | (uint32_t)(length + size);
+            for (int same = length <= LOOK ? 1 << (LOOK - length) : 0; same; same--)
+                *at++ = made;
+            huffman->put[symbol] = (uint32_t)code << made.size << 5 | made.bits;
         }
         huffman->limit[length] = code << (16 - length);
     }
-    memset(at, 0, (size_t)(huffman->entries + (1 << LOOK) - at) * sizeof(*at));
     return 0;
+}
+
+/* The value of a code that fits into LOOK bits, of which `next` are. */
+static int16_t value_of(Code code, int next)
+{
+    return (int16_t)extend(next >> (LOOK - code.bits) & ((1 << code.size) - 1), code.size);
 }
 
 static void pair(Huffman *huffman)
 {
+    memset(huffman->pairs, 0, sizeof(huffman->pairs));
     for (int next = 0; next < 1 << LOOK; next++) {
-        const int32_t one = huffman->entries[next], bits = one & DROP;
-        Pair *both = &huffman->pairs[next];
-        *both = (Pair){0};
-        if (one == 0 || one & MORE)
+        const Code one = huffman->codes[next];
+        if (!one.bits || one.bits > LOOK)
             continue;
-        const int32_t two = huffman->entries[(next << bits) & ((1 << LOOK) - 1)];
-        *both = (Pair){(uint8_t)bits, (uint8_t)bits, {(uint8_t)((one >> RUN & 255) + 1), 0}, {(int16_t)(one >> VALUE), (int16_t)(one >> VALUE)}};
-        if (two && !(two & MORE) && bits + (two & DROP) <= LOOK) {
-            both->bits = (uint8_t)(bits + (two & DROP));
-            both->move[1] = (uint8_t)((two >> RUN & 255) + 1);
-            both->value[1] = (int16_t)(two >> VALUE);
-        }
+        const int16_t value = value_of(one, next);
+        huffman->pairs[next] = (Pair){one.bits, one.bits, {one.move, 0}, {value, value}};
+        const int then = next << one.bits & ((1 << LOOK) - 1);
+        const Code two = huffman->codes[then];
+        if (two.bits && one.bits + two.bits <= LOOK)
+            huffman->pairs[next] = (Pair){(uint8_t)(one.bits + two.bits), one.bits, {one.move, two.move}, {value, value_of(two, then)}};
     }
 }
 
@@ -196,7 +184,7 @@ static int read_frame(Jpeg *jpeg, const uint8_t *at, int n)
     }
     jpeg->h = at[7] >> 4;
     jpeg->v = at[7] & 15;
-    if (jpeg->components == 1)
+    if (jpeg->components == 1 && jpeg->h >= 1 && jpeg->h <= 4 && jpeg->v >= 1 && jpeg->v <= 4)
         jpeg->h = jpeg->v = 1; /* of one component, the factors mean nothing */
     const int known = (jpeg->h == 1 && jpeg->v == 1) || (jpeg->h == 2 && (jpeg->v == 1 || jpeg->v == 2));
     const int narrowest = jpeg->h == 2 ? 5 : 1; /* below, libjpeg does not smooth */

@@ -1,0 +1,77 @@
+"""How long `alexprep shard` thinks before the first image, and before it goes on where it was killed: ImageNet-1k and all of ImageNet.
+
+python benchmarks/planning.py [--images 1281167 14197122]
+
+The listings are made up (names as long as ImageNet's, no files); the plan, its digests, the shuffle, the folder of finished shards
+with its sidecars and the look through it are real. Listing a real source comes on top: that is the file system's time.
+"""
+
+import argparse
+import platform
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from alexprep.pipeline.config import ShardConfig
+from alexprep.pipeline.manifest import Shard, Sidecar
+from alexprep.pipeline.moments import Moments
+from alexprep.pipeline.sharding import ShardJob
+from alexprep.pipeline.sources import Listing, Source
+
+IN_A_CLASS = 650
+
+
+def made_up(images: int) -> Source:
+    classes = [f"n{number:08}" for number in range(-(-images // IN_A_CLASS))]
+    keys = pa.array((f"train/{classes[i // IN_A_CLASS]}/{classes[i // IN_A_CLASS]}_{i}.JPEG".encode() for i in range(images)), pa.large_binary())
+    columns = [keys, pa.array(np.full(images, -1, np.int32)), pa.array(np.full(images, -1)), pa.array(np.arange(images) % 200_000)]
+    places = pa.record_batch(columns, ["name", "file", "offset", "size"])
+    return Source("made up", "", classes, [Listing("train", keys, np.arange(images) // IN_A_CLASS, places)], {}, [])
+
+
+def finish(job: ShardJob, besides: int) -> int:
+    """Make every shard look finished but for the last few; return how many that are."""
+    names = job.plan.shards("train")[:-besides]
+    counts = dict.fromkeys(range(len(job.plan.classes)), 4)  # a shard has images of most classes
+    for name in names:
+        Sidecar(Shard(name, 4096, 10**8, "0" * 64), job.plan.digest, counts, (), Moments.zero(1).to_json()).write(Path(str(job.directory)), Moments.zero(1))
+        with (job.directory / name).open("wb") as file:
+            file.truncate(10**8)  # a hole: no byte is written
+    return len(names)
+
+
+def measure(images: int, folder: Path) -> None:
+    source = made_up(images)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    job = ShardJob(source, folder, ShardConfig())
+    planned = time.perf_counter() - start
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    job.plan.write(folder)
+    finished = finish(job, 2)
+    start = time.perf_counter()
+    again = ShardJob(source, folder, ShardConfig())
+    progress = next(again.make_missing())
+    resumed = time.perf_counter() - start
+    print(
+        f"{images:>11,} images: planned in {planned:.2f} s with {peak:.0f} MiB beside the listing; "
+        f"resumed after {finished:,} shards ({progress.done:,} images) in {resumed:.2f} s",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, nargs="+", default=[1_281_167, 14_197_122])
+    arguments = parser.parse_args()
+    print(f"{platform.machine()}, Python {platform.python_version()}, pyarrow {pa.__version__}")
+    for images in arguments.images:
+        with tempfile.TemporaryDirectory() as folder:
+            measure(images, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
