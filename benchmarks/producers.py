@@ -45,6 +45,7 @@ import numpy as np
 import simplejpeg
 from alexprep.pipeline.demo_data import write_demo_data
 from alexprep.pipeline.images import decode, encode, square, use_one_thread
+from peers.environments import TORCH, VISION, Peer, install_all, last_line, missing, versions_in
 from PIL import Image
 
 HERE = Path(__file__).parent
@@ -59,33 +60,6 @@ QUIET = {
     "NO_ALBUMENTATIONS_UPDATE": "1",
     "PYTHONNOUSERSITE": "1",
 }
-TORCH = ("torch==2.13.0",)  # that of requirements.lock
-
-
-@dataclass(frozen=True)
-class Peer:
-    name: str
-    script: str
-    packages: tuple[str, ...]
-    torch: tuple[str, ...] = ()
-    first: tuple[str, ...] = ()  # what the build of `packages` needs
-
-    @property
-    def folder(self) -> str:
-        return self.script.partition("_")[0]
-
-    @property
-    def steps(self) -> list[list[str]]:
-        """The arguments of pip, call by call. Torch comes first and is named again, so that nothing chooses another one."""
-        options = ["--no-build-isolation"] if self.first else []
-        return [list(step) for step in (self.first, self.torch) if step] + [[*options, *self.packages, *self.torch]]
-
-    @property
-    def reported(self) -> list[str]:
-        return [package.partition("==")[0] for package in self.packages + self.torch]
-
-
-VISION = ("torch==2.14.1", "torchvision==0.29.1")  # Streaming imports torchvision, which works with its own torch only
 PEERS = (
     Peer("FFCV DatasetWriter", "ffcv_writer.py", ("ffcv==1.0.2", "pillow", "opencv-python"), TORCH, ("setuptools", "wheel", "numpy")),
     Peer("LitData optimize", "litdata_optimize.py", ("litdata", "pillow"), TORCH),
@@ -177,10 +151,6 @@ def call(command: Sequence[str | Path], out: Path) -> str:
     return stdout
 
 
-def last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
-
-
 def ours(encoding: str) -> Callable[[Path, Path], Run]:
     executable = Path(sys.executable).parent / "alexprep"
 
@@ -243,47 +213,6 @@ def kernels(work_on: Callable[[bytes], None], src: Path, _out: Path) -> Run:
     for process in processes:
         process.join()
     return Run(len(files), seconds)
-
-
-# Environments of the peers
-
-
-def install(peer: Peer, venv: Path) -> str:
-    """Make the environment of `peer`, unless it is there; return what went wrong."""
-    marker = venv / "complete.json"
-    if marker.exists() and json.loads(marker.read_text()) == peer.steps:
-        return ""
-    print(f"installing {peer.name} into {venv}", flush=True)
-    commands: list[list[str | Path]] = [[sys.executable, "-m", "venv", "--clear", venv]]
-    commands += [[venv / "bin/python", "-m", "pip", "install", "--quiet", *step] for step in peer.steps]
-    for command in commands:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            (venv / "failure.txt").write_text(done.stdout + done.stderr)
-            return missing(venv)
-    marker.write_text(json.dumps(peer.steps))
-    return ""
-
-
-def reason(stderr: str) -> str:
-    """Return the first error that a failed pip names; "subprocess-exited-with-error", its headline, names none."""
-    errors = (line.strip() for line in stderr.splitlines() if "error: " in line.lower() and "subprocess-exited" not in line)
-    return next(errors, last_line(stderr))
-
-
-def missing(venv: Path) -> str:
-    if (venv / "complete.json").exists():
-        return ""
-    failure = venv / "failure.txt"
-    if failure.exists():
-        return f"not installed: {reason(failure.read_text())} (all of it: {failure})"
-    return f"not installed: no {venv}; run with --install"
-
-
-def versions_in(python: Path, packages: Sequence[str]) -> dict[str, str]:
-    code = "import json, platform, sys; from importlib.metadata import version as v; "
-    code += "print(json.dumps({'python': platform.python_version()} | {name: v(name) for name in sys.argv[1:]}))"
-    return dict(json.loads(subprocess.run([python, "-c", code, *packages], check=True, capture_output=True, text=True).stdout))
 
 
 def contestants(venvs: Path) -> list[Contestant]:
@@ -418,7 +347,7 @@ def main() -> None:
     venvs = arguments.venvs.expanduser().absolute()
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     if arguments.install:
-        sys.exit(install_all(venvs))
+        sys.exit(install_all(PEERS, venvs))
     machine = {"processor": processor(), "cpus": CPUS, "system": platform.platform(), "load_before": os.getloadavg()[0]}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -448,15 +377,6 @@ def draw(folder: Path) -> Path:
     for _ in write_demo_data(folder, 40, 10, 0):
         pass
     return folder
-
-
-def install_all(venvs: Path) -> int:
-    """Return how many could not be installed."""
-    venvs.mkdir(parents=True, exist_ok=True)
-    failures = {peer.name: install(peer, venvs / peer.folder) for peer in PEERS}
-    for name, failure in failures.items():
-        print(f"{name}: {failure or 'installed'}")
-    return sum(map(bool, failures.values()))
 
 
 if __name__ == "__main__":

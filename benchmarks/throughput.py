@@ -1,10 +1,9 @@
-"""What each stage does on this machine: sharding, loading, and one training step, each beside its own bare kernels.
+"""What this machine does: loading, beside its bare kernels, and one training step. Making shards: producers.py.
 
 python benchmarks/throughput.py [--src FOLDER_OF_CLASS_FOLDERS]     # default: drawn pictures
 """
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -20,8 +19,7 @@ from alexprep.model.alexnet import AlexNet
 from alexprep.model.layers import dropout_keys
 from alexprep.pipeline import Loader, Records, read_manifest
 from alexprep.pipeline.demo_data import write_demo_data
-from alexprep.pipeline.images import central_square, decode, decode_record, encode, use_one_thread
-from alexprep.pipeline.sources import find_source
+from alexprep.pipeline.kernels import plain_decode_jpeg
 
 
 def median_rate(work: Callable[[], int], repeats: int = 5) -> float:
@@ -36,30 +34,7 @@ def median_rate(work: Callable[[], int], repeats: int = 5) -> float:
 
 def shard(src: Path, out: Path, encoding: str) -> None:
     command = [Path(sys.executable).parent / "alexprep", "shard", "--src", src, "--out", out, "--encoding", encoding, "--max-bad", "0.05", "--json"]
-    done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    images = sum(split["records"] + split["quarantined"] for split in done["splits"].values())
-    rate = images / done["seconds"]
-    source = find_source(src)
-    listing = source.listings()[0]
-    files = [source.read(listing.split, place) for _, _, place in listing.rows()[:200]]
-    use_one_thread()
-
-    def kernels() -> int:
-        done = 0
-        for data in files:
-            try:
-                square = central_square(decode(data), 256)
-            except Exception:  # noqa: S112  (the odd file of the demo)
-                continue
-            if encoding == "jpeg":
-                decode_record(encode(square, 95))
-            done += 1
-        return done
-
-    workers = len(os.sched_getaffinity(0))
-    bare = workers * median_rate(kernels, 3)
-    limit = f"bare kernels x {workers} cores {bare:.0f}; ratio {rate / bare:.2f}"
-    print(f"shard {encoding:<5} {rate:8.0f} images/s, start-up included; {limit} ({images} images)")
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def load(out: Path, encoding: str) -> None:
@@ -70,7 +45,7 @@ def load(out: Path, encoding: str) -> None:
         images = [records.image(i) for i in range(min(256, len(records)))]
 
         def bare() -> int:
-            return sum(decode_record(image).shape[2] == 3 for image in images)
+            return sum(plain_decode_jpeg(image).shape[2] == 3 for image in images)
 
         limit, what = len(os.sched_getaffinity(0)) * median_rate(bare), "bare libjpeg-turbo decode of whole records"
     else:

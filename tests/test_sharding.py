@@ -172,14 +172,15 @@ def test_workers_do_not_outlive_a_killed_job(images, tmp_path):
     arguments = [Path(sys.executable).parent / "alexprep", "shard", "--src", images, "--out", tmp_path / "out", "--workers", "2"]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 20
-    while len(children := _children(process.pid)) < 3 and time.monotonic() < deadline:  # the resource tracker and two workers
-        time.sleep(0.02)
+    while len(workers := _workers(process.pid)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    children = [*_children(process.pid), *workers]
     process.send_signal(signal.SIGKILL)
     process.wait()
     while any(Path(f"/proc/{pid}").exists() for pid in children) and time.monotonic() < deadline:
         time.sleep(0.02)
 
-    assert len(children) == 3
+    assert len(children) == 4  # the resource tracker, the server that workers are forked from, and two of them
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
 
 
@@ -190,13 +191,17 @@ def _children(pid):
         return []
 
 
+def _workers(pid):
+    return [worker for child in _children(pid) for worker in _children(child)]
+
+
 def test_a_worker_that_dies_is_reported_and_the_job_continues(images, tmp_path):
     arguments = [Path(sys.executable).parent / "alexprep", "shard", "--src", images, "--out", tmp_path / "out", "--size", "32", "--workers", "1"]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 20
-    while len(children := _children(process.pid)) < 2 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    os.kill(children[-1], signal.SIGKILL)
+    while not (workers := _workers(process.pid)) and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(workers[0], signal.SIGKILL)
     _, message = process.communicate(timeout=60)
 
     assert process.returncode == 1
