@@ -8,7 +8,6 @@ with its sidecars and the look through it are real. Listing a real source comes 
 
 import argparse
 import platform
-import resource
 import tempfile
 import time
 from collections import Counter
@@ -48,11 +47,9 @@ def finish(job: ShardJob, folder: Path, besides: int) -> int:
 
 def measure(images: int, folder: Path) -> None:
     source = made_up(images)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     job = ShardJob(source, folder, ShardConfig())
     planned = time.perf_counter() - start
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     job.plan.write(folder)
     finished = finish(job, folder, 2)
     start = time.perf_counter()
@@ -60,8 +57,7 @@ def measure(images: int, folder: Path) -> None:
     progress = next(again.make_missing())
     resumed = time.perf_counter() - start
     print(
-        f"{images:>11,} images: planned in {planned:.2f} s with {peak:.0f} MiB beside the listing; "
-        f"resumed after {finished:,} shards ({progress.done:,} images) in {resumed:.2f} s",
+        f"{images:>11,} images: planned in {planned:.2f} s; resumed after {finished:,} shards ({progress.done:,} images) in {resumed:.2f} s",
         flush=True,
     )
 
