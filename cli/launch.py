@@ -61,16 +61,20 @@ def restarted() -> bool:
 
 def _gpus() -> int:
     import torch
-    from alexprep.pipeline.graph import gpu_count
+
+    if not torch.cuda.device_count():
+        return 0
+    from alexprep.pipeline.graph import gpu_count  # imports DALI, which a CPU does not need
 
     return min(torch.cuda.device_count(), gpu_count())
 
 
 def _why_no_gpu() -> str:
     import torch
-    from alexprep.pipeline.graph import require_gpu
 
     try:
+        from alexprep.pipeline.graph import require_gpu
+
         require_gpu(0)
     except DataError as error:
         return str(error)

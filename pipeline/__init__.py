@@ -4,7 +4,7 @@
     for images, labels, records in Loader("shards/", batch_size=128, seed=0): ...
 
 Names are loaded on first use, so that importing this package (and `alexprep --help`) costs nothing: `Loader` alone
-needs torch and DALI.
+needs torch, and DALI on a GPU.
 """
 
 from importlib import import_module

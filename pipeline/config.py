@@ -8,7 +8,7 @@ Device = Literal["cpu", "gpu"]
 Mean = Literal["pixel", "center", "channel", "none"]
 Views = Literal["random", "center", "ten"]
 Layout = Literal["CHW", "channels_last"]
-Dtype = Literal["float32", "float16"]
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 def check(condition: bool, message: str) -> None:  # noqa: FBT001  (reads as an assertion)
@@ -54,7 +54,8 @@ class LoaderConfig:
     colour      standard deviation of the PCA colour alphas (paper, section 4.1: 0.1); 0 switches it off
     divide      random views are divided by this while colour is on (2012 code: 1.1)
     shuffle     False: random views take the records in stored order each epoch
-    threads     of DALI, None: the CPUs this process may use
+    dtype       of the images: "float32", "bfloat16" or "float16"
+    threads     None: as many as the CPUs that this process may use
     device_id   of the GPU, None: the current one of torch
     """
 
@@ -91,7 +92,6 @@ class LoaderConfig:
         check(0 < self.divide < float("inf"), f"divide must be > 0, got {self.divide}")
         check_choice("layout", self.layout, Layout)
         check_choice("dtype", self.dtype, Dtype)
-        check(self.dtype == "float32" or self.device == "gpu", 'dtype="float16" needs device="gpu": on the CPU use .half() on the batch')
         check(self.batch_size <= 1 << 20, f"batch_size must be at most {1 << 20}, got {self.batch_size}")
         check(self.threads is None or 1 <= self.threads <= 1024, f"threads must be 1..1024, got {self.threads}")
         check(1 <= self.prefetch <= 64, f"prefetch must be 1..64, got {self.prefetch}")

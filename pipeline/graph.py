@@ -1,4 +1,4 @@
-"""The DALI graph, defined once: records in, float views out, on the CPU or on a GPU. Nothing in it is random.
+"""The DALI graph, defined once: records in, float views out, on a GPU (or, in tests, on the CPU). Nothing in it is random.
 
 Every crop offset, flip and colour shift is an input, drawn by `augment`: DALI's own random operators depend on batch size and
 operator order. This is the only module that imports `nvidia.dali`; `reference.py` says the same in numpy, and tests
@@ -6,15 +6,17 @@ hold the two together to the last bit.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, UInt8
+import torch
+from torch.utils.dlpack import from_dlpack
 
 from .config import LoaderConfig
 from .errors import DataError
 from .manifest import Manifest
 from .stats import Stats
+from .views import Feed, Window, center_mean, channel_mean, divisor, mean_image, windows
 
 try:
     from nvidia import dali
@@ -22,40 +24,10 @@ try:
 except ImportError as error:
     raise DataError(
         f"NVIDIA DALI cannot be imported ({error}): pip install 'alexprep[cuda12]', or 'alexprep[cuda13]' beside a CUDA 13 torch. "
-        "It is needed on a CPU too"
+        'The GPU\'s batches are made by it; those of device "cpu" are not'
     ) from error
 
 _backend: Any = backend  # a C++ module that its own stubs do not describe
-
-
-class Window(NamedTuple):
-    """Where a view is cut out: pixel offsets, then mirrored or not. Numbers, or one a sample."""
-
-    top: Any
-    left: Any
-    flip: Any
-
-
-class Feed(NamedTuple):
-    """One step's input: b records with their views. Arrays are fresh: DALI reads them without a copy."""
-
-    images: list[UInt8[np.ndarray, "..."]]
-    labels: Int64[np.ndarray, "b"]
-    records: Int64[np.ndarray, "b"]
-    shift: Float32[np.ndarray, "b 3"]  # PCA colour, grey levels
-    windows: tuple[Int64[np.ndarray, "b"], Int64[np.ndarray, "b"], Bool[np.ndarray, "b"]] | None  # top, left, flip of random views
-
-
-def windows(view: str, room: int) -> list[Window]:
-    """Return the fixed windows of "center" or "ten" (paper, section 4.1): corners and centre, then their mirrors.
-
-    The order is that of torchvision's TenCrop: the second five are the same corners of the mirrored image.
-    """
-    middle = room // 2
-    five = [(0, 0), (0, room), (room, 0), (room, room), (middle, middle)]
-    if view == "center":
-        return [Window(middle, middle, 0)]
-    return [Window(top, left, 0) for top, left in five] + [Window(top, room - left, 1) for top, left in five]
 
 
 def build(config: LoaderConfig, manifest: Manifest, stats: Stats | None, batch: int, source: Callable[[int], Feed]) -> Any:  # noqa: ANN401
@@ -83,7 +55,7 @@ def build(config: LoaderConfig, manifest: Manifest, stats: Stats | None, batch: 
         )
         image = (image.gpu() if gpu else image) if raw else decode(image, config.device)
         if config.mean == "pixel":
-            image = image - types.Constant(_mean_image(stats), device=config.device, layout="HWC")
+            image = image - types.Constant(mean_image(stats), device=config.device, layout="HWC")
         if config.view == "random":
             views = cut(image, Window(*window), shift, config, stats)
         else:
@@ -117,7 +89,6 @@ def cut(image: Any, window: Window, shift: Any, config: LoaderConfig, stats: Sta
 
     The shift costs nothing: `crop_mirror_normalize` subtracts a mean a sample, and (mean - shift) is one.
     """
-    divide = config.divide if config.view == "random" and config.colour else 1.0
     mean = types.Constant(channel_mean(config, stats)) - shift
     layout = "CHW" if config.layout == "CHW" else "HWC"
     view = fn.crop_mirror_normalize(
@@ -127,38 +98,16 @@ def cut(image: Any, window: Window, shift: Any, config: LoaderConfig, stats: Sta
         crop_pos_x=window.left,
         mirror=window.flip,
         mean=mean,
-        std=[divide] * 3,
+        std=[divisor(config)] * 3,
         dtype=types.FLOAT16 if config.dtype == "float16" else types.FLOAT,
         output_layout=layout,
     )
     if config.mean == "center":
-        centre = center_mean(stats, config.crop, divide)
+        centre = center_mean(stats, config.crop, divisor(config))
         centre = centre.transpose(2, 0, 1) if layout == "CHW" else centre
         centre = np.ascontiguousarray(centre.astype(config.dtype))
         view = view - types.Constant(centre, device=config.device, layout=layout)
     return view
-
-
-def channel_mean(config: LoaderConfig, stats: Stats | None) -> Float32[np.ndarray, "3"]:
-    """Return what is subtracted from every pixel alike: the channel means, or nothing if the mean is an image."""
-    if config.mean != "channel":
-        return np.zeros(3, np.float32)
-    if stats is None:
-        raise DataError('mean="channel" needs the statistics of the training split')
-    return stats.colours.mean.astype(np.float32)
-
-
-def center_mean(stats: Stats | None, crop: int, divide: float) -> Float32[np.ndarray, "c c 3"]:
-    """Return the centre crop of the mean image, divided like the view that it is subtracted from."""
-    image = _mean_image(stats)
-    start = (image.shape[0] - crop) // 2
-    return image[start : start + crop, start : start + crop] * (np.float32(1) / np.float32(divide))
-
-
-def _mean_image(stats: Stats | None) -> Float32[np.ndarray, "s s 3"]:
-    if stats is None:
-        raise DataError('mean="pixel" and mean="center" need the mean image of the training split')
-    return np.ascontiguousarray(stats.mean_image)
 
 
 class _Inputs:
@@ -182,6 +131,27 @@ class _Inputs:
             out += (top.astype(np.float32) / self._room, left.astype(np.float32) / self._room, flip.astype(np.int32))
         self._ring[iteration % len(self._ring)] = out
         return out
+
+
+class DaliEngine:
+    """Makes one batch after another on a GPU."""
+
+    def __init__(self, config: LoaderConfig, manifest: Manifest, stats: Stats | None, source: Callable[[int], Feed]) -> None:
+        """Take step after step from `source`, from 0 on."""
+        share = -(-config.batch_size // config.world_size)
+        self._config, self._pipeline = config, build(config, manifest, stats, share, source)
+
+    def run(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return (views, labels, record numbers) of the next step; RuntimeError for what DALI cannot do, such as damaged records."""
+        stream = [torch.cuda.current_stream(self._config.device_id)] if self._config.device == "gpu" else []
+        views, labels, records = (
+            from_dlpack(output.as_tensor()) for output in self._pipeline.run(*stream)
+        )  # no copy: it lives as long as the tensor
+        return views.bfloat16() if self._config.dtype == "bfloat16" else views, labels, records
+
+    def close(self) -> None:
+        """Let go of the pipeline and its threads."""
+        self._pipeline = None
 
 
 def gpu_count() -> int:

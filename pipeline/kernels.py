@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import simplejpeg
-from jaxtyping import UInt8, UInt16, UInt64
+from jaxtyping import Float32, Int32, Shaped, UInt8, UInt16, UInt64
 from PIL import Image
 
 
@@ -35,6 +35,7 @@ _kernels = _load()
 
 COMPILED = _kernels is not None
 MAX_PIXELS = 178_956_970  # 512 MiB of RGB: what Pillow refuses as a decompression bomb; larger than ImageNet's largest by far
+NUMBERS = ("float32", "bfloat16", "float16")  # that a view may consist of
 IMAGES_IN_16_BITS = 257  # of uint8 add up to at most 65535
 START_OF_SCAN = 0xDA  # a JPEG's marker
 _AS_OPENCV = COMPILED and platform.machine() == "x86_64"  # elsewhere OpenCV's own build may fuse multiplications and additions
@@ -118,6 +119,42 @@ def _header(size: int, quality: int) -> bytes:
         at += 2 + length
         if marker == START_OF_SCAN:
             return data[:at]
+
+
+class Recipe(NamedTuple):
+    """How records become views."""
+
+    size: int  # pixels a side of a record
+    crop: int  # and of a view
+    views: int  # a record
+    planes: bool  # a view is [3,c,c], not [c,c,3]
+    kind: int  # of NUMBERS
+    scale: float
+    before: Float32[np.ndarray, "3 s s"] | None  # subtracted from the record's pixels
+    after: Float32[np.ndarray, "3 c c"] | None  # subtracted from the view at last
+
+
+def render(
+    images: list[Any],
+    raw: bool,  # noqa: FBT001  (a fact of the records)
+    windows: Int32[np.ndarray, "b v 3"],
+    offsets: Float32[np.ndarray, "b 3"],
+    out: Shaped[np.ndarray, "b v ..."],
+    recipe: Recipe,
+    first: int,
+    count: int,
+) -> list[int]:
+    """Make the views of `count` records from the `first` on, into their places in `out`; return the numbers of those left to do.
+
+    A view's pixels, less `before`, cut out and mirrored by its window (top, left, flip), less the record's `offsets`, times
+    `scale`, less `after`: in float32, in this order, then rounded to the number of `out`. Left to do, by
+    `cpu.plain_views`, is everything without the extension, and else a JPEG that is damaged or not of the usual kind.
+    """
+    if not COMPILED:
+        return list(range(first, first + count))
+    facts = (recipe.size, recipe.crop, recipe.views, recipe.planes, recipe.kind, recipe.scale)
+    left: list[int] = _kernels.render(images, raw, windows, offsets, recipe.before, recipe.after, out, facts, first, count)
+    return left
 
 
 def area_square(image: UInt8[np.ndarray, "h w 3"], scaled: tuple[int, int], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:

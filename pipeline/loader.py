@@ -8,23 +8,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.dlpack import from_dlpack
 
 from .augment import colour_shift, draws
 from .config import LoaderConfig
+from .cpu import CpuEngine
 from .errors import DataError, UndecodableImage
-from .graph import Feed, build, require_gpu
 from .images import decode_record
 from .manifest import read_manifest
 from .order import Plan
 from .records import Records
 from .stats import Stats, load_stats
+from .views import Feed
 
 
 class Batch(NamedTuple):
     """What a step yields; b = batch_size / world_size (the last batch of "center" and "ten" views may be smaller)."""
 
-    images: torch.Tensor  # float32[b,3,crop,crop], for ten views float32[b,10,3,crop,crop]
+    images: torch.Tensor  # of the config's dtype; [b,3,crop,crop], for ten views [b,10,3,crop,crop]
     labels: torch.Tensor  # int64[b]
     records: torch.Tensor  # int64[b], the record numbers
 
@@ -54,6 +54,8 @@ class Loader:
         if config.crop > manifest.config.size:
             raise ValueError(f"crop {config.crop} does not fit into records of {manifest.config.size} pixels")
         if config.device == "gpu":
+            from .graph import require_gpu  # only a GPU needs DALI
+
             require_gpu(config.device_id or 0)
             if not torch.cuda.is_available():
                 raise DataError(f"there is a GPU, but this torch ({torch.__version__}) cannot use it: install one built for CUDA")
@@ -76,7 +78,7 @@ class Loader:
             drop_last=self._random,
         )
         self._step = 0
-        self._pipeline: Any = None
+        self._engine: Any = None
 
     def __len__(self) -> int:
         """Return the steps an epoch."""
@@ -92,7 +94,8 @@ class Loader:
         if step < 0:
             raise ValueError(f"step must not be negative, got {step}")
         if step != self._step:
-            self._step, self._pipeline = step, None
+            self._step = step
+            self._stop()
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the rest of the current epoch."""
@@ -105,24 +108,34 @@ class Loader:
             yield batch
 
     def _next(self) -> Batch:
-        if self._pipeline is None:
-            start = self._step
-            share = -(-self.config.batch_size // self.config.world_size)
-            self._pipeline = build(self.config, self.records.manifest, self.stats, share, lambda i: self._feed(start + i))
+        if self._engine is None:
+            self._engine = self._start(self._step)
         try:
-            outputs = self._pipeline.run(torch.cuda.current_stream(self.config.device_id)) if self._gpu else self._pipeline.run()
-        except RuntimeError as error:
-            self._pipeline = None  # DALI's is unusable from here on
+            views, labels, records = self._engine.run()
+        except (RuntimeError, UndecodableImage) as error:
+            self._stop()  # DALI's is unusable from here on
             raise self._explain(error) from error
-        views, labels, records = (from_dlpack(output.as_tensor()) for output in outputs)  # no copy: it lives as long as the tensor
         return Batch(views if self.config.layout == "CHW" else views.movedim(-1, -3), labels, records)
 
-    @property
-    def _gpu(self) -> bool:
-        return self.config.device == "gpu"
+    def _start(self, step: int) -> Any:  # noqa: ANN401  (one of two engines)
+        """Return what makes the batches, from `step` on."""
+
+        def source(i: int) -> Feed:
+            return self._feed(step + i)
+
+        if self.config.device == "cpu":
+            return CpuEngine(self.config, self.records.manifest, self.stats, source)
+        from .graph import DaliEngine
+
+        return DaliEngine(self.config, self.records.manifest, self.stats, source)
+
+    def _stop(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = None
 
     def _feed(self, step: int) -> Feed:
-        """Return what DALI is given for `step`: views into the mapped shards, and this step's draws."""
+        """Return what an engine is given for `step`: views into the mapped shards, and this step's draws."""
         epoch, numbers = self._plan(step)
         count = len(numbers)
         images = [self.records.image(number) for number in numbers.tolist()]
@@ -135,7 +148,7 @@ class Loader:
             shift = colour_shift(drawn.alpha, self.config.colour, self.stats.colours.eigenvalues, self.stats.colours.eigenvectors)
         return Feed(images, labels, numbers.copy(), shift, (drawn.top, drawn.left, drawn.flip))
 
-    def _explain(self, error: RuntimeError) -> Exception:
+    def _explain(self, error: Exception) -> Exception:
         """Return an error that names the damaged records of the current step, if that is what it was."""
         _, numbers = self._plan(self._step)
         damaged = []

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from alexprep.pipeline import DataError, Loader, LoaderConfig, Records, compute_stats, read_manifest, reference
-from alexprep.pipeline.graph import build, check_graph, windows
+from alexprep.pipeline.graph import DaliEngine, build, check_graph
+from alexprep.pipeline.views import windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -50,6 +51,22 @@ def test_batches_are_the_references_bit_for_bit(shards, encoding, kind, mean, la
         assert batch.images.shape == expected.shape
         assert np.array_equal(batch.images.numpy(), expected)
         assert batch.labels.tolist() == loader.records.labels(batch.records.numpy()).tolist()
+
+
+@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mean", ["pixel", "center", "channel", "none"])
+@pytest.mark.parametrize("layout", ["CHW", "channels_last"])
+def test_the_gpus_graph_gives_the_references_bits_when_it_runs_on_the_cpu(shards, encoding, kind, mean, layout):
+    stats = compute_stats(read_manifest(shards / encoding))
+    loader = Loader(shards / encoding, crop=CROP, mean=mean, layout=layout, divide=1.1, seed=3, stats=stats, **KINDS[kind])
+    engine = DaliEngine(loader.config, loader.records.manifest, stats, loader._feed)
+    for step in range(2):
+        views, _, records = engine.run()
+        expected = reference.batch(loader.records, loader.config, stats, step)
+
+        assert np.array_equal((views if layout == "CHW" else views.movedim(-1, -3)).numpy(), expected)
+        assert len(records) == len(expected)
 
 
 def test_channels_last_is_a_layout_not_a_shape(shards):
@@ -193,7 +210,7 @@ def test_a_damaged_record_is_named_with_shard_row_and_key(shards, tmp_path):
         ({"rank": 2, "world_size": 2}, r"rank must be 0..1 \(world_size is 2\), got 2"),
         ({"mean": "median"}, "mean must be one of pixel, center, channel, none"),
         ({"seed": -1}, "seed must be"),
-        ({"dtype": "float16"}, 'needs device="gpu"'),
+        ({"dtype": "float64"}, "dtype must be one of float32, bfloat16, float16"),
         ({"colour": float("nan")}, "colour must be"),
     ],
     ids=str,

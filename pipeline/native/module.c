@@ -10,6 +10,7 @@ Buffers come through the buffer protocol and are checked before the GIL is relea
 #include "area.h"
 #include "encode.h"
 #include "moments.h"
+#include "views.h"
 
 /* Take a C-contiguous buffer of numbers of one of `formats`; ValueError if it is another kind. */
 static int take(PyObject *object, Py_buffer *view, int writable, const char *formats, int dimensions, const char *what)
@@ -254,12 +255,137 @@ static PyObject *encode_jpeg(PyObject *module, PyObject *arguments)
     return result;
 }
 
+typedef struct {
+    Recipe recipe;
+    Py_ssize_t first, count; /* of the batch's records: this call's share */
+    int raw;
+    const Window *windows;
+    const float *offsets;
+    uint8_t *out;
+} Share;
+
+/* Do the share; `declined[i]` is set for a JPEG that was. -1: no memory. */
+static int render_share(const Share *share, const Py_buffer *images, Decoder *decoder, uint8_t *declined)
+{
+    const Recipe *recipe = &share->recipe;
+    const Py_ssize_t bytes = (Py_ssize_t)3 * recipe->crop * recipe->crop * (recipe->kind == FLOAT32 ? 4 : 2) * recipe->views;
+    float *scratch = malloc(4 * (size_t)recipe->crop * sizeof(*scratch));
+    if (!scratch)
+        return -1;
+    for (Py_ssize_t i = 0; i < share->count; i++) {
+        const Py_ssize_t at = share->first + i;
+        declined[i] = views_of(images[i].buf, images[i].len, share->raw ? NULL : decoder, recipe, share->windows + at * recipe->views,
+                               share->offsets + 3 * at, scratch, share->out + at * bytes) != 0;
+    }
+    free(scratch);
+    return 0;
+}
+
+/* Take the share's images, whose raw ones must have every pixel; returns how many were taken. */
+static Py_ssize_t take_images(PyObject *list, const Share *share, Py_buffer *images)
+{
+    const Py_ssize_t pixels = (Py_ssize_t)3 * share->recipe.size * share->recipe.size;
+    for (Py_ssize_t i = 0; i < share->count; i++) {
+        if (PyObject_GetBuffer(PyList_GET_ITEM(list, share->first + i), &images[i], PyBUF_C_CONTIGUOUS))
+            return i;
+        if (share->raw && images[i].len != pixels) {
+            PyErr_Format(PyExc_ValueError, "a record of %zd bytes instead of %zd", images[i].len, pixels);
+            return i + 1;
+        }
+    }
+    return share->count;
+}
+
+static PyObject *numbers_of(const uint8_t *declined, const Share *share)
+{
+    PyObject *list = PyList_New(0);
+    for (Py_ssize_t i = 0; list && i < share->count; i++)
+        if (declined[i]) {
+            PyObject *number = PyLong_FromSsize_t(share->first + i);
+            if (!number || PyList_Append(list, number))
+                Py_CLEAR(list);
+            Py_XDECREF(number);
+        }
+    return list;
+}
+
+static PyObject *rendered(PyObject *list, const Share *share)
+{
+    PyObject *result = NULL;
+    Py_buffer *images = PyMem_Calloc((size_t)share->count + 1, sizeof(*images));
+    uint8_t *declined = PyMem_Calloc((size_t)share->count + 1, 1);
+    Decoder *decoder = share->raw ? NULL : borrow(idle_decoders, sizeof(Decoder));
+    if (!images || !declined || (!share->raw && !decoder))
+        PyErr_NoMemory();
+    else {
+        const Py_ssize_t taken = take_images(list, share, images);
+        if (!PyErr_Occurred()) {
+            int failed;
+            Py_BEGIN_ALLOW_THREADS
+            failed = render_share(share, images, decoder, declined);
+            Py_END_ALLOW_THREADS
+            result = failed ? PyErr_NoMemory() : numbers_of(declined, share);
+        }
+        for (Py_ssize_t i = 0; i < taken; i++)
+            PyBuffer_Release(&images[i]);
+    }
+    return_decoder(decoder);
+    PyMem_Free(declined);
+    PyMem_Free(images);
+    return result;
+}
+
+static int within(const Window *windows, Py_ssize_t n, int room)
+{
+    for (Py_ssize_t i = 0; i < n; i++)
+        if (windows[i].top < 0 || windows[i].left < 0 || windows[i].top > room || windows[i].left > room)
+            return 0;
+    return 1;
+}
+
+static PyObject *render(PyObject *module, PyObject *arguments)
+{
+    PyObject *list, *result = NULL;
+    Py_buffer windows, offsets, before, after, out;
+    Share share = {0};
+    Recipe *recipe = &share.recipe;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "O!py*y*z*z*w*(iiipif)nn:render", &PyList_Type, &list, &share.raw, &windows, &offsets, &before, &after, &out,
+                          &recipe->size, &recipe->crop, &recipe->views, &recipe->planes, &recipe->kind, &recipe->scale,
+                          &share.first, &share.count))
+        return NULL;
+    const Py_ssize_t records = PyList_GET_SIZE(list), size = recipe->size, crop = recipe->crop;
+    const Py_ssize_t numbers = records * recipe->views * 3 * crop * crop, width = recipe->kind == FLOAT32 ? 4 : 2;
+    const int fits = size > 0 && size <= 4096 && crop > 0 && crop <= size && recipe->views > 0 && recipe->kind >= FLOAT32 &&
+                     recipe->kind <= FLOAT16 && share.first >= 0 && share.count >= 0 && share.first <= records - share.count &&
+                     windows.len == records * recipe->views * (Py_ssize_t)sizeof(Window) && offsets.len == records * 3 * 4 &&
+                     (!before.buf || before.len == 3 * size * size * 4) && (!after.buf || after.len == 3 * crop * crop * 4) &&
+                     out.len == numbers * width && within(windows.buf, records * recipe->views, (int)(size - crop));
+    if (fits) {
+        share.windows = windows.buf;
+        share.offsets = offsets.buf;
+        share.out = out.buf;
+        recipe->before = before.buf;
+        recipe->after = after.buf;
+        result = rendered(list, &share);
+    } else
+        PyErr_SetString(PyExc_ValueError, "the buffers do not fit together");
+    PyBuffer_Release(&windows);
+    PyBuffer_Release(&offsets);
+    if (before.obj)
+        PyBuffer_Release(&before);
+    if (after.obj)
+        PyBuffer_Release(&after);
+    PyBuffer_Release(&out);
+    return result;
+}
+
 static PyObject *runs_avx2(PyObject *module, PyObject *arguments)
 {
     (void)module;
     (void)arguments;
 #if defined(__x86_64__)
-    return PyBool_FromLong(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2"));
+    return PyBool_FromLong(__builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") && __builtin_cpu_supports("f16c"));
 #else
     Py_RETURN_FALSE;
 #endif
@@ -271,6 +397,7 @@ static PyMethodDef methods[] = {
     {"jpeg_square", jpeg_square, METH_VARARGS, "jpeg_square(data, out, most): see kernels.py"},
     {"decode_jpeg", decode_jpeg, METH_VARARGS, "decode_jpeg(data, most, box): see kernels.py"},
     {"encode_jpeg", encode_jpeg, METH_VARARGS, "encode_jpeg(image, pixels, header): see kernels.py"},
+    {"render", render, METH_VARARGS, "render(images, raw, windows, offsets, before, after, out, recipe, first, count): see cpu.py"},
     {"runs_avx2", runs_avx2, METH_NOARGS, "runs_avx2(): whether the other module of these loops can be used here"},
     {NULL, NULL, 0, NULL},
 };

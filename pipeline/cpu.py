@@ -1,0 +1,148 @@
+"""Batches on the CPU: compiled views on a few threads, some steps ahead of their consumer.
+
+A thread takes a share of a batch and lets go of the GIL until the share is done: records are decoded only where the view
+lies, and go row by row through mean, colour and conversion into the batch. `plain_views` says the same in numpy, and takes
+over without the extension, and for a JPEG that is not of the usual kind.
+"""
+
+import weakref
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int32, UInt8
+
+from .config import LoaderConfig
+from .errors import DataError, UndecodableImage
+from .images import decode_record
+from .kernels import NUMBERS, Recipe, render
+from .manifest import Manifest
+from .stats import Stats
+from .views import Feed, center_mean, channel_mean, divisor, mean_image, windows
+
+DTYPES = {"float32": np.float32, "bfloat16": np.uint16, "float16": np.float16}  # numpy has no bfloat16
+
+
+@dataclass
+class _Step:
+    """A batch that threads are making."""
+
+    feed: Feed
+    windows: Int32[np.ndarray, "b v 3"]
+    offsets: Float32[np.ndarray, "b 3"]
+    views: Any  # an array of any type
+    shares: list[Future[None]] = field(default_factory=list)
+
+
+class CpuEngine:
+    """Makes one batch after another."""
+
+    def __init__(self, config: LoaderConfig, manifest: Manifest, stats: Stats | None, source: Callable[[int], Feed]) -> None:
+        """Take step after step from `source`, from 0 on."""
+        self._source, self._config, self._raw = source, config, manifest.config.encoding == "raw"
+        self._threads = config.threads or 1
+        size, crop = manifest.config.size, config.crop
+        self._fixed = [] if config.view == "random" else windows(config.view, size - crop)
+        self._channel = channel_mean(config, stats)
+        before = _planes(mean_image(stats)) if config.mean == "pixel" else None
+        after = _planes(center_mean(stats, crop, divisor(config))) if config.mean == "center" else None
+        scale = float(np.float32(1) / np.float32(divisor(config)))
+        self._recipe = Recipe(size, crop, max(1, len(self._fixed)), config.layout == "CHW", NUMBERS.index(config.dtype), scale, before, after)
+        self._pool = ThreadPoolExecutor(self._threads, "alexprep")
+        self._memory = _Memory(config.prefetch + 3)
+        self._ahead: deque[_Step | DataError] = deque()
+        self._next = 0
+
+    def run(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return (views, labels, record numbers) of the next step; UndecodableImage for a damaged record, DataError for a damaged shard."""
+        while len(self._ahead) <= self._config.prefetch:
+            self._ahead.append(self._begin(self._next))
+            self._next += 1
+        step = self._ahead.popleft()
+        if isinstance(step, DataError):
+            raise step
+        for share in step.shares:
+            share.result()
+        views = torch.from_numpy(step.views)  # holds on to the array itself, so that its memory is not used again before
+        views = views.view(torch.bfloat16) if self._config.dtype == "bfloat16" else views
+        return views if self._config.view == "ten" else views[:, 0], torch.from_numpy(step.feed.labels), torch.from_numpy(step.feed.records)
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _begin(self, number: int) -> _Step | DataError:
+        try:
+            feed = self._source(number)
+        except DataError as error:
+            return error  # raised when its turn comes
+        count, recipe = len(feed.images), self._recipe
+        fixed = feed.windows is None
+        placed = np.array([self._fixed] * count, np.int32) if fixed else np.stack(feed.windows, 1).astype(np.int32)[:, None]
+        shape = (3, recipe.crop, recipe.crop) if recipe.planes else (recipe.crop, recipe.crop, 3)
+        views = self._memory.lease((count, recipe.views, *shape), DTYPES[self._config.dtype])
+        step = _Step(feed, placed, self._channel - feed.shift, views)
+        ends = np.linspace(0, count, min(count, 2 * self._threads) + 1).astype(int).tolist()
+        step.shares = [self._pool.submit(self._share, step, low, high - low) for low, high in pairwise(ends)]
+        return step
+
+    def _share(self, step: _Step, low: int, count: int) -> None:
+        size, images = self._recipe.size, step.feed.images
+        for i in render(images, self._raw, step.windows, step.offsets, step.views, self._recipe, low, count):
+            pixels = images[i] if self._raw else decode_record(images[i])
+            if pixels.shape[:2] != (size, size):
+                raise UndecodableImage(f"the record is of {pixels.shape[1]}x{pixels.shape[0]} pixels instead of {size}x{size}")
+            plain_views(pixels, step.windows[i], step.offsets[i], self._recipe, step.views[i])
+
+
+def _planes(image: Float32[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "3 h w"]:
+    return np.ascontiguousarray(image.transpose(2, 0, 1))
+
+
+def plain_views(
+    pixels: UInt8[np.ndarray, "s s 3"],
+    placed: Int32[np.ndarray, "v 3"],
+    offset: Float32[np.ndarray, "3"],
+    recipe: Recipe,
+    out: Any,  # noqa: ANN401
+) -> None:
+    """Do as `render` does for one record."""
+    planes = pixels.transpose(2, 0, 1).astype(np.float32)
+    if recipe.before is not None:
+        planes = planes - recipe.before
+    for view, (top, left, flip) in zip(out, placed.tolist(), strict=True):
+        part = planes[:, top : top + recipe.crop, left : left + recipe.crop]
+        part = (part[:, :, ::-1] if flip else part) - offset[:, None, None]
+        part = part * np.float32(recipe.scale)
+        if recipe.after is not None:
+            part = part - recipe.after
+        part = part if recipe.planes else part.transpose(1, 2, 0)
+        view[...] = torch.from_numpy(np.ascontiguousarray(part)).bfloat16().view(torch.uint16).numpy() if view.dtype == np.uint16 else part
+
+
+class _Memory:
+    """Batches' memory, used again when nothing of a batch is left: fresh pages cost as much as the conversion."""
+
+    def __init__(self, keep: int) -> None:
+        self._keep, self._free = keep, deque[Any]()
+
+    def lease(self, shape: tuple[int, ...], dtype: Any) -> Any:  # noqa: ANN401  (an array of any type)
+        """Return an uninitialised array; its memory comes back when the array itself, not a view of it, is gone."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        block = next((block for block in self._free if len(block) >= size), None)
+        if block is None:
+            block = np.empty(size, np.uint8)
+        else:
+            self._free = deque(other for other in self._free if other is not block)
+        array = block[:size].view(dtype).reshape(shape)
+        weakref.finalize(array, self._take_back, block).atexit = False
+        return array
+
+    def _take_back(self, block: Any) -> None:  # noqa: ANN401
+        if len(self._free) < self._keep:
+            self._free.append(block)
