@@ -82,8 +82,8 @@ class CpuEngine:
         except DataError as error:
             return error  # raised when its turn comes
         count, recipe = len(feed.images), self._recipe
-        fixed = feed.windows is None
-        placed = np.array([self._fixed] * count, np.int32) if fixed else np.stack(feed.windows, 1).astype(np.int32)[:, None]
+        drawn = feed.windows
+        placed = np.array([self._fixed] * count, np.int32) if drawn is None else np.stack(drawn, 1).astype(np.int32)[:, None]
         shape = (3, recipe.crop, recipe.crop) if recipe.planes else (recipe.crop, recipe.crop, 3)
         views = self._memory.lease((count, recipe.views, *shape), DTYPES[self._config.dtype])
         step = _Step(feed, placed, self._channel - feed.shift, views)
