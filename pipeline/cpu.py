@@ -49,10 +49,11 @@ class CpuEngine:
         size, crop = manifest.config.size, config.crop
         self._fixed = [] if config.view == "random" else windows(config.view, size - crop)
         self._channel = channel_mean(config, stats)
-        before = _planes(mean_image(stats)) if config.mean == "pixel" else None
-        after = _planes(center_mean(stats, crop, divisor(config))) if config.mean == "center" else None
+        planes = config.layout == "CHW"
+        before = laid_out(mean_image(stats), planes) if config.mean == "pixel" else None
+        after = laid_out(center_mean(stats, crop, divisor(config)), planes) if config.mean == "center" else None
         scale = float(np.float32(1) / np.float32(divisor(config)))
-        self._recipe = Recipe(size, crop, max(1, len(self._fixed)), config.layout == "CHW", NUMBERS.index(config.dtype), scale, before, after)
+        self._recipe = Recipe(size, crop, max(1, len(self._fixed)), planes, NUMBERS.index(config.dtype), scale, before, after)
         self._pool = ThreadPoolExecutor(self._threads, "alexprep")
         self._memory = _Memory(config.prefetch + 3)
         self._ahead: deque[_Step | DataError] = deque()
@@ -100,8 +101,9 @@ class CpuEngine:
             plain_views(pixels, step.windows[i], step.offsets[i], self._recipe, step.views[i])
 
 
-def _planes(image: Float32[np.ndarray, "h w 3"]) -> Float32[np.ndarray, "3 h w"]:
-    return np.ascontiguousarray(image.transpose(2, 0, 1))
+def laid_out(image: Float32[np.ndarray, "h w 3"], planes: bool) -> Float32[np.ndarray, "..."]:  # noqa: FBT001  (a fact of the views)
+    """Return a mean as a `Recipe` takes it: [3,h,w] for views in planes, else [h,w,4], a vector of four a pixel."""
+    return np.ascontiguousarray(image.transpose(2, 0, 1)) if planes else np.pad(image, ((0, 0), (0, 0), (0, 1)))
 
 
 def plain_views(
@@ -112,16 +114,16 @@ def plain_views(
     out: Any,  # noqa: ANN401
 ) -> None:
     """Do as `render` does for one record."""
-    planes = pixels.transpose(2, 0, 1).astype(np.float32)
-    if recipe.before is not None:
-        planes = planes - recipe.before
+    before, after = (mean if mean is None or not recipe.planes else mean.transpose(1, 2, 0) for mean in (recipe.before, recipe.after))
+    whole = pixels.astype(np.float32)
+    if before is not None:
+        whole = whole - before[:, :, :3]
     for view, (top, left, flip) in zip(out, placed.tolist(), strict=True):
-        part = planes[:, top : top + recipe.crop, left : left + recipe.crop]
-        part = (part[:, :, ::-1] if flip else part) - offset[:, None, None]
-        part = part * np.float32(recipe.scale)
-        if recipe.after is not None:
-            part = part - recipe.after
-        part = part if recipe.planes else part.transpose(1, 2, 0)
+        part = whole[top : top + recipe.crop, left : left + recipe.crop]
+        part = ((part[:, ::-1] if flip else part) - offset) * np.float32(recipe.scale)
+        if after is not None:
+            part = part - after[:, :, :3]
+        part = part.transpose(2, 0, 1) if recipe.planes else part
         view[...] = torch.from_numpy(np.ascontiguousarray(part)).bfloat16().view(torch.uint16).numpy() if view.dtype == np.uint16 else part
 
 

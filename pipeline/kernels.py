@@ -130,8 +130,8 @@ class Recipe(NamedTuple):
     planes: bool  # a view is [3,c,c], not [c,c,3]
     kind: int  # of NUMBERS
     scale: float
-    before: Float32[np.ndarray, "3 s s"] | None  # subtracted from the record's pixels
-    after: Float32[np.ndarray, "3 c c"] | None  # subtracted from the view at last
+    before: Float32[np.ndarray, "..."] | None  # subtracted from the record's pixels: [3,s,s], or [s,s,4] if not planes
+    after: Float32[np.ndarray, "..."] | None  # subtracted from the view at last: [3,c,c] or [c,c,4]
 
 
 def render(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from alexprep.pipeline import Loader, compute_stats, kernels, read_manifest, reference
-from alexprep.pipeline.cpu import CpuEngine, plain_views
+from alexprep.pipeline.cpu import CpuEngine, laid_out, plain_views
 from alexprep.pipeline.kernels import NUMBERS, Recipe, encode_jpeg, render
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -32,8 +32,8 @@ def test_compiled_views_are_those_of_numpy(compiled, draw, raw, kind, planes, me
     seed, scale = draw.draw(st.integers(0, 99)), draw.draw(st.sampled_from([1.0, 1 / 1.1, 1 / 255, 3e-5]))
     room = st.integers(0, size - crop)
     placed = np.array([[[draw.draw(room), draw.draw(room), draw.draw(st.integers(0, 1))] for _ in range(views)] for _ in range(records)], np.int32)
-    before = numbers(3, size, size, seed=seed) if mean == "before" else None
-    after = numbers(3, crop, crop, seed=seed) if mean == "after" else None
+    before = laid_out(numbers(size, size, 3, seed=seed), planes) if mean == "before" else None
+    after = laid_out(numbers(crop, crop, 3, seed=seed), planes) if mean == "after" else None
     recipe = Recipe(size, crop, views, planes, NUMBERS.index(kind), scale, before, after)
     pixels = [noise(size, size, 3, seed=seed + i) for i in range(records)]
     offsets = numbers(records, 3, seed=seed)

@@ -269,7 +269,7 @@ static int render_share(const Share *share, const Py_buffer *images, Decoder *de
 {
     const Recipe *recipe = &share->recipe;
     const Py_ssize_t bytes = (Py_ssize_t)3 * recipe->crop * recipe->crop * (recipe->kind == FLOAT32 ? 4 : 2) * recipe->views;
-    float *scratch = malloc(4 * (size_t)recipe->crop * sizeof(*scratch));
+    float *scratch = malloc(2 * (size_t)recipe->crop * sizeof(*scratch));
     if (!scratch)
         return -1;
     for (Py_ssize_t i = 0; i < share->count; i++) {
@@ -356,10 +356,11 @@ static PyObject *render(PyObject *module, PyObject *arguments)
         return NULL;
     const Py_ssize_t records = PyList_GET_SIZE(list), size = recipe->size, crop = recipe->crop;
     const Py_ssize_t numbers = records * recipe->views * 3 * crop * crop, width = recipe->kind == FLOAT32 ? 4 : 2;
+    const Py_ssize_t colours = recipe->planes ? 3 : 4;
     const int fits = size > 0 && size <= 4096 && crop > 0 && crop <= size && recipe->views > 0 && recipe->kind >= FLOAT32 &&
                      recipe->kind <= FLOAT16 && share.first >= 0 && share.count >= 0 && share.first <= records - share.count &&
                      windows.len == records * recipe->views * (Py_ssize_t)sizeof(Window) && offsets.len == records * 3 * 4 &&
-                     (!before.buf || before.len == 3 * size * size * 4) && (!after.buf || after.len == 3 * crop * crop * 4) &&
+                     (!before.buf || before.len == colours * size * size * 4) && (!after.buf || after.len == colours * crop * crop * 4) &&
                      out.len == numbers * width && within(windows.buf, records * recipe->views, (int)(size - crop));
     if (fits) {
         share.windows = windows.buf;

@@ -1,0 +1,209 @@
+"""256x256 records -> batches of 224x224 views: ours, the peers, and two limits, in turn, on the same records, in one run.
+
+python benchmarks/loaders.py --install [--venvs DIR]      # once: an environment for each peer, by pip
+python benchmarks/loaders.py [--src FOLDER] [--copies 4] [--rounds 3] [--venvs DIR] [--json FILE] [--plot FILE.png]
+
+FOLDER holds images as `alexprep shard` takes them; without it, pictures are drawn. They are sharded as JPEG and as raw records, and the
+JPEG records written out again, byte for byte, for the peers. Everybody gives batches of 128 in torch: random crop of 224, mirror, normalised,
+float32 unless it is said; ours with PCA colour too, which no peer has. As many threads or worker processes as CPUs, records in the page
+cache. One epoch warms up. "limit" is the share of the limit measured in the same round: for raw records the bare conversion of as many
+bytes from uint8 to float32 by torch, for JPEG the bare libjpeg-turbo decoding of whole records. "first batch" is the time from making the
+iterator to its first batch.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from alexprep.pipeline.demo_data import write_demo_data
+from peers.environments import TORCH, VISION, Peer, install_all, last_line, missing, versions_in
+
+HERE = Path(__file__).parent
+CPUS = len(os.sched_getaffinity(0))
+BATCH, SECONDS, LIMIT = 128, 4, 300
+QUIET = {"DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "LITDATA_DISABLE_VERSION_CHECK": "1", "PYTHONNOUSERSITE": "1"}
+PEERS = (
+    Peer("FFCV", "ffcv_loader.py", ("ffcv==1.0.2", "pillow", "opencv-python"), TORCH, ("setuptools", "wheel", "numpy")),
+    Peer("torchvision", "torchvision_loader.py", ("pillow",), VISION),
+    Peer("WebDataset", "wds_loader.py", ("webdataset", "pillow"), TORCH),
+    Peer("MosaicML Streaming", "mds_loader.py", ("mosaicml-streaming", "pillow"), VISION),
+    Peer("LitData", "litdata_loader.py", ("litdata", "pillow"), TORCH),
+)
+KINDS = {
+    "alexprep": ("jpeg CHW", "jpeg channels_last", "raw CHW", "raw channels_last", "raw CHW bfloat16", "raw CHW float16", "conversion", "decoding"),
+    "DALI alone": ("jpeg",),
+    "FFCV": ("jpeg CHW", "jpeg channels_last", "raw CHW", "raw channels_last"),
+    "torchvision": ("jpeg PIL", "jpeg decode_jpeg"),
+    "WebDataset": ("jpeg",),
+    "MosaicML Streaming": ("jpeg",),
+    "LitData": ("jpeg",),
+}
+
+
+@dataclass
+class Contestant:
+    name: str
+    python: Path
+    script: str
+    versions: dict[str, str]
+    failure: str = ""
+
+
+def run(contestant: Contestant, *arguments: object) -> str:
+    command = [contestant.python, HERE / "peers" / contestant.script, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | QUIET, timeout=LIMIT, check=False)
+    if done.returncode:
+        raise RuntimeError(last_line(done.stderr) or f"exit status {done.returncode}")
+    return last_line(done.stdout)
+
+
+def contestants(venvs: Path) -> list[Contestant]:
+    mine = versions_in(Path(sys.executable), ["alexprep", "torch", "numpy", "simplejpeg"])
+    found = [Contestant("alexprep", Path(sys.executable), "alexprep_loader.py", mine)]
+    dali = [name for name in ("nvidia-dali-cuda120", "nvidia-dali-cuda130") if _installed(name)]
+    found.append(
+        Contestant("DALI alone", Path(sys.executable), "dali_loader.py", versions_in(Path(sys.executable), dali), "" if dali else "not installed")
+    )
+    for peer in PEERS:
+        venv = venvs / peer.folder
+        failure = missing(venv)
+        found.append(
+            Contestant(peer.name, venv / "bin/python", peer.script, {} if failure else versions_in(venv / "bin/python", peer.reported), failure)
+        )
+    return found
+
+
+def _installed(package: str) -> bool:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
+
+
+def make_records(src: Path, folder: Path) -> int:
+    """Make the shards "jpeg" and "raw", and "records", the JPEG records as files; return how many there are."""
+    alexprep = Path(sys.executable).parent / "alexprep"
+    for encoding in ("jpeg", "raw"):
+        command = [alexprep, "shard", "--src", src, "--out", folder / "shards" / encoding, "--encoding", encoding, "--max-bad", "0.05"]
+        subprocess.run(command, check=True, capture_output=True)
+        subprocess.run([alexprep, "stats", folder / "shards" / encoding, "--pca"], check=True, capture_output=True)
+    subprocess.run([alexprep, "export", folder / "shards/jpeg", "--to", "imagefolder", "--out", folder / "records"], check=True, capture_output=True)
+    return sum(path.is_file() for path in (folder / "records/train").rglob("*"))
+
+
+def copied(src: Path, folder: Path, copies: int) -> Path:
+    """Return a folder of class folders with every file of `src` as often as that."""
+    files = [path for path in sorted(src.rglob("*")) if path.is_file()]
+    for path in files:
+        for copy in range(copies):
+            target = folder / path.parent.relative_to(src) / f"{copy}_{path.name}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(path)
+    return folder
+
+
+def compete(field: list[Contestant], folder: Path, rounds: int) -> dict[str, list[dict[str, float]]]:
+    results: dict[str, list[dict[str, float]]] = defaultdict(list)
+    for contestant in field:
+        if not contestant.failure:
+            try:
+                run(contestant, "prepare", folder / "records/train", folder / contestant.name)
+            except (RuntimeError, OSError, subprocess.TimeoutExpired) as error:
+                contestant.failure = f"failed to write: {error}"
+    for number in range(rounds):
+        turn = number % len(field)
+        for contestant in field[turn:] + field[:turn]:
+            for kind in KINDS[contestant.name]:
+                if contestant.failure:
+                    break
+                out = folder / ("shards" if contestant.name == "alexprep" else contestant.name)
+                try:
+                    result = json.loads(run(contestant, "load", out, kind, CPUS, BATCH, SECONDS))
+                except (RuntimeError, OSError, ValueError, subprocess.TimeoutExpired) as error:
+                    contestant.failure = f"failed: {error}"
+                    break
+                results[f"{contestant.name}, {kind}"].append(result)
+        print(f"round {number + 1} of {rounds} done", file=sys.stderr, flush=True)
+    return results
+
+
+def rows(results: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
+    """Medians, and each row's share of its limit, round by round."""
+    limits = {"raw": results["alexprep, conversion"], "jpeg": results["alexprep, decoding"]}
+    table = []
+    for name, runs in results.items():
+        rates = [one["images_per_second"] for one in runs]
+        limit = limits.get(name.split(", ")[1].split()[0])
+        shares = [rate / one["images_per_second"] for rate, one in zip(rates, limit, strict=False)] if limit else [1.0]
+        first = statistics.median(one["first_batch"] for one in runs)
+        table.append({"name": name, "rate": statistics.median(rates), "rates": rates, "share": statistics.median(shares), "first_batch": first})
+    return table
+
+
+def plot(table: list[dict[str, Any]], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    _, axes = plt.subplots(1, 2, figsize=(13, 4.5))
+    for axis, encoding, limit in zip(axes, ("raw", "jpeg"), ("conversion", "decoding"), strict=True):
+        bars = [row for row in table if row["name"].split(", ")[1].split()[0] in (encoding, limit)][::-1]
+        colours = ["#b23a48" if row["name"].startswith("alexprep") else "#8d99ae" for row in bars]
+        colours = ["#2b2d42" if row["name"].endswith(limit) else colour for row, colour in zip(bars, colours, strict=True)]
+        axis.barh([row["name"].replace(f"alexprep, {limit}", f"bare {limit}") for row in bars], [row["rate"] for row in bars], color=colours)
+        axis.set(xlabel=f"images/s, {CPUS} CPUs", title=f"{encoding} records")
+    plt.tight_layout()
+    plt.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--src", type=Path, help="class folders; default: drawn pictures")
+    parser.add_argument("--copies", type=int, default=4, help="how often each file is there (default: 4)")
+    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
+    parser.add_argument("--venvs", type=Path, default=Path("~/.cache/alexprep-peers"), help="the peers' environments (default: %(default)s)")
+    parser.add_argument("--install", action="store_true", help="make the environments that are missing, and stop")
+    parser.add_argument("--json", type=Path, help="file for every number")
+    parser.add_argument("--plot", type=Path, help="file for bars")
+    arguments = parser.parse_args()
+    venvs = arguments.venvs.expanduser().absolute()
+    if arguments.install:
+        sys.exit(install_all(PEERS, venvs))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        src = arguments.src.absolute() if arguments.src else folder / "drawn/train"
+        if arguments.src is None:
+            for _ in write_demo_data(folder / "drawn", 60, 10, 0):
+                pass
+        count = make_records(copied(src, folder / "src", arguments.copies), folder)
+        field = contestants(venvs)
+        results = compete(field, folder, arguments.rounds)
+    table = rows(results)
+    print(f"{platform.machine()}, {CPUS} CPUs, Python {platform.python_version()}; {count} records, batch {BATCH}, {arguments.rounds} rounds\n")
+    print(f"{'':<38} {'images/s':>8}  {'min - max':^15} {'limit':>6} {'first batch':>12}")
+    for row in table:
+        spread = f"{min(row['rates']):.0f} - {max(row['rates']):.0f}"
+        print(f"{row['name']:<38} {row['rate']:>8.0f}  {spread:^15} {row['share']:>6.2f} {row['first_batch']:>10.2f} s")
+    for one in field:
+        print(f"{one.name}: {one.failure or ', '.join(f'{package} {number}' for package, number in one.versions.items())}")
+    if arguments.json:
+        facts = {"cpus": CPUS, "records": count, "table": table, "versions": {one.name: one.versions for one in field}}
+        arguments.json.write_text(json.dumps(facts, indent=1) + "\n")
+    if arguments.plot:
+        plot(table, arguments.plot)
+
+
+if __name__ == "__main__":
+    main()
