@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt64
 
 from .errors import DataError
 from .hashing import key, step
@@ -23,8 +23,30 @@ def permutation(seed: int, epoch: int, n: int) -> Int64[np.ndarray, "n"]:
     The numbers are sorted by a 64-bit hash. The hash is a bijection, so there are no ties, and any sorting algorithm on
     any machine gives this same answer (numpy promises that of no `permutation` of its own).
     """
-    order = np.argsort(step(key(_PURPOSE, seed, epoch), np.arange(n, dtype=np.uint64)))
+    order = argsort(step(key(_PURPOSE, seed, epoch), np.arange(n, dtype=np.uint64)))
     order.flags.writeable = False
+    return order
+
+
+def argsort(values: UInt64[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+    """Return numpy's `argsort` of distinct 64-bit values, in a fifth of its time; `values` is used up.
+
+    Each number takes the place of its value's lowest bits, and the values themselves are sorted, for which numpy has vector
+    instructions. Values that differ in nothing but those bits (91 pairs expected among 14 million) are put right at the end.
+    """
+    bits = np.uint64(len(values).bit_length())
+    numbers = np.uint64((1 << int(bits)) - 1)
+    low = values & numbers
+    values -= low
+    values |= np.arange(len(values), dtype=np.uint64)
+    values.sort()
+    order = (values & numbers).astype(np.int64)
+    values >>= bits
+    same = np.flatnonzero(values[1:] == values[:-1])
+    for run in np.split(same, np.flatnonzero(np.diff(same) > 1) + 1):
+        if len(run):
+            part = slice(int(run[0]), int(run[-1]) + 2)
+            order[part] = order[part][np.argsort(low[order[part]])]
     return order
 
 

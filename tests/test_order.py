@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from alexprep.pipeline.errors import DataError
-from alexprep.pipeline.order import Plan, permutation
+from alexprep.pipeline.order import Plan, argsort, permutation
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,6 +23,13 @@ def test_the_stream_is_fixed_for_ever():
 
 GOLDEN_0_0 = [9, 3, 4, 2, 11, 6, 0, 1, 10, 7, 8, 5]
 GOLDEN_MAX_7 = [1, 11, 8, 5, 4, 2, 9, 10, 6, 3, 0, 7]
+
+
+@given(st.lists(st.one_of(st.integers(0, 200), seeds), unique=True, max_size=200))
+def test_sorting_is_numpys_also_of_values_that_differ_in_few_bits(values):
+    numbers = np.array(values, np.uint64)
+
+    assert argsort(numbers.copy()).tolist() == np.argsort(numbers).tolist()
 
 
 @given(seeds, st.integers(0, 1000), st.integers(0, 300))
