@@ -74,6 +74,8 @@ def shard(
     from alexprep.pipeline.sources import find_source
 
     start = time.monotonic()
+    if not src or not out:
+        raise click.UsageError("--src and --out must name something; one of them is empty")
     if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(src)):
         raise click.UsageError(f"--out {out} lies inside --src {src}: the shards would become part of their own source")
     with wrong_values():
@@ -101,7 +103,7 @@ def _part(text: str) -> Any:  # noqa: ANN401  (a Part; its module is heavy to im
     """Return the Part that I/N names; ValueError if it is none."""
     from alexprep.pipeline.sharding import Part
 
-    match = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
     if match is None or not 1 <= int(match[1]) <= int(match[2]):
         raise ValueError(f"--part is I/N with I from 1 to N, such as 3/16; got {text}")
     return Part(int(match[1]), int(match[2]))

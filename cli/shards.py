@@ -1,5 +1,6 @@
 """`alexprep` commands about sources and finished data sets: inspect, finalize, verify, repair, diff, append, export."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,17 @@ LABEL_ORDER = click.option(
 )
 DIRECTORY = click.argument("directory", default="shards", envvar="ALEXPREP_DATA")
 WORKERS = click.option("--workers", type=click.IntRange(1), help="Processes.  [default: the CPUs this process may use]")
-MAX_BAD = click.option("--max-bad", default=0.01, show_default=True, type=click.FloatRange(0, 1), help="Share of unusable images that stops the job.")
+
+
+def _a_share(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    if math.isnan(value):  # FloatRange lets it pass
+        raise click.BadParameter("nan is not in the range 0<=x<=1.")
+    return value
+
+
+MAX_BAD = click.option(
+    "--max-bad", default=0.01, show_default=True, type=click.FloatRange(0, 1), callback=_a_share, help="Share of unusable images that stops the job."
+)
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 

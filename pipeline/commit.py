@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from .errors import DataError
-from .manifest import Manifest, Sidecar, Split, read_finished, read_sidecar
+from .manifest import MANIFEST, Manifest, Sidecar, Split, read_finished, read_manifest, read_sidecar
 from .plan import JOB, Plan, read_plan
 from .remote import Location, present
 from .storage import published
@@ -17,6 +17,8 @@ QUARANTINE = "quarantine.jsonl"
 
 def finalize(directory: Location, plan: Plan | None = None) -> Manifest:
     """Write quarantine list and manifest of the job `plan` (None: that of job.json); DataError if a shard is missing."""
+    if (directory / MANIFEST).is_file() and (before := read_manifest(directory)).plans:
+        return before  # whole, and images were appended since: the job's own shards are not all of it
     plan = plan or read_plan(directory)
     if plan is None:
         raise DataError(f"no {directory / JOB}: nothing was begun here; run alexprep shard --part 1/n first")

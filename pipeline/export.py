@@ -3,6 +3,7 @@
 In:  a manifest.    Out: a new folder, there whole or not at all. JPEG records keep their bytes; raw ones become PNG, which loses nothing.
 """
 
+import glob
 import io
 import json
 import os
@@ -22,6 +23,7 @@ from .errors import DataError
 from .manifest import Manifest
 from .records import Records
 from .remote import Location, RemotePath
+from .storage import file_sha256
 
 Shape = Literal["parquet", "webdataset", "imagefolder", "ffcv-ready"]
 ROW_GROUP = 100  # images; about the size that the Hub's viewer wants
@@ -43,13 +45,21 @@ class Image(NamedTuple):
 
 
 def export(manifest: Manifest, out: Location, shape: Shape) -> Iterator[int]:
-    """Write `manifest`'s data set to the new folder `out`; yields how many records are done. DataError if `out` is there already."""
+    """Write `manifest`'s data set to the new folder `out`; yields how many records are done.
+
+    DataError if `out` is there already, or a shard is not as it was written: no damage is handed on.
+    """
     if isinstance(out, RemotePath):
         raise DataError(f"{out}: an export is written to a local folder; copy it from there")
     if out.exists():
         raise DataError(f"{out} is already there; delete it or choose another folder")
     write = {"parquet": _parquet, "webdataset": _webdataset, "imagefolder": _imagefolder, "ffcv-ready": _ffcv_ready}[shape]
     aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    _remove_abandoned(out)
+    for split in manifest.splits.values():
+        for shard in split.shards:
+            if file_sha256(manifest.directory / shard.file) != shard.sha256:
+                raise DataError(f"{manifest.directory / shard.file} is not as it was written (its SHA-256 differs); alexprep repair makes it again")
     try:
         aside.mkdir(parents=True)
         done = 0
@@ -63,6 +73,14 @@ def export(manifest: Manifest, out: Location, shape: Shape) -> Iterator[int]:
         aside.rename(out)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_abandoned(out: Path) -> None:
+    """Delete what killed exports to `out` have left."""
+    for path in out.parent.glob(f".{glob.escape(out.name)}.*.partial"):
+        process = path.name.split(".")[-2]
+        if process.isdigit() and not Path(f"/proc/{process}").exists():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _images(records: Records, first: int, count: int) -> Iterator[Image]:

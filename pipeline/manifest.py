@@ -132,8 +132,8 @@ def _shard(value: dict[str, Any]) -> Shard:
     shard = Shard(str(value["file"]), int(value["rows"]), int(value["bytes"]), str(value["sha256"]))
     if Path(shard.file).name != shard.file or shard.file.startswith("."):
         raise ValueError(f"a shard's name must not leave its folder: {shard.file!r}")
-    if shard.rows < 0 or shard.bytes < 0:
-        raise ValueError(f"{shard.file} has negative sizes")
+    if not 0 <= shard.rows <= shard.bytes < 1 << 60:
+        raise ValueError(f"{shard.file} cannot have {shard.rows} rows in {shard.bytes} bytes")
     return shard
 
 
@@ -155,7 +155,7 @@ class Sidecar:
             if pixel_sum.shape != (size, size, 3) or pixel_sum.dtype != np.uint32:
                 raise ValueError(f"they are {pixel_sum.dtype}{list(pixel_sum.shape)}")
             return Moments.from_json(self.sums, pixel_sum.astype(np.uint64))
-        except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, DataError) as error:
             raise DataError(f"{beside}: the per-pixel sums cannot be used ({error}); alexprep repair makes the shard again") from error
 
     def write(self, directory: Location, moments: Moments) -> None:

@@ -7,16 +7,16 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from .errors import DataError
-from .images import use_one_thread
 from .manifest import MANIFEST, Manifest, Shard, read_sidecar
 from .moments import Moments, MomentsCounter
-from .processes import context
+from .processes import context, settle
 from .records import Records
 from .remote import present
 from .stats import STATS, compute_stats
@@ -57,17 +57,20 @@ class Verification:
 
     def run(self) -> Iterator[int]:
         """Check, yielding how many shards are done."""
-        with self._executor() as executor:
-            for done, future in enumerate(as_completed([executor.submit(_check_shard, check) for check in self._checks]), 1):
-                self.problems += future.result()
-                yield done
+        try:
+            with self._executor() as executor:
+                for done, future in enumerate(as_completed([executor.submit(_check_shard, check) for check in self._checks]), 1):
+                    self.problems += future.result()
+                    yield done
+        except BrokenProcessPool as error:
+            raise DataError("a process that checked shards died: killed from outside or out of memory. Run it again, with fewer --workers") from error
         self._check_whole()
         self.problems.sort()
 
     def _executor(self) -> Executor:
         if not self._deep:
             return ThreadPoolExecutor(self._workers)  # hashing lets go of Python's lock
-        return ProcessPoolExecutor(self._workers, mp_context=context(), initializer=use_one_thread)
+        return ProcessPoolExecutor(self._workers, mp_context=context(), initializer=settle)
 
     def _check_whole(self) -> None:
         """Check what no single shard tells: the quarantine counts, and the statistics if they are there."""

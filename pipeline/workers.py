@@ -4,8 +4,6 @@
 """
 
 import contextlib
-import gc
-import multiprocessing
 import os
 import signal
 import sys
@@ -86,22 +84,7 @@ def _start_worker(*shared: Any) -> None:  # noqa: ANN401  (synchronised values h
     with shared[3].get_lock():
         _place = shared[3].value
         shared[3].value += 1
-    _quiet()
-
-
-def _quiet() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    gc.freeze()  # the imported modules stay: collecting among them took a thirtieth of the time
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    use_one_thread()
-
-
-def _die_with_parent() -> None:
-    """A parent killed with -9 closes nothing: without this, workers would wait for their next task for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    processes.settle()
 
 
 def _work(task: ShardTask) -> list[Bad]:
@@ -133,7 +116,7 @@ def crashes_alone(reader: Reader, place: Place, config: ShardConfig) -> str | No
 
 
 def _try_alone(reader: Reader, place: Place, config: ShardConfig) -> None:
-    _quiet()
+    processes.settle()
     try:
         make_record(reader, b"", 0, place, config)
     except (UndecodableImage, OSError):

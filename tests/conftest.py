@@ -89,3 +89,15 @@ def real_images():
     if not path.is_dir():
         pytest.skip("no imagenet-sample beside this checkout")
     return path
+
+
+def children_of(pid):
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+def workers_of(pid):
+    """The workers of a command: forked from a server that is its child."""
+    return [worker for child in children_of(pid) for worker in children_of(child)]

@@ -15,10 +15,10 @@ from .conftest import ROOT
 
 FILES = sorted(path for top in ("pipeline", "model", "cli") for path in (ROOT / top).rglob("*.py"))
 LAYERS = (
-    ("errors", "config", "hashing", "processes"),
+    ("errors", "config", "hashing"),
     ("remote", "kernels"),
     ("storage",),
-    ("sources", "images", "moments", "augment", "order", "demo_data"),
+    ("sources", "images", "processes", "moments", "augment", "order", "demo_data"),
     ("manifest",),
     ("plan", "records"),
     ("stats", "compare", "export"),

@@ -177,6 +177,16 @@ def test_what_is_not_of_the_usual_kind_is_left_to_the_library(compiled, data):
     assert compiled.decode_jpeg(data, MAX_PIXELS) is None
 
 
+def test_sides_that_libjpeg_refuses_are_declined(compiled):
+    """A side of 65501 pixels fits into the header; without a compiler the file would be quarantined."""
+    data = bytearray(saved(np.zeros((8, 65500, 3), np.uint8), subsampling=0))
+    assert compiled.decode_jpeg(bytes(data), MAX_PIXELS) is not None
+    frame = data.index(b"\xff\xc0")
+    data[frame + 7 : frame + 9] = (65501).to_bytes(2, "big")  # the same blocks
+
+    assert compiled.decode_jpeg(bytes(data), MAX_PIXELS) is None
+
+
 def test_cmyk_is_left_to_the_library(compiled):
     file = io.BytesIO()
     Image.fromarray(picture(1)).convert("CMYK").save(file, "JPEG")

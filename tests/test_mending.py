@@ -1,9 +1,15 @@
 """Damage is found and mended, differences are told, new images are added, and others can read what is here."""
 
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import tarfile
+import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,7 +26,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from .conftest import ROOT, command, jpeg, make_images, make_shards, picture
+from .conftest import ROOT, children_of, command, jpeg, make_images, make_shards, picture, workers_of
 from .faults import snapshot
 
 
@@ -218,6 +224,8 @@ def test_appended_images_are_new_shards_and_the_old_bytes_stay(images, copy, tmp
         check.count(record)
     check.finish()
     assert problems(copy, deep=True) == []
+    assert command("alexprep", "finalize", copy).returncode == 0  # of the first job alone; what was appended stays
+    assert read_manifest(copy) == manifest
     again = command(*arguments)
     assert again.returncode == 0
     assert "nothing to do" in again.stdout
@@ -306,6 +314,64 @@ def test_an_export_is_there_whole_or_not_at_all(shards, tmp_path):
     (tmp_path / "out").mkdir()
     with pytest.raises(DataError, match="is already there"):
         next(export(read_manifest(shards / "jpeg"), tmp_path / "out", "imagefolder"))
+
+
+def test_damage_is_not_exported_and_killed_exports_leave_nothing_for_ever(copy, tmp_path):
+    (tmp_path / ".gone.999999999.partial").mkdir()
+    assert command("alexprep", "export", copy, "--to", "imagefolder", "--out", tmp_path / "gone").returncode == 0
+    assert not list(tmp_path.glob(".gone*"))
+    path = copy / "train-00001-of-00002.arrow"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    run = command("alexprep", "export", copy, "--to", "imagefolder", "--out", tmp_path / "out")
+
+    assert run.returncode == 1
+    assert "train-00001-of-00002.arrow is not as it was written" in run.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("change", ["infinite sum", "rows"])
+def test_numbers_that_cannot_be_are_problems_and_no_tracebacks(copy, change):
+    path = copy / ("manifest.json" if change == "rows" else "train-00001-of-00002.arrow.json")
+    value = json.loads(path.read_text())
+    if change == "rows":
+        value["splits"]["train"]["shards"][0]["rows"] = 10**30
+    else:
+        value["moments"]["outer"][0][0] = float("inf")
+    path.write_text(json.dumps(value))
+    for arguments in (["verify"], ["verify", "--deep"], ["stats"]):
+        run = command("alexprep", arguments[0], copy, *arguments[1:])
+        assert run.returncode == 1
+        assert "Traceback" not in run.stderr
+
+
+def test_a_verifier_that_is_killed_leaves_no_process_and_a_killed_worker_is_said(copy):
+    arguments = [Path(sys.executable).parent / "alexprep", "verify", copy, "--deep", "--workers", "1"]
+    for victim in ("verifier", "worker"):
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        deadline = time.monotonic() + 20
+        while not (workers := workers_of(process.pid)) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.001)
+        family = [*children_of(process.pid), *workers]
+        os.kill(process.pid if victim == "verifier" else workers[0], signal.SIGKILL)
+        _, message = process.communicate(timeout=30)  # ends only when nobody holds the pipe
+        while any(Path(f"/proc/{pid}").exists() for pid in family) and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+        assert not [pid for pid in family if Path(f"/proc/{pid}").exists()]
+        assert "Traceback" not in message
+        if victim == "worker":
+            assert "a process that checked shards died" in message
+
+
+@pytest.mark.parametrize("command_", ["append", "repair", "shard"])
+def test_no_number_is_no_share(copy, images, command_):
+    arguments = ["--out", copy] if command_ == "shard" else [copy]
+    run = command("alexprep", command_, *arguments, "--src", images, "--max-bad", "nan")
+
+    assert run.returncode == 2
+    assert "nan is not in the range" in run.stderr
 
 
 def test_a_key_that_leads_out_of_the_folder_is_not_exported(copy, tmp_path):

@@ -18,7 +18,7 @@ from alexprep.pipeline import DataError, Records, ShardConfig, compute_stats, re
 from alexprep.pipeline.images import central_square, decode, decode_record
 from alexprep.pipeline.plan import shard_count
 
-from .conftest import command, jpeg, make_images, make_shards, picture
+from .conftest import children_of, command, jpeg, make_images, make_shards, picture, workers_of
 
 
 def digests(directory):
@@ -172,9 +172,9 @@ def test_workers_do_not_outlive_a_killed_job(images, tmp_path):
     arguments = [Path(sys.executable).parent / "alexprep", "shard", "--src", images, "--out", tmp_path / "out", "--workers", "2"]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 20
-    while len(workers := _workers(process.pid)) < 2 and time.monotonic() < deadline:
+    while len(workers := workers_of(process.pid)) < 2 and time.monotonic() < deadline:
         time.sleep(0.002)
-    children = [*_children(process.pid), *workers]
+    children = [*children_of(process.pid), *workers]
     process.send_signal(signal.SIGKILL)
     process.wait()
     while any(Path(f"/proc/{pid}").exists() for pid in children) and time.monotonic() < deadline:
@@ -184,22 +184,11 @@ def test_workers_do_not_outlive_a_killed_job(images, tmp_path):
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
 
 
-def _children(pid):
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except FileNotFoundError:
-        return []
-
-
-def _workers(pid):
-    return [worker for child in _children(pid) for worker in _children(child)]
-
-
 def test_a_worker_that_dies_is_reported_and_the_job_continues(images, tmp_path):
     arguments = [Path(sys.executable).parent / "alexprep", "shard", "--src", images, "--out", tmp_path / "out", "--size", "32", "--workers", "1"]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 20
-    while not (workers := _workers(process.pid)) and time.monotonic() < deadline:
+    while not (workers := workers_of(process.pid)) and time.monotonic() < deadline:
         time.sleep(0.002)
     os.kill(workers[0], signal.SIGKILL)
     _, message = process.communicate(timeout=60)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import struct
+import subprocess
 import tarfile
 
 import numpy as np
@@ -284,7 +285,48 @@ def test_a_missing_folder_is_explained(tmp_path):
         find_source(tmp_path / "nowhere")
 
 
-def test_what_is_no_regular_file_is_refused_without_being_opened(tmp_path):
+def test_links_in_circles_sockets_and_links_to_folders_are_quarantined(tmp_path):
+    import socket
+
+    make_images(tmp_path / "src", {"train/a": 2, "train/b": 2})
+    (tmp_path / "src/train/a/up").symlink_to("..")
+    (tmp_path / "src/train/a/loop").symlink_to("loop")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(tmp_path / "src/train/b/sock"))
+        run = command("alexprep", "shard", "--src", tmp_path / "src", "--out", tmp_path / "out", "--size", "32", "--max-bad", "0.9", "--json")
+
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["splits"]["train"]["records"] == 4
+    assert (tmp_path / "out/quarantine.jsonl").read_text().count("not a regular file") == 3
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    make_images(tmp_path / "src", {"train/a": 2})
+    (tmp_path / "src/train/a/m.JPEG").symlink_to("/proc/self/mem")
+    run = command("alexprep", "shard", "--src", tmp_path / "src", "--out", tmp_path / "out", "--size", "32")
+
+    assert run.returncode == 1
+    assert f"Error: {tmp_path}/src/train/a/m.JPEG: Input/output error" in run.stderr
+
+
+def test_folders_a_thousand_deep_are_refused_with_a_message(tmp_path):
+    make_images(tmp_path, {"train/a": 1, "train/b": 1})
+    here = os.open(tmp_path / "train/a", os.O_RDONLY)
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+
+    try:
+        with pytest.raises((DataError, OSError), match="a thousand deep|File name too long"):
+            find_source(tmp_path)
+    finally:
+        subprocess.run(["rm", "-rf", tmp_path / "train"], check=True)  # pytest's own cleaning recurses, too
+
+
+def test_what_is_no_regular_file_is_refused_and_never_waited_for(tmp_path):
     make_images(tmp_path, {"a": 1})
     os.mkfifo(tmp_path / "a/pipe")  # opening it would wait for ever
     (tmp_path / "a/link").symlink_to("gone")

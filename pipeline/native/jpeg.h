@@ -187,8 +187,8 @@ static int read_frame(Jpeg *jpeg, const uint8_t *at, int n)
     if (jpeg->components == 1 && jpeg->h >= 1 && jpeg->h <= 4 && jpeg->v >= 1 && jpeg->v <= 4)
         jpeg->h = jpeg->v = 1; /* of one component, the factors mean nothing */
     const int known = (jpeg->h == 1 && jpeg->v == 1) || (jpeg->h == 2 && (jpeg->v == 1 || jpeg->v == 2));
-    const int narrowest = jpeg->h == 2 ? 5 : 1; /* below, libjpeg does not smooth */
-    return known && jpeg->width >= narrowest && jpeg->height ? 0 : -1;
+    const int narrowest = jpeg->h == 2 ? 5 : 1, largest = 65500; /* below the one libjpeg does not smooth; above the other it refuses */
+    return known && jpeg->width >= narrowest && jpeg->width <= largest && jpeg->height >= 1 && jpeg->height <= largest ? 0 : -1;
 }
 
 static int read_scan(Jpeg *jpeg, const uint8_t *at, int n)

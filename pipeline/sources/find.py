@@ -57,7 +57,10 @@ def find_source(where: str | Path | RemotePath, label_order: LabelOrder = "sorte
             if root.is_file():
                 raise DataError(f"{root} is a file that is no tar, parquet or TFRecord: expected one of these, or a folder")
             folder = Folder(kaggle or root, class_of)
-            found, notes, declared = folder.find(), folder.notes, folder.classes
+            try:
+                found, notes, declared = folder.find(), folder.notes, folder.classes
+            except RecursionError as error:
+                raise DataError(f"{root} has folders a thousand deep, or links in a circle: give --src a folder without them") from error
             shape = f"Kaggle's CLS-LOC ({folder.shape})" if kaggle else folder.shape
     found = sorted((part for part in found if part.places), key=lambda part: SPLIT_ORDER.index(part.split))
     if not found:

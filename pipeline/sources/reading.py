@@ -1,5 +1,6 @@
 """Bytes out of files, by name or by range: nothing is unpacked, nothing larger than an image is held."""
 
+import errno
 import os
 import stat
 from functools import lru_cache
@@ -42,12 +43,24 @@ class FileReader:
             if os.path.islink(path):  # noqa: PTH114
                 raise UndecodableImage("a link to nowhere") from None
             raise
-        with open(file, "rb", buffering=0) as stream:  # noqa: PTH123
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO):  # links in a circle; a socket
+                raise UndecodableImage("not a regular file") from None
+            raise
+        try:
             status = os.fstat(file)
             if not stat.S_ISREG(status.st_mode):
                 raise UndecodableImage("not a regular file")
             refuse_large(status.st_size)
-            return stream.read()
+            parts = []
+            while part := os.read(file, max(status.st_size, 1 << 16)):
+                parts.append(part)
+                refuse_large(sum(map(len, parts)))
+            return b"".join(parts)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, os.fsdecode(path)) from error
+        finally:
+            os.close(file)
 
     def where(self, place: Place) -> str:
         """Return the file's path."""
