@@ -56,10 +56,9 @@ def export(manifest: Manifest, out: Location, shape: Shape) -> Iterator[int]:
     write = {"parquet": _parquet, "webdataset": _webdataset, "imagefolder": _imagefolder, "ffcv-ready": _ffcv_ready}[shape]
     aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
     _remove_abandoned(out)
-    for split in manifest.splits.values():
-        for shard in split.shards:
-            if file_sha256(manifest.directory / shard.file) != shard.sha256:
-                raise DataError(f"{manifest.directory / shard.file} is not as it was written (its SHA-256 differs); alexprep repair makes it again")
+    for shard in (shard for split in manifest.splits.values() for shard in split.shards):
+        if file_sha256(manifest.directory / shard.file) != shard.sha256:
+            raise DataError(f"{manifest.directory / shard.file} is not as it was written (its SHA-256 differs); alexprep repair makes it again")
     try:
         aside.mkdir(parents=True)
         done = 0
