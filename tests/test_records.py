@@ -79,7 +79,7 @@ def test_an_unfinished_folder_is_told_from_an_empty_one(copy, tmp_path):
     [
         (lambda m: m.update(format_version=2), "format version 2; this release reads version 1"),
         (lambda m: m["splits"]["train"]["shards"][0].update(file="../../etc/passwd"), "must not leave its folder"),
-        (lambda m: m["splits"]["train"]["shards"][0].update(rows=-1), "negative"),
+        (lambda m: m["splits"]["train"]["shards"][0].update(rows=-1), "cannot have -1 rows"),
         (lambda m: m.pop("classes"), "not a manifest of ours"),
         (lambda m: m["parameters"].update(size=10**9), "not a manifest of ours"),
         (lambda m: m["parameters"].update(sise=1), "not a manifest of ours"),
