@@ -68,16 +68,16 @@ def shard(
     """
     from alexprep.pipeline.processes import prepare
 
+    if not src or not out:
+        raise click.UsageError("--src and --out must name something; one of them is empty")
+    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(src)):
+        raise click.UsageError(f"--out {out} lies inside --src {src}: the shards would become part of their own source")
     if engine == "processes":
         prepare()  # before the imports below, which take as long as its own
     from alexprep.pipeline.sharding import ShardJob
     from alexprep.pipeline.sources import find_source
 
     start = time.monotonic()
-    if not src or not out:
-        raise click.UsageError("--src and --out must name something; one of them is empty")
-    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(src)):
-        raise click.UsageError(f"--out {out} lies inside --src {src}: the shards would become part of their own source")
     with wrong_values():
         config = ShardConfig(size, encoding, quality, records_per_shard)  # type: ignore[arg-type]  # click.Choice has checked it
         share, make_engine = _part(part), _engine(engine, cluster)

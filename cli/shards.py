@@ -1,6 +1,5 @@
 """`alexprep` commands about sources and finished data sets: inspect, finalize, verify, repair, diff, append, export."""
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,7 @@ LABEL_ORDER = click.option(
 )
 DIRECTORY = click.argument("directory", default="shards", envvar="ALEXPREP_DATA")
 WORKERS = click.option("--workers", type=click.IntRange(1), help="Processes.  [default: the CPUs this process may use]")
-
-
-def _a_share(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
-    if math.isnan(value):  # FloatRange lets it pass
-        raise click.BadParameter("nan is not in the range 0<=x<=1.")
-    return value
-
-
-MAX_BAD = click.option(
-    "--max-bad", default=0.01, show_default=True, type=click.FloatRange(0, 1), callback=_a_share, help="Share of unusable images that stops the job."
-)
+MAX_BAD = click.option("--max-bad", default=0.01, show_default=True, type=click.FloatRange(0, 1), help="Share of unusable images that stops the job.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
@@ -202,7 +191,8 @@ def repair(directory: str, src: str, label_order: str, deep: bool, workers: int 
     check = _checked(manifest, deep=deep, workers=workers)
     for problem in check.problems:
         say(f"{problem.file}: {problem.what}")
-    mending = RepairJob(find_source(src, label_order), manifest, check.damaged, workers or 0, max_bad)  # type: ignore[arg-type]  # as above
+    with wrong_values():
+        mending = RepairJob(find_source(src, label_order), manifest, check.damaged, workers or 0, max_bad)  # type: ignore[arg-type]  # as above
     show(mending.run(), mending.total, "repair")
     click.echo(f"{directory}: {f'{len(check.damaged)} shards made again' if check.damaged else 'nothing to repair'}")
 
@@ -277,7 +267,8 @@ def append(directory: str, src: str, workers: int | None, max_bad: float) -> Non
     source = find_source(src)
     for note in source.notes():
         say(f"note: {note}")
-    job = AppendJob(source, directory, workers or 0, max_bad)
+    with wrong_values():
+        job = AppendJob(source, directory, workers or 0, max_bad)
     if job.already:
         click.echo(f"{directory}: these images were appended before; nothing to do")
         return

@@ -371,7 +371,7 @@ def test_no_number_is_no_share(copy, images, command_):
     run = command("alexprep", command_, *arguments, "--src", images, "--max-bad", "nan")
 
     assert run.returncode == 2
-    assert "nan is not in the range" in run.stderr
+    assert "max_bad is a share, 0..1; got nan" in run.stderr
 
 
 def test_a_key_that_leads_out_of_the_folder_is_not_exported(copy, tmp_path):
