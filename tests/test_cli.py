@@ -71,15 +71,15 @@ def test_shard_prints_its_result_as_json_and_nothing_else_on_stdout(images, tmp_
         (("shard", "--src", "nowhere"), 1, "Error: no folder nowhere: expected one with train/<class>/<image>"),
         (("shard", "--src", "."), 2, "--out shards lies inside --src ."),
         (("shard", "--src", ".", "--out", "../x", "--size", "4"), 2, "size must be 8..4096 pixels, got 4"),
-        (("shard", "--src", "..", "--out", "/tmp/x", "--max-bad", "nan"), 2, "max_bad is a share, 0..1; got nan"),
+        (("shard", "--src", "IMAGES", "--out", "x", "--max-bad", "nan"), 2, "max_bad is a share, 0..1; got nan"),
         (("shard", "--src", ".", "--out", "../x", "--max-bad", "2"), 2, "2.0 is not in the range 0<=x<=1"),
         (("stats", "nowhere", "--pca"), 1, "Error: no nowhere/manifest.json: run alexprep shard first"),
         (("demo-data", "--out", "."), 1, "Error: . is already there"),
     ],
     ids=str,
 )
-def test_wrong_use_of_alexprep_is_one_clear_message(tmp_path, arguments, code, message):
-    run = command("alexprep", *arguments, cwd=tmp_path)
+def test_wrong_use_of_alexprep_is_one_clear_message(images, tmp_path, arguments, code, message):
+    run = command("alexprep", *(images if argument == "IMAGES" else argument for argument in arguments), cwd=tmp_path)
 
     assert run.returncode == code
     assert message in run.stderr
