@@ -18,7 +18,7 @@ QUARANTINE = "quarantine.jsonl"
 def finalize(directory: Location, plan: Plan | None = None) -> Manifest:
     """Write quarantine list and manifest of the job `plan` (None: that of job.json); DataError if a shard is missing."""
     if (directory / MANIFEST).is_file() and (before := read_manifest(directory)).plans:
-        return before  # whole, and images were appended since: the job's own shards are not all of it
+        return commit(before, sidecars_of(before))  # images were appended: the job's own shards are not all of it
     plan = plan or read_plan(directory)
     if plan is None:
         raise DataError(f"no {directory / JOB}: nothing was begun here; run alexprep shard --part 1/n first")
