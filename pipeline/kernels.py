@@ -11,13 +11,15 @@ import sys
 from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import cv2
 import numpy as np
 import simplejpeg
 from jaxtyping import Float32, Int32, Shaped, UInt8, UInt16, UInt64
 from PIL import Image
+
+from .config import Dtype
 
 
 def _load() -> Any:  # noqa: ANN401  (a module, compiled from native/)
@@ -35,7 +37,7 @@ _kernels = _load()
 
 COMPILED = _kernels is not None
 MAX_PIXELS = 178_956_970  # 512 MiB of RGB: what Pillow refuses as a decompression bomb; larger than ImageNet's largest by far
-NUMBERS = ("float32", "bfloat16", "float16")  # that a view may consist of
+NUMBERS = get_args(Dtype)  # that a view may consist of, in the order of native/views.h
 IMAGES_IN_16_BITS = 257  # of uint8 add up to at most 65535
 START_OF_SCAN = 0xDA  # a JPEG's marker
 _AS_OPENCV = COMPILED and platform.machine() == "x86_64"  # elsewhere OpenCV's own build may fuse multiplications and additions
