@@ -3,7 +3,6 @@
 In:  a manifest.    Out: a new folder, there whole or not at all. JPEG records keep their bytes; raw ones become PNG, which loses nothing.
 """
 
-import glob
 import io
 import json
 import os
@@ -23,7 +22,8 @@ from .errors import DataError
 from .manifest import Manifest
 from .records import Records
 from .remote import Location, RemotePath
-from .storage import file_sha256
+from .stats import check_written
+from .storage import aside
 
 Shape = Literal["parquet", "webdataset", "imagefolder", "ffcv-ready"]
 ROW_GROUP = 100  # images; about the size that the Hub's viewer wants
@@ -54,31 +54,31 @@ def export(manifest: Manifest, out: Location, shape: Shape) -> Iterator[int]:
     if out.exists():
         raise DataError(f"{out} is already there; delete it or choose another folder")
     write = {"parquet": _parquet, "webdataset": _webdataset, "imagefolder": _imagefolder, "ffcv-ready": _ffcv_ready}[shape]
-    aside = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    partial = aside(out, os.getpid())
     _remove_abandoned(out)
-    for shard in (shard for split in manifest.splits.values() for shard in split.shards):
-        if file_sha256(manifest.directory / shard.file) != shard.sha256:
-            raise DataError(f"{manifest.directory / shard.file} is not as it was written (its SHA-256 differs); alexprep repair makes it again")
+    for split in manifest.splits:
+        check_written(manifest, split)
     try:
-        aside.mkdir(parents=True)
+        partial.mkdir(parents=True)
         done = 0
         for split in manifest.splits:
-            for _ in write(manifest, split, aside):
+            for _ in write(manifest, split, partial):
                 done += 1
                 yield done
         if shape == "ffcv-ready":
-            (aside / "write_beton.py").write_text(WRITE_BETON)
-            (aside / "classes.json").write_text(json.dumps(manifest.classes))
-        aside.rename(out)
+            (partial / "write_beton.py").write_text(WRITE_BETON)
+            (partial / "classes.json").write_text(json.dumps(manifest.classes))
+        partial.rename(out)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _remove_abandoned(out: Path) -> None:
-    """Delete what killed exports to `out` have left."""
-    for path in out.parent.glob(f".{glob.escape(out.name)}.*.partial"):
-        process = path.name.split(".")[-2]
-        if process.isdigit() and not Path(f"/proc/{process}").exists():
+    """Delete what killed exports to `out` from this machine have left."""
+    before, after = (re.escape(part) for part in aside(out, "\n").name.split("\n"))
+    for path in out.parent.iterdir() if out.parent.is_dir() else ():
+        match = re.fullmatch(f"{before}([0-9]+){after}", path.name)
+        if match and not Path(f"/proc/{match[1]}").exists():
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -81,15 +81,20 @@ def load_stats(manifest: Manifest, split: str = "train") -> Stats:
         raise DataError(f"{path} or {MEAN_IMAGE} beside it is damaged ({error}); run alexprep stats --pca again") from error
 
 
+def check_written(manifest: Manifest, split: str) -> None:
+    """Raise DataError if a shard of `split` has other bytes than were written; one that is missing is for `Records` to name."""
+    for shard in manifest.split(split).shards:
+        path = manifest.directory / shard.file
+        if path.is_file() and file_sha256(path) != shard.sha256:
+            raise DataError(f"{path} is not as it was written (its SHA-256 differs); alexprep repair makes it again")
+
+
 class StatsCheck:
     """Recomputes a split's SHA-256 sums, and its moments from its pixels, one record at a time."""
 
     def __init__(self, manifest: Manifest, split: str = "train") -> None:
         """Open the records of `split`; DataError if a shard is not the bytes that were written."""
-        for shard in manifest.split(split).shards:
-            path = manifest.directory / shard.file
-            if path.is_file() and file_sha256(path) != shard.sha256:
-                raise DataError(f"{path} is not as it was written (its SHA-256 differs); delete it and run alexprep shard again")
+        check_written(manifest, split)
         self._manifest, self._split = manifest, split
         self.records = Records(manifest, split)
         self._counter = MomentsCounter(manifest.config.size)

@@ -36,8 +36,7 @@ def published(path: Location) -> Iterator[IO[bytes]]:
             size = file.seek(0, os.SEEK_END)
             path.put(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
         return
-    # Host and process: parts of one job may run on several machines that share the folder.
-    partial = path.with_name(f".{path.name}.{socket.gethostname().replace('.', '_')}-{os.getpid()}{PARTIAL}")
+    partial = aside(path, os.getpid())
     try:
         with _opened(partial) as file:
             yield file
@@ -52,6 +51,14 @@ def published(path: Location) -> Iterator[IO[bytes]]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def aside(path: Path, process: int | str) -> Path:
+    """Return the name under which that process of this machine writes what will be `path`.
+
+    Host and process: parts of one job may run on several machines that share the folder.
+    """
+    return path.with_name(f".{path.name}.{socket.gethostname().replace('.', '_')}-{process}{PARTIAL}")
 
 
 def _opened(path: Path) -> IO[bytes]:

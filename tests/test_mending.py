@@ -21,6 +21,7 @@ from alexprep.pipeline.images import decode_record
 from alexprep.pipeline.mending import AppendJob
 from alexprep.pipeline.sources import find_source
 from alexprep.pipeline.stats import StatsCheck
+from alexprep.pipeline.storage import aside
 from alexprep.pipeline.verify import Verification
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -317,7 +318,7 @@ def test_an_export_is_there_whole_or_not_at_all(shards, tmp_path):
 
 
 def test_damage_is_not_exported_and_killed_exports_leave_nothing_for_ever(copy, tmp_path):
-    (tmp_path / ".gone.999999999.partial").mkdir()
+    aside(tmp_path / "gone", "999999999").mkdir()
     assert command("alexprep", "export", copy, "--to", "imagefolder", "--out", tmp_path / "gone").returncode == 0
     assert not list(tmp_path.glob(".gone*"))
     path = copy / "train-00001-of-00002.arrow"
