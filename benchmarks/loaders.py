@@ -11,7 +11,6 @@ bytes from uint8 to float32 by torch, for JPEG the bare libjpeg-turbo decoding o
 iterator to its first batch.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -25,18 +24,17 @@ from pathlib import Path
 from typing import Any
 
 from alexprep.pipeline.demo_data import write_demo_data
-from peers.environments import TORCH, VISION, Peer, install_all, last_line, missing, versions_in
+from peers.environments import QUIET, Peer, install_all, last_line, link, missing, options, versions_in
 
 HERE = Path(__file__).parent
 CPUS = len(os.sched_getaffinity(0))
 BATCH, SECONDS, LIMIT = 128, 4, 300
-QUIET = {"DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "1", "LITDATA_DISABLE_VERSION_CHECK": "1", "PYTHONNOUSERSITE": "1"}
 PEERS = (
-    Peer("FFCV", "ffcv_loader.py", ("ffcv==1.0.2", "pillow", "opencv-python"), TORCH, ("setuptools", "wheel", "numpy")),
-    Peer("torchvision", "torchvision_loader.py", ("pillow",), VISION),
-    Peer("WebDataset", "wds_loader.py", ("webdataset", "pillow"), TORCH),
-    Peer("MosaicML Streaming", "mds_loader.py", ("mosaicml-streaming", "pillow"), VISION),
-    Peer("LitData", "litdata_loader.py", ("litdata", "pillow"), TORCH),
+    Peer("FFCV", "ffcv_loader.py"),
+    Peer("torchvision", "torchvision_loader.py"),
+    Peer("WebDataset", "wds_loader.py"),
+    Peer("MosaicML Streaming", "mds_loader.py"),
+    Peer("LitData", "litdata_loader.py"),
 )
 KINDS = {
     "alexprep": ("jpeg CHW", "jpeg channels_last", "raw CHW", "raw channels_last", "raw CHW bfloat16", "raw CHW float16", "conversion", "decoding"),
@@ -102,17 +100,6 @@ def make_records(src: Path, folder: Path) -> int:
     return sum(path.is_file() for path in (folder / "records/train").rglob("*"))
 
 
-def copied(src: Path, folder: Path, copies: int) -> Path:
-    """Return a folder of class folders with every file of `src` as often as that."""
-    files = [path for path in sorted(src.rglob("*")) if path.is_file()]
-    for path in files:
-        for copy in range(copies):
-            target = folder / path.parent.relative_to(src) / f"{copy}_{path.name}"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.symlink_to(path)
-    return folder
-
-
 def compete(field: list[Contestant], folder: Path, rounds: int) -> dict[str, list[dict[str, float]]]:
     results: dict[str, list[dict[str, float]]] = defaultdict(list)
     for contestant in field:
@@ -169,13 +156,7 @@ def plot(table: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--src", type=Path, help="class folders; default: drawn pictures")
-    parser.add_argument("--copies", type=int, default=4, help="how often each file is there (default: 4)")
-    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
-    parser.add_argument("--venvs", type=Path, default=Path("~/.cache/alexprep-peers"), help="the peers' environments (default: %(default)s)")
-    parser.add_argument("--install", action="store_true", help="make the environments that are missing, and stop")
-    parser.add_argument("--json", type=Path, help="file for every number")
+    parser = options(__doc__, "class folders")
     parser.add_argument("--plot", type=Path, help="file for bars")
     arguments = parser.parse_args()
     venvs = arguments.venvs.expanduser().absolute()
@@ -187,7 +168,8 @@ def main() -> None:
         if arguments.src is None:
             for _ in write_demo_data(folder / "drawn", 60, 10, 0):
                 pass
-        count = make_records(copied(src, folder / "src", arguments.copies), folder)
+        link((path for path in sorted(src.rglob("*")) if path.is_file()), src, folder / "src", arguments.copies)
+        count = make_records(folder / "src", folder)
         field = contestants(venvs)
         results = compete(field, folder, arguments.rounds)
     table = rows(results)

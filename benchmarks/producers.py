@@ -17,14 +17,12 @@ what a long job gets. "CPU ms" is that slope in processor time of all processes 
 of the machine's processor time that other programs took during the runs: above a few percent, trust no column but "CPU ms", and that one little.
 """
 
-import argparse
 import ctypes
 import json
 import multiprocessing
 import os
 import platform
 import resource
-import shutil
 import signal
 import statistics
 import subprocess
@@ -32,7 +30,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -45,26 +43,18 @@ import numpy as np
 import simplejpeg
 from alexprep.pipeline.demo_data import write_demo_data
 from alexprep.pipeline.images import decode, encode, square, use_one_thread
-from peers.environments import TORCH, VISION, Peer, install_all, last_line, missing, versions_in
+from peers.environments import QUIET, Peer, install_all, last_line, link, missing, options, versions_in
 from PIL import Image
 
 HERE = Path(__file__).parent
 CPUS = len(os.sched_getaffinity(0))
 PR_SET_CHILD_SUBREAPER = 36  # orphans below this process become its children
 LIMIT = 900  # seconds of one run: FFCV's writer waits for ever for a worker that died
-QUIET = {
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_OFFLINE": "1",
-    "LITDATA_DISABLE_VERSION_CHECK": "1",
-    "NO_ALBUMENTATIONS_UPDATE": "1",
-    "PYTHONNOUSERSITE": "1",
-}
 PEERS = (
-    Peer("FFCV DatasetWriter", "ffcv_writer.py", ("ffcv==1.0.2", "pillow", "opencv-python"), TORCH, ("setuptools", "wheel", "numpy")),
-    Peer("LitData optimize", "litdata_optimize.py", ("litdata", "pillow"), TORCH),
-    Peer("MosaicML MDSWriter, process pool", "mds_writer.py", ("mosaicml-streaming", "pillow"), VISION),
-    Peer("WebDataset ShardWriter, process pool", "wds_writer.py", ("webdataset", "pillow")),
+    Peer("FFCV DatasetWriter", "ffcv_writer.py"),
+    Peer("LitData optimize", "litdata_optimize.py"),
+    Peer("MosaicML MDSWriter, process pool", "mds_writer.py"),
+    Peer("WebDataset ShardWriter, process pool", "wds_writer.py"),
 )
 
 
@@ -98,17 +88,6 @@ def usable(path: Path) -> bool:
     except Exception:
         return False
     return True
-
-
-def link(files: Iterable[Path], src: Path, out: Path, copies: int) -> None:
-    for path in files:
-        for copy in range(copies):
-            target = out / path.parent.relative_to(src) / f"{copy}_{path.name}"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                target.hardlink_to(path)
-            except OSError:  # another file system, or another owner
-                shutil.copyfile(path, target)
 
 
 def prepare(src: Path, folder: Path, copies: int) -> dict[str, Path]:
@@ -336,13 +315,7 @@ def processor() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--src", type=Path, help="folder of class folders, or of train/ and val/ with such; default: drawn pictures")
-    parser.add_argument("--copies", type=int, default=4, help="how often each file is there (default: 4)")
-    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
-    parser.add_argument("--venvs", type=Path, default=Path("~/.cache/alexprep-peers"), help="the peers' environments (default: %(default)s)")
-    parser.add_argument("--install", action="store_true", help="make the environments that are missing, and stop")
-    parser.add_argument("--json", type=Path, help="file for every number")
+    parser = options(__doc__, "folder of class folders, or of train/ and val/ with such")
     arguments = parser.parse_args()
     venvs = arguments.venvs.expanduser().absolute()
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

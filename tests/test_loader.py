@@ -37,13 +37,23 @@ def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("mean", ["pixel", "center", "channel", "none"])
-@pytest.mark.parametrize("layout", ["CHW", "channels_last"])
-def test_batches_are_the_references_bit_for_bit(shards, encoding, kind, mean, layout):
+@pytest.fixture
+def every_loader(shards, encoding, kind, mean, layout):
     stats = compute_stats(read_manifest(shards / encoding))
-    loader = Loader(shards / encoding, crop=CROP, mean=mean, layout=layout, divide=1.1, seed=3, stats=stats, **KINDS[kind])
+    return Loader(shards / encoding, crop=CROP, mean=mean, layout=layout, divide=1.1, seed=3, stats=stats, **KINDS[kind])
+
+
+def each(test):
+    """Run `test` with every kind of loader."""
+    choices = {"encoding": ["jpeg", "raw"], "kind": list(KINDS), "mean": ["pixel", "center", "channel", "none"], "layout": ["CHW", "channels_last"]}
+    for name, values in choices.items():
+        test = pytest.mark.parametrize(name, values)(test)
+    return test
+
+
+@each
+def test_batches_are_the_references_bit_for_bit(every_loader):
+    loader, stats = every_loader, every_loader.stats
     for step, batch in enumerate(stream(loader, len(loader) + 1)):  # into the second epoch
         expected = reference.batch(loader.records, loader.config, stats, step)
 
@@ -53,13 +63,9 @@ def test_batches_are_the_references_bit_for_bit(shards, encoding, kind, mean, la
         assert batch.labels.tolist() == loader.records.labels(batch.records.numpy()).tolist()
 
 
-@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("mean", ["pixel", "center", "channel", "none"])
-@pytest.mark.parametrize("layout", ["CHW", "channels_last"])
-def test_the_gpus_graph_gives_the_references_bits_when_it_runs_on_the_cpu(shards, encoding, kind, mean, layout):
-    stats = compute_stats(read_manifest(shards / encoding))
-    loader = Loader(shards / encoding, crop=CROP, mean=mean, layout=layout, divide=1.1, seed=3, stats=stats, **KINDS[kind])
+@each
+def test_the_gpus_graph_gives_the_references_bits_when_it_runs_on_the_cpu(every_loader, layout):
+    loader, stats = every_loader, every_loader.stats
     engine = DaliEngine(loader.config, loader.records.manifest, stats, loader._feed)
     for step in range(2):
         views, _, records = engine.run()

@@ -8,18 +8,13 @@ from typing import Any
 import simplejpeg
 import torch
 from alexprep.pipeline import Loader, Records, read_manifest
-from loading import Epoch, main
+from loading import Epoch, epochs_of, main
 
 
 def loader(encoding: str, **options: Any) -> Any:
     def make(out: Path, workers: int, batch: int) -> Epoch:
         made = Loader(out / encoding, batch_size=batch, threads=workers, mean="channel", **options)
-
-        def epoch() -> Iterator[int]:
-            for images, _, _ in made:
-                yield len(images)
-
-        return epoch
+        return epochs_of(made)
 
     return make
 

@@ -1,10 +1,9 @@
 """DALI alone, on the CPU: its own file reader, decoder and random numbers."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
-from loading import CROP, MEAN, STD, Epoch, main
+from loading import CROP, MEAN, STD, Epoch, epochs_of, main
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali.plugin.pytorch import DALIClassificationIterator, LastBatchPolicy
 
@@ -33,12 +32,7 @@ def prepare(records: Path, out: Path) -> None:
 def make(out: Path, workers: int, batch: int) -> Epoch:
     pipeline = graph(records=str(out.resolve()), batch_size=batch, num_threads=workers, device_id=None, seed=1)
     loader = DALIClassificationIterator(pipeline, reader_name="reader", last_batch_policy=LastBatchPolicy.DROP, auto_reset=True)
-
-    def epoch() -> Iterator[int]:
-        for batches in loader:
-            yield len(batches[0]["data"])
-
-    return epoch
+    return epochs_of(loader, lambda batches: batches[0]["data"])
 
 
 if __name__ == "__main__":

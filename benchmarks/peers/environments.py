@@ -1,22 +1,47 @@
 """A virtual environment for each peer, so that none is crippled by our pins; installed once, by pip."""
 
+import argparse
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 TORCH = ("torch==2.13.0",)  # that of requirements.lock
+VISION = ("torch==2.14.1", "torchvision==0.29.1")  # Streaming imports torchvision, which works with its own torch only
+VENVS = Path("~/.cache/alexprep-peers")
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_OFFLINE": "1",
+    "LITDATA_DISABLE_VERSION_CHECK": "1",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "PYTHONNOUSERSITE": "1",
+}
+
+
+class Environment(NamedTuple):
+    packages: tuple[str, ...]
+    torch: tuple[str, ...]
+    first: tuple[str, ...] = ()  # what the build of `packages` needs
+
+
+ENVIRONMENTS = {
+    "ffcv": Environment(("ffcv==1.0.2", "pillow", "opencv-python"), TORCH, ("setuptools", "wheel", "numpy")),
+    "litdata": Environment(("litdata", "pillow"), TORCH),
+    "mds": Environment(("mosaicml-streaming", "pillow"), VISION),
+    "torchvision": Environment(("pillow",), VISION),
+    "wds": Environment(("webdataset", "pillow"), TORCH),
+}
 
 
 @dataclass(frozen=True)
 class Peer:
     name: str
-    script: str
-    packages: tuple[str, ...]
-    torch: tuple[str, ...] = ()
-    first: tuple[str, ...] = ()  # what the build of `packages` needs
+    script: str  # ENVIRONMENT_what.py
 
     @property
     def folder(self) -> str:
@@ -25,15 +50,38 @@ class Peer:
     @property
     def steps(self) -> list[list[str]]:
         """The arguments of pip, call by call. Torch comes first and is named again, so that nothing chooses another one."""
-        options = ["--no-build-isolation"] if self.first else []
-        return [list(step) for step in (self.first, self.torch) if step] + [[*options, *self.packages, *self.torch]]
+        packages, torch, first = ENVIRONMENTS[self.folder]
+        options = ["--no-build-isolation"] if first else []
+        return [list(step) for step in (first, torch) if step] + [[*options, *packages, *torch]]
 
     @property
     def reported(self) -> list[str]:
-        return [package.partition("==")[0] for package in self.packages + self.torch]
+        packages, torch, _ = ENVIRONMENTS[self.folder]
+        return [package.partition("==")[0] for package in packages + torch]
 
 
-VISION = ("torch==2.14.1", "torchvision==0.29.1")  # Streaming imports torchvision, which works with its own torch only
+def options(description: str | None, src: str) -> argparse.ArgumentParser:
+    """Return the options that every comparison with the peers has; `src` says what --src takes."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--src", type=Path, help=f"{src}; default: drawn pictures")
+    parser.add_argument("--copies", type=int, default=4, help="how often each file is there (default: 4)")
+    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
+    parser.add_argument("--venvs", type=Path, default=VENVS, help="the peers' environments (default: %(default)s)")
+    parser.add_argument("--install", action="store_true", help="make the environments that are missing, and stop")
+    parser.add_argument("--json", type=Path, help="file for every number")
+    return parser
+
+
+def link(files: Iterable[Path], src: Path, out: Path, copies: int) -> None:
+    """Put every file of `src` into `out` as often as that."""
+    for path in files:
+        for copy in range(copies):
+            target = out / path.parent.relative_to(src) / f"{copy}_{path.name}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                target.hardlink_to(path)
+            except OSError:  # another file system, or another owner
+                shutil.copyfile(path, target)
 
 
 def last_line(text: str) -> str:

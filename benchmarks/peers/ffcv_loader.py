@@ -1,7 +1,6 @@
 """FFCV's Loader, on the same JPEG bytes (its own writer would encode them again) and on the same raw pixels."""
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from ffcv.fields.rgb_image import IMAGE_MODES
 from ffcv.loader import Loader, OrderOption
 from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, Squeeze, ToTensor, ToTorchImage
 from ffcv.writer import DatasetWriter
-from loading import CROP, MEAN, STD, Epoch, main, samples
+from loading import CROP, MEAN, STD, Epoch, epochs_of, main, samples
 from PIL import Image
 
 
@@ -60,12 +59,7 @@ def loader(name: str, channels_last: bool) -> Any:
             "drop_last": True,
         }
         made = Loader(str(out / f"{name}.beton"), batch_size=batch, pipelines=pipelines, **options)
-
-        def epoch() -> Iterator[int]:
-            for images, _ in made:
-                yield len(images)
-
-        return epoch
+        return epochs_of(made)
 
     return make
 

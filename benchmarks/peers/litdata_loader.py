@@ -1,13 +1,12 @@
 """LitData's StreamingDataset and StreamingDataLoader."""
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from litdata import StreamingDataLoader, StreamingDataset, optimize
-from loading import Epoch, main, samples, view
+from loading import Epoch, epochs_of, main, samples, view
 from PIL import Image
 
 
@@ -28,12 +27,7 @@ class Records(StreamingDataset):
 
 def make(out: Path, workers: int, batch: int) -> Epoch:
     loader = StreamingDataLoader(Records(str(out), shuffle=True, drop_last=True), batch_size=batch, num_workers=workers, persistent_workers=True)
-
-    def epoch() -> Iterator[int]:
-        for images, _ in loader:
-            yield len(images)
-
-    return epoch
+    return epochs_of(loader)
 
 
 if __name__ == "__main__":

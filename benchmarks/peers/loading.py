@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,16 @@ def view(pixels: np.ndarray) -> Any:
     pixels = pixels[top : top + CROP, left : left + CROP]
     pixels = pixels[:, ::-1] if flip else pixels
     return torch.from_numpy(np.ascontiguousarray(((pixels - MEAN) / STD).transpose(2, 0, 1)))
+
+
+def epochs_of(loader: Iterable[Any], images: Callable[[Any], Any] = lambda batch: batch[0]) -> Epoch:
+    """Return what goes once through a loader; `images` takes them out of its batch."""
+
+    def epoch() -> Iterator[int]:
+        for batch in loader:
+            yield len(images(batch))
+
+    return epoch
 
 
 def measure(epoch: Epoch, seconds: float) -> dict[str, float]:

@@ -1,12 +1,11 @@
 """MosaicML Streaming's StreamingDataset in torch's DataLoader, with torchvision's transforms."""
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from loading import CROP, Epoch, main, samples
+from loading import CROP, Epoch, epochs_of, main, samples
 from PIL import Image
 from streaming import MDSWriter, StreamingDataset
 from torch.utils.data import DataLoader
@@ -33,12 +32,7 @@ def prepare(records: Path, out: Path) -> None:
 def make(out: Path, workers: int, batch: int) -> Epoch:
     torch.set_num_threads(1)
     loader = DataLoader(Records(out, batch), batch_size=batch, num_workers=workers, drop_last=True, persistent_workers=True)
-
-    def epoch() -> Iterator[int]:
-        for images, _ in loader:
-            yield len(images)
-
-    return epoch
+    return epochs_of(loader)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """torch's DataLoader with torchvision's transforms: PIL images, or tensors from torchvision's own JPEG decoder."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from loading import CROP, Epoch, main, samples
+from loading import CROP, Epoch, epochs_of, main, samples
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
@@ -38,12 +37,7 @@ def loader(pil: bool) -> Any:
         torch.set_num_threads(1)
         options = {"num_workers": workers, "shuffle": True, "drop_last": True, "persistent_workers": True}
         made = DataLoader(Records(out.resolve(), pil), batch_size=batch, **options)
-
-        def epoch() -> Iterator[int]:
-            for images, _ in made:
-                yield len(images)
-
-        return epoch
+        return epochs_of(made)
 
     return make
 

@@ -1,13 +1,12 @@
 """WebDataset's WebDataset and WebLoader."""
 
 import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import webdataset
-from loading import Epoch, main, samples, view
+from loading import Epoch, epochs_of, main, samples, view
 from PIL import Image
 
 
@@ -26,12 +25,7 @@ def make(out: Path, workers: int, batch: int) -> Epoch:
     urls = sorted(map(str, out.glob("*.tar")))
     dataset = webdataset.WebDataset(urls, shardshuffle=len(urls)).shuffle(500).map(decoded).batched(batch, partial=False)
     loader = webdataset.WebLoader(dataset, batch_size=None, num_workers=workers, persistent_workers=True)
-
-    def epoch() -> Iterator[int]:
-        for images, _ in loader:
-            yield len(images)
-
-    return epoch
+    return epochs_of(loader)
 
 
 if __name__ == "__main__":
