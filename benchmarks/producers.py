@@ -12,6 +12,7 @@ What is measured:
   alexprep shard, after imports   the same runs by the "seconds" that --json prints, which is how the peers are timed
   peers                           time inside the process, imports excluded; the code in benchmarks/peers/, with Pillow for the images
   bare kernels                    decode, resize, crop and encode, from memory to nowhere: by the libraries that others use, and by ours
+  4:2:0                           what all peers write, since Pillow does unless told otherwise; our default is 4:4:4
 The column "to ours" compares with the first row, round by round. "without start-up" is the slope between all files and about a quarter of them:
 what a long job gets. "CPU ms" is that slope in processor time of all processes together, per image. "others" is the share
 of the machine's processor time that other programs took during the runs: above a few percent, trust no column but "CPU ms", and that one little.
@@ -41,8 +42,10 @@ from typing import Any
 import cv2
 import numpy as np
 import simplejpeg
+from alexprep.pipeline.config import Subsampling
 from alexprep.pipeline.demo_data import write_demo_data
-from alexprep.pipeline.images import decode, encode, square, use_one_thread
+from alexprep.pipeline.images import decode, square, use_one_thread
+from alexprep.pipeline.kernels import encode_jpeg
 from peers.environments import QUIET, Peer, install_all, last_line, link, missing, options, versions_in
 from PIL import Image
 
@@ -130,12 +133,12 @@ def call(command: Sequence[str | Path], out: Path) -> str:
     return stdout
 
 
-def ours(encoding: str) -> Callable[[Path, Path], Run]:
+def ours(*wanted: str) -> Callable[[Path, Path], Run]:
     executable = Path(sys.executable).parent / "alexprep"
 
     def convert(src: Path, out: Path) -> Run:
         start = time.perf_counter()
-        done = json.loads(call([executable, "shard", "--src", src, "--out", out, "--encoding", encoding, "--json"], out))
+        done = json.loads(call([executable, "shard", "--src", src, "--out", out, *wanted, "--json"], out))
         seconds = time.perf_counter() - start
         return Run(sum(split["records"] for split in done["splits"].values()), seconds, done["seconds"])
 
@@ -160,8 +163,8 @@ def of_libraries(data: bytes) -> None:
     simplejpeg.encode_jpeg(np.ascontiguousarray(image[top : top + 256, left : left + 256]), 95, "RGB", "444")
 
 
-def of_ours(data: bytes) -> None:
-    encode(square(data, 256).pixels, 95)
+def of_ours(data: bytes, subsampling: Subsampling = "444") -> None:
+    encode_jpeg(square(data, 256).pixels, 95, subsampling)
 
 
 def kernels(work_on: Callable[[bytes], None], src: Path, _out: Path) -> Run:
@@ -198,10 +201,12 @@ def contestants(venvs: Path) -> list[Contestant]:
     names = ("alexprep", "simplejpeg", "opencv-python-headless", "pyarrow", "numpy")
     mine = {"python": platform.python_version()} | {name: version(name) for name in names}
     found = [
-        Contestant("alexprep shard, jpeg", ours("jpeg"), mine),
-        Contestant("alexprep shard, raw", ours("raw"), mine),
+        Contestant("alexprep shard, jpeg", ours(), mine),
+        Contestant("alexprep shard, jpeg 4:2:0", ours("--subsampling", "420"), mine),
+        Contestant("alexprep shard, raw", ours("--encoding", "raw"), mine),
         Contestant("bare kernels of libjpeg-turbo and OpenCV", partial(kernels, of_libraries), mine),
         Contestant("bare kernels of alexprep", partial(kernels, of_ours), mine),
+        Contestant("bare kernels of alexprep, 4:2:0", partial(kernels, partial(of_ours, subsampling="420")), mine),
     ]
     for peer in PEERS:
         venv = venvs / peer.folder

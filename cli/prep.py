@@ -12,6 +12,7 @@ from alexprep.pipeline.config import ShardConfig
 from alexprep.pipeline.remote import location
 
 from .common import Bar, Commands, print_json, say, wrong_values
+from .samples import preview, replay
 from .shards import COMMANDS, DIRECTORY, JSON, LABEL_ORDER, MAX_BAD, SRC, WORKERS, facts, report, show
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -33,10 +34,17 @@ def main() -> None:
 @SRC
 @click.option("--out", default="shards", show_default=True, help="Folder or URI for the shards.")
 @click.option(
-    "--encoding", default=ShardConfig.encoding, show_default=True, type=click.Choice(["jpeg", "raw"]), help="Of a record: 4:4:4 JPEG or plain pixels."
+    "--encoding", default=ShardConfig.encoding, show_default=True, type=click.Choice(["jpeg", "raw"]), help="Of a record: JPEG or plain pixels."
 )
 @click.option("--size", default=ShardConfig.size, show_default=True, help="Pixels a side of a record.")
 @click.option("--quality", default=ShardConfig.quality, show_default=True, help="Of JPEG records.")
+@click.option(
+    "--subsampling",
+    default=ShardConfig.subsampling,
+    show_default=True,
+    type=click.Choice(["444", "420"]),
+    help="Colour of JPEG records: in full, or at half size.",
+)
 @click.option("--records-per-shard", default=ShardConfig.records_per_shard, show_default=True, help="At most.")
 @LABEL_ORDER
 @WORKERS
@@ -51,6 +59,7 @@ def shard(
     encoding: str,
     size: int,
     quality: int,
+    subsampling: str,
     records_per_shard: int,
     label_order: str,
     workers: int | None,
@@ -79,7 +88,7 @@ def shard(
 
     start = time.monotonic()
     with wrong_values():
-        config = ShardConfig(size, encoding, quality, records_per_shard)  # type: ignore[arg-type]  # click.Choice has checked it
+        config = ShardConfig(size, encoding, quality, records_per_shard, subsampling)  # type: ignore[arg-type]  # click.Choice has checked it
         share, make_engine = _part(part), _engine(engine, cluster)
     source = find_source(src, label_order)  # type: ignore[arg-type]  # click.Choice has checked it
     for note in source.notes():
@@ -168,7 +177,7 @@ def _row(values: list[float]) -> str:
     return "".join(f"{x:11.3f}" for x in values)
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, replay, preview):
     main.add_command(command)
 
 

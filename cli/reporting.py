@@ -4,7 +4,7 @@ from pathlib import Path
 
 from alexprep.model.report import render
 from alexprep.pipeline import Manifest, Records, Stats
-from alexprep.pipeline.preview import sheet
+from alexprep.pipeline.preview import rows, sheet
 from alexprep.pipeline.storage import published
 
 from .runs import RunFolder, load_checkpoint
@@ -16,7 +16,7 @@ def write_report(folder: RunFolder, manifest: Manifest, stats: Stats) -> Path:
     """Publish report.html in the run's folder; return its path."""
     settings = folder.settings()
     conv1 = load_checkpoint(folder.directory)["model"]["conv1.weight"]
-    samples = sheet(Records(manifest, "train"), settings.loader(), stats, rows=4, epochs=4)
+    samples = sheet(rows(Records(manifest, "train"), settings.loader(), stats, 4, range(4)))
     facts = {"records": ", ".join(f"{name} {split.records:,}" for name, split in manifest.splits.items()), "folder": str(folder.directory)}
     page = render(f"AlexNet, run {folder.directory.name}", folder.rows(), conv1, samples, facts)
     path = folder.directory / REPORT

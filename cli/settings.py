@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from alexprep.model.schedule import SCRIPT, Plateau, Schedule, Timetable, drops_at
 from alexprep.pipeline.config import LoaderConfig, check
 from alexprep.pipeline.errors import DataError
 
@@ -28,6 +29,7 @@ class Settings:
     mean: str = "center"
     colour: float = 0.1
     divide: float = 1.1
+    shuffle: str = "full"  # or "block": reads in large runs, for slow disks
     log_steps: int = 10
     checkpoint_steps: int = 1000
     eval_batch_size: int = 32
@@ -66,6 +68,7 @@ class Settings:
             mean=self.mean,  # type: ignore[arg-type]  # LoaderConfig checks it
             colour=self.colour,
             divide=self.divide,
+            shuffle=self.shuffle,  # type: ignore[arg-type]  # LoaderConfig checks it
             layout="channels_last",
             threads=self.threads or None,
             prefetch=self.prefetch,
@@ -99,6 +102,14 @@ def resume(stored: Settings, given: dict[str, Any]) -> Settings:
     fixed = [name for name in changed if name not in ("lr", "steps")]
     check(not fixed, f"a resumed run keeps its settings: {', '.join(fixed)} cannot change (only lr and steps can)")
     return wanted
+
+
+def schedule_of(settings: Settings) -> Schedule:
+    """Return the schedule of a run."""
+    if settings.schedule == "plateau":
+        return Plateau(settings.lr, settings.epochs, settings.patience)
+    events = SCRIPT if settings.schedule == "scripted" else drops_at(settings.drop_shares())
+    return Timetable(settings.lr, settings.epochs, events)
 
 
 def collect(preset: str | None, file: Path | None, options: dict[str, Any], assignments: tuple[str, ...]) -> dict[str, Any]:

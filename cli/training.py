@@ -12,7 +12,6 @@ from alexprep.model.alexnet import AlexNet, last_side, multiply_adds, parameters
 from alexprep.model.distributed import Ranks, cpus_of_a_rank
 from alexprep.model.evaluator import Evaluation, evaluate
 from alexprep.model.optimizer import RATES, PaperSGD
-from alexprep.model.schedule import SCRIPT, Plateau, Schedule, Timetable, drops_at
 from alexprep.model.trainer import Event, Pace, Trainer
 from alexprep.pipeline import DataError, Loader, Manifest, Stats, load_stats, read_manifest
 from alexprep.pipeline.config import Views
@@ -20,7 +19,7 @@ from alexprep.pipeline.config import Views
 from .common import Bar, say
 from .reporting import write_report
 from .runs import LAST, RunFolder, checkpoint_settings, checkpoint_stats, load_checkpoint
-from .settings import Settings
+from .settings import Settings, schedule_of
 from .settings import resume as resume_settings
 
 VIEWS: dict[int, Views] = {10: "ten", 1: "center"}
@@ -69,7 +68,7 @@ class Run:
             settings.checkpoint_steps,
             settings.seed,
         )
-        self.trainer = Trainer(self.model, PaperSGD(self.model, RATES[settings.preset]), _schedule(settings), pace, ranks)
+        self.trainer = Trainer(self.model, PaperSGD(self.model, RATES[settings.preset]), schedule_of(settings), pace, ranks)
 
     def resume(self) -> None:
         """Continue from last.pt, if the run came that far."""
@@ -187,13 +186,6 @@ def open_loader(data: Path, settings: Settings, stats: Stats, ranks: Ranks, **ch
 def _evaluation(split: str, views: int, settings: Settings, ranks: Ranks) -> dict[str, Any]:
     """Return the loader's options for evaluation; every rank needs a place in a batch."""
     return {"split": split, "views": VIEWS[views], "batch_size": max(settings.eval_batch_size, ranks.world_size)}
-
-
-def _schedule(settings: Settings) -> Schedule:
-    if settings.schedule == "plateau":
-        return Plateau(settings.lr, settings.epochs, settings.patience)
-    events = SCRIPT if settings.schedule == "scripted" else drops_at(settings.drop_shares())
-    return Timetable(settings.lr, settings.epochs, events)
 
 
 def evaluate_checkpoint(checkpoint: Path, data: Path, split: str, views: int, ranks: Ranks) -> Evaluation:

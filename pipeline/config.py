@@ -4,10 +4,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 Encoding = Literal["jpeg", "raw"]
+Subsampling = Literal["444", "420"]
 Device = Literal["cpu", "gpu"]
 Mean = Literal["pixel", "center", "channel", "none"]
 Views = Literal["random", "center", "ten"]
 Layout = Literal["CHW", "channels_last"]
+Shuffle = Literal["full", "block", "none"]
+OnBad = Literal["raise", "skip"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
@@ -28,13 +31,15 @@ class ShardConfig:
 
     size: int = 256  # pixels a side of a record (paper, section 2)
     encoding: Encoding = "jpeg"
-    quality: int = 95  # of the 4:4:4 JPEG; the 2012 tools wrote q95 too
+    quality: int = 95  # of JPEG records; the 2012 tools wrote q95 too
     records_per_shard: int = 4096  # at most; about 170 MB of JPEG records, 800 MB of raw ones
+    subsampling: Subsampling = "444"  # of JPEG records: colour at full resolution, so that PCA colour has something to work on; "420": at half
 
     def __post_init__(self) -> None:
         """Refuse values that no shard can have."""
         check(8 <= self.size <= 4096, f"size must be 8..4096 pixels, got {self.size}")
         check_choice("encoding", self.encoding, Encoding)
+        check_choice("subsampling", self.subsampling, Subsampling)
         check(1 <= self.quality <= 100, f"quality must be 1..100, got {self.quality}")
         # The per-pixel sums of a shard are uint32: 255 * 2**24 is the last that fits.
         check(1 <= self.records_per_shard <= 1 << 20, f"records_per_shard must be 1..1048576, got {self.records_per_shard}")
@@ -53,7 +58,10 @@ class LoaderConfig:
                 crop of the mean image from every crop (what the 2012 code did); "channel"; or "none"
     colour      standard deviation of the PCA colour alphas (paper, section 4.1: 0.1); 0 switches it off
     divide      random views are divided by this while colour is on (2012 code: 1.1)
-    shuffle     False: random views take the records in stored order each epoch
+    shuffle     of random views: "full"; "block", which reads in runs of 512 records and mixes 16 runs at a time, for disks and
+                stores that are slow at random; "none", stored order each epoch
+    on_bad      a damaged record: "raise" stops with its name; "skip" gives the next good record instead, with a warning
+                (random views only: an evaluation counts every record once, or not at all)
     dtype       of the images: "float32", "bfloat16" or "float16"
     threads     None: as many as the CPUs that this process may use
     device_id   of the GPU, None: the current one of torch
@@ -70,7 +78,8 @@ class LoaderConfig:
     mean: Mean = "pixel"
     colour: float = 0.1
     divide: float = 1.0
-    shuffle: bool = True
+    shuffle: Shuffle = "full"
+    on_bad: OnBad = "raise"
     layout: Layout = "CHW"
     dtype: Dtype = "float32"
     threads: int | None = None
@@ -90,6 +99,9 @@ class LoaderConfig:
         check_choice("mean", self.mean, Mean)
         check(0 <= self.colour < float("inf"), f"colour must be a standard deviation >= 0, got {self.colour}")
         check(0 < self.divide < float("inf"), f"divide must be > 0, got {self.divide}")
+        check_choice("shuffle", self.shuffle, Shuffle)
+        check_choice("on_bad", self.on_bad, OnBad)
+        check(self.on_bad == "raise" or self.view == "random", "on_bad=skip would count a record twice in an evaluation; use alexprep repair")
         check_choice("layout", self.layout, Layout)
         check_choice("dtype", self.dtype, Dtype)
         check(self.batch_size <= 1 << 20, f"batch_size must be at most {1 << 20}, got {self.batch_size}")

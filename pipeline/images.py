@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from .errors import UndecodableImage
-from .kernels import MAX_PIXELS, Encoded, Square, area_square, decode_jpeg, encode_jpeg, jpeg_square
+from .kernels import MAX_PIXELS, Square, area_square, decode_jpeg, jpeg_square
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # by content; a name decides nothing
 
@@ -91,11 +91,6 @@ def square(data: bytes, size: int) -> Square:
         image = decode(data)
         made = Square(central_square(image, size), *image.shape[:2])
     return made
-
-
-def encode(image: UInt8[np.ndarray, "s s 3"], quality: int) -> Encoded:
-    """Return `image` as a 4:4:4 JPEG (colour at full resolution, so that PCA colour has something to work on), and its pixels."""
-    return encode_jpeg(image, quality)
 
 
 def decode_record(data: bytes | UInt8[np.ndarray, "n"]) -> UInt8[np.ndarray, "h w 3"]:

@@ -19,7 +19,7 @@ import simplejpeg
 from jaxtyping import Float32, Int32, Shaped, UInt8, UInt16, UInt64
 from PIL import Image
 
-from .config import Dtype
+from .config import Dtype, Subsampling
 
 
 def _load() -> Any:  # noqa: ANN401  (a module, compiled from native/)
@@ -88,33 +88,33 @@ class Encoded(NamedTuple):
     pixels: UInt8[np.ndarray, "s s 3"]
 
 
-def encode_jpeg(image: UInt8[np.ndarray, "s s 3"], quality: int) -> Encoded:
-    """Return `image` as the 4:4:4 JPEG that libjpeg writes, with its accurate DCT, and the pixels that decoding will give.
+def encode_jpeg(image: UInt8[np.ndarray, "s s 3"], quality: int, subsampling: Subsampling = "444") -> Encoded:
+    """Return `image` as the JPEG that libjpeg writes, with its accurate DCT, and the pixels that decoding will give.
 
     These cost an inverse DCT, but no Huffman decoding, which is most of a decoder's work.
     """
     if not COMPILED:
-        return plain_encode_jpeg(image, quality)
+        return plain_encode_jpeg(image, quality, subsampling)
     pixels = np.empty_like(image, order="C")
-    return Encoded(_kernels.encode_jpeg(np.ascontiguousarray(image), pixels, _header(len(image), quality)), pixels)
+    return Encoded(_kernels.encode_jpeg(np.ascontiguousarray(image), pixels, _header(len(image), quality, subsampling)), pixels)
 
 
-def plain_encode_jpeg(image: UInt8[np.ndarray, "s s 3"], quality: int) -> Encoded:
+def plain_encode_jpeg(image: UInt8[np.ndarray, "s s 3"], quality: int, subsampling: Subsampling = "444") -> Encoded:
     """Do as `encode_jpeg` does, by libjpeg: Pillow's, since simplejpeg takes a hastier DCT below quality 96."""
-    data = _pillow(image, quality)
+    data = _pillow(image, quality, subsampling)
     return Encoded(data, plain_decode_jpeg(data))
 
 
-def _pillow(image: UInt8[np.ndarray, "h w 3"], quality: int) -> bytes:
+def _pillow(image: UInt8[np.ndarray, "h w 3"], quality: int, subsampling: Subsampling) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling=0)
+    Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling={"444": 0, "420": 2}[subsampling])
     return file.getvalue()
 
 
 @lru_cache
-def _header(size: int, quality: int) -> bytes:
+def _header(size: int, quality: int, subsampling: Subsampling) -> bytes:
     """Return what libjpeg writes before the compressed data of every square of that size."""
-    data = _pillow(np.zeros((size, size, 3), np.uint8), quality)
+    data = _pillow(np.zeros((size, size, 3), np.uint8), quality, subsampling)
     at = 2
     while True:
         marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")

@@ -1,6 +1,7 @@
 """Batches of torch tensors. Each is a pure function of (records, config, step); the loader's state is that step, one integer."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,17 @@ from .augment import colour_shift, draws
 from .config import LoaderConfig
 from .cpu import CpuEngine
 from .errors import DataError, UndecodableImage
-from .images import decode_record
 from .manifest import read_manifest
-from .order import Plan
+from .order import BLOCK, POOL, Plan
 from .records import Records
 from .stats import Stats, load_stats
 from .views import Feed
+
+SEARCH = 1000  # damaged records in a row that are passed over, before it is taken for more than an accident
+
+
+class DamagedRecord(UserWarning):
+    """A record is damaged, and another one was given in its place."""
 
 
 class Batch(NamedTuple):
@@ -68,17 +74,11 @@ class Loader:
         if stats is not None and stats.mean_image.shape[0] != manifest.config.size:
             raise DataError(f"the mean image is of {stats.mean_image.shape[0]} pixels a side, the records of {manifest.config.size}")
         self.stats = stats
-        self._plan = Plan(
-            len(self.records),
-            config.batch_size,
-            config.seed,
-            config.rank,
-            config.world_size,
-            shuffle=self._random and config.shuffle,
-            drop_last=self._random,
-        )
+        self._plan = Plan.of(len(self.records), config)
         self._step = 0
         self._engine: Any = None
+        self.substitutes: dict[int, int] = {}  # damaged records met so far, and what is given instead
+        self._read_ahead: tuple[int, set[int]] = (-1, set())  # epoch, and blocks that the system was asked for
 
     def __len__(self) -> int:
         """Return the steps an epoch."""
@@ -108,13 +108,15 @@ class Loader:
             yield batch
 
     def _next(self) -> Batch:
-        if self._engine is None:
-            self._engine = self._start(self._step)
-        try:
-            views, labels, records = self._engine.run()
-        except (RuntimeError, UndecodableImage) as error:
-            self._stop()  # DALI's is unusable from here on
-            raise self._explain(error) from error
+        while True:
+            if self._engine is None:
+                self._engine = self._start(self._step)
+            try:
+                views, labels, records = self._engine.run()
+                break
+            except (RuntimeError, UndecodableImage) as error:
+                self._stop()  # DALI's is unusable from here on
+                self._mend(error)
         return Batch(views if self.config.layout == "CHW" else views.movedim(-1, -3), labels, records)
 
     def _start(self, step: int) -> Any:  # noqa: ANN401  (one of two engines)
@@ -137,6 +139,10 @@ class Loader:
     def _feed(self, step: int) -> Feed:
         """Return what an engine is given for `step`: views into the mapped shards, and this step's draws."""
         epoch, numbers = self._plan(step)
+        if self.config.shuffle == "block" and self._random:
+            self._read_blocks_ahead(step)
+        if self.substitutes:
+            numbers = np.array([self.substitutes.get(number, number) for number in numbers.tolist()])
         count = len(numbers)
         images = [self.records.image(number) for number in numbers.tolist()]
         labels = self.records.labels(numbers)
@@ -148,17 +154,35 @@ class Loader:
             shift = colour_shift(drawn.alpha, self.config.colour, self.stats.colours.eigenvalues, self.stats.colours.eigenvectors)
         return Feed(images, labels, numbers.copy(), shift, (drawn.top, drawn.left, drawn.flip))
 
-    def _explain(self, error: Exception) -> Exception:
-        """Return an error that names the damaged records of the current step, if that is what it was."""
-        _, numbers = self._plan(self._step)
-        damaged = []
-        for number in numbers.tolist():
-            image = self.records.image(number)
-            if image.ndim == 1:
-                try:
-                    decode_record(image)
-                except UndecodableImage as reason:
-                    damaged.append(f"{self.records.where(number)}: {reason}")
+    def _read_blocks_ahead(self, step: int) -> None:
+        """Have the system read the blocks that are due a pool of records from now, each once an epoch and in one run."""
+        epoch, numbers = self._plan(step + POOL * BLOCK // self.config.batch_size)
+        if self._read_ahead[0] != epoch:
+            self._read_ahead = (epoch, set())
+        asked = self._read_ahead[1]
+        for block in sorted({number // BLOCK for number in numbers.tolist()} - asked):
+            self.records.read_ahead(block * BLOCK, BLOCK)
+            asked.add(block)
+
+    def _mend(self, error: Exception) -> None:
+        """Find substitutes for the damaged records of the current step; raise what names them if that is not wanted, or `error` if there are none."""
+        damaged = {number: reason for number in self._plan(self._step)[1].tolist() if (reason := self._damage(self.substitutes.get(number, number)))}
         if not damaged:
-            return error
-        return DataError("damaged records; restore the shard, or delete it and run alexprep shard again:\n  " + "\n  ".join(damaged))
+            raise error
+        if self.config.on_bad == "raise":
+            raise DataError("damaged records; alexprep repair makes their shards again:\n  " + "\n  ".join(damaged.values())) from error
+        for number, reason in damaged.items():
+            others = ((number + i) % len(self.records) for i in range(1, min(SEARCH, len(self.records))))
+            good = next((other for other in others if not self._damage(other)), None)
+            if good is None:
+                raise DataError(f"damaged records, {SEARCH} in a row; alexprep repair makes their shards again:\n  {reason}") from error
+            self.substitutes[number] = good
+            warnings.warn(f"record {good} is given instead of a damaged one: {reason}", DamagedRecord, stacklevel=4)
+
+    def _damage(self, record: int) -> str:
+        """Return what is wrong with a record, with its name; nothing if it is good."""
+        try:
+            self.records.pixels(record)
+        except DataError as error:
+            return str(error)
+        return ""

@@ -1,6 +1,6 @@
 """Which records, in which step: (seed, epoch, step, rank, world size) -> record numbers, and nothing else.
 
-Step t of an epoch takes places t*B .. t*B+B-1 of the epoch's permutation; rank r of w takes the r-th of w equal parts of
+Step t of an epoch takes places t*B .. t*B+B-1 of the epoch's order; rank r of w takes the r-th of w equal parts of
 them. So the ranks' batches, laid side by side, are the global batch, whatever the number of ranks.
 """
 
@@ -10,10 +10,13 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Int64, UInt64
 
+from .config import LoaderConfig, Shuffle
 from .errors import DataError
 from .hashing import key, step
 
-_PURPOSE = 1
+_PURPOSE, _OF_BLOCKS, _IN_POOLS = 1, 3, 4  # augment.py has 2
+BLOCK = 512  # neighbouring records, about 20 MB of JPEG records: read in one run, any disk or object store is at its full rate
+POOL = 16  # blocks that are shuffled together
 
 
 @lru_cache(maxsize=2)
@@ -24,6 +27,24 @@ def permutation(seed: int, epoch: int, n: int) -> Int64[np.ndarray, "n"]:
     any machine gives this same answer (numpy promises that of no `permutation` of its own).
     """
     order = argsort(step(key(_PURPOSE, seed, epoch), np.arange(n, dtype=np.uint64)))
+    order.flags.writeable = False
+    return order
+
+
+@lru_cache(maxsize=2)
+def block_permutation(seed: int, epoch: int, n: int) -> Int64[np.ndarray, "n"]:
+    """Return a permutation of 0..n-1 that stays within POOL blocks at a time, fixed for ever by its arguments (read-only).
+
+    Blocks of neighbouring records are shuffled; then, POOL blocks after POOL blocks, all their records are.
+    """
+    blocks = argsort(step(key(_OF_BLOCKS, seed, epoch), np.arange(-(-n // BLOCK), dtype=np.uint64)))
+    state, order = key(_IN_POOLS, seed, epoch), np.empty(n, np.int64)
+    filled = 0
+    for first in range(0, len(blocks), POOL):
+        pool = (BLOCK * blocks[first : first + POOL, None] + np.arange(BLOCK)).ravel()
+        pool = pool[pool < n]
+        order[filled : filled + len(pool)] = pool[argsort(step(state, pool.astype(np.uint64)))]
+        filled += len(pool)
     order.flags.writeable = False
     return order
 
@@ -59,13 +80,20 @@ class Plan:
     seed: int = 0
     rank: int = 0
     world_size: int = 1
-    shuffle: bool = True
+    shuffle: Shuffle = "full"
     drop_last: bool = True
 
     def __post_init__(self) -> None:
         """Refuse a data set in which this plan has no step."""
         if self.drop_last and self.records < self.batch_size:
             raise DataError(f"{self.records} records are fewer than one batch of {self.batch_size}; use a smaller batch size")
+
+    @classmethod
+    def of(cls, records: int, config: LoaderConfig) -> "Plan":
+        """Return the plan of a loader: random views are shuffled, and drop a partial last batch; others take every record in stored order."""
+        random = config.view == "random"
+        shuffle = config.shuffle if random else "none"
+        return cls(records, config.batch_size, config.seed, config.rank, config.world_size, shuffle, drop_last=random)
 
     @property
     def steps(self) -> int:
@@ -84,6 +112,7 @@ class Plan:
         epoch, place = divmod(step, self.steps)
         start = place * self.batch_size
         low, high = self._part(min(self.batch_size, self.records - start))
-        if self.shuffle:
-            return epoch, permutation(self.seed, epoch, self.records)[start + low : start + high]
-        return epoch, np.arange(start + low, start + high)
+        if self.shuffle == "none":
+            return epoch, np.arange(start + low, start + high)
+        order = permutation if self.shuffle == "full" else block_permutation
+        return epoch, order(self.seed, epoch, self.records)[start + low : start + high]

@@ -1,44 +1,109 @@
 """A picture of the augmentation: originals with the crops that training takes from them, and what it sees."""
 
+import base64
+import html
+import io
+from dataclasses import dataclass
+
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
-from . import reference
-from .augment import colour_shift, draws
 from .config import LoaderConfig
-from .errors import DataError
-from .images import decode_record
 from .order import permutation
+from .receipts import Receipt, receipt_of, sample
 from .records import Records
 from .stats import Stats
 
 _GAP = 6  # white pixels between pictures
+_SWATCH = 16  # pixels a side: mid-grey, shifted as the view's colour is
+_RED = (255, 40, 40)
 
 
-def sheet(records: Records, config: LoaderConfig, stats: Stats, rows: int, epochs: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Return `rows` records of the first epoch's order: the record, then its view in each of the first `epochs` epochs.
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One record, and its view in each of some epochs."""
 
-    The views are shown before the mean is subtracted, clipped to 0..255; in the record, the last view's crop is framed.
-    """
-    size, crop = records.manifest.config.size, config.crop
-    if crop > size:
-        raise DataError(f"crop {crop} does not fit into the records of {records.manifest.directory}, {size} pixels a side")
+    original: UInt8[np.ndarray, "s s 3"]
+    receipts: tuple[Receipt, ...]
+    views: tuple[UInt8[np.ndarray, "c c 3"], ...]
+
+    @property
+    def framed(self) -> UInt8[np.ndarray, "s s 3"]:
+        """The original with the crops drawn on it: the last in red, the others in white."""
+        image = self.original.copy()
+        for made, view in zip(self.receipts, self.views, strict=True):
+            _frame(image, made.top, made.left, len(view), _RED if made is self.receipts[-1] else (255, 255, 255))
+        return image
+
+
+def rows(records: Records, config: LoaderConfig, stats: Stats, count: int, epochs: range) -> list[Row]:
+    """Return `count` records in the order of the first of `epochs`, and what training makes of them in each."""
+    made = []
+    for number in permutation(config.seed, epochs[0], len(records))[:count].tolist():
+        receipts = tuple(receipt_of(records, config, stats, epoch, number) for epoch in epochs)
+        made.append(Row(records.pixels(number), receipts, tuple(sample(records, config, stats, one) for one in receipts)))
+    return made
+
+
+def sheet(made: list[Row]) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the rows as one picture; a swatch in each view's corner is mid-grey with the view's colour shift."""
     lines = []
-    for number in permutation(config.seed, 0, len(records))[:rows]:
-        image = records.image(int(number))
-        image = decode_record(image) if image.ndim == 1 else image
-        line = [image.copy()]
-        for epoch in range(epochs):
-            drawn = draws(config.seed, epoch, np.array([number]), size - crop)
-            shift = colour_shift(drawn.alpha, config.colour, stats.colours.eigenvalues, stats.colours.eigenvectors)[0]
-            top, left = int(drawn.top[0]), int(drawn.left[0])
-            plain = LoaderConfig(crop=crop, mean="none")
-            view = reference.view(image, (top, left), bool(drawn.flip[0]), shift, plain, stats)
-            line.append(np.pad(view.clip(0, 255).round().astype(np.uint8).transpose(1, 2, 0), _centred(size - crop), constant_values=255))
-            if epoch == epochs - 1:
-                _frame(line[0], top, left, crop)
-        lines.append(np.concatenate([np.pad(picture, ((0, _GAP), (0, _GAP), (0, 0)), constant_values=255) for picture in line], 1))
+    for row in made:
+        room = len(row.original) - len(row.views[0])
+        pictures = [row.framed]
+        for one, view in zip(row.receipts, row.views, strict=True):
+            marked = view.copy()
+            marked[-_SWATCH:, -_SWATCH:] = swatch(one)
+            pictures.append(np.pad(marked, _centred(room), constant_values=255))
+        lines.append(np.concatenate([np.pad(picture, ((0, _GAP), (0, _GAP), (0, 0)), constant_values=255) for picture in pictures], 1))
     return np.concatenate(lines)
+
+
+def swatch(made: Receipt) -> tuple[int, int, int]:
+    """Return mid-grey with the view's colour shift."""
+    red, green, blue = (int(min(255, max(0, round(128 + level)))) for level in made.shift)
+    return red, green, blue
+
+
+def page(made: list[Row], title: str) -> str:
+    """Return the rows as one HTML page that needs nothing else: every view with its receipt."""
+    lines = []
+    for row in made:
+        first = row.receipts[0]
+        where = f"{html.escape(first.key)}<br>{html.escape(first.name)} (label {first.label})<br>record {first.record}, {first.shard} row {first.row}"
+        cells = [f"<figure><img alt='the record with its crops' src='{_data(row.framed)}'><figcaption>{where}</figcaption></figure>"]
+        for one, view in zip(row.receipts, row.views, strict=True):
+            colour, shift = "#{:02x}{:02x}{:02x}".format(*swatch(one)), ", ".join(f"{level:+.1f}" for level in one.shift)
+            alphas = ", ".join(f"{alpha:+.2f}" for alpha in one.alphas)
+            text = f"epoch {one.epoch}: top {one.top}, left {one.left}{', mirrored' if one.flip else ''}<br>alphas {alphas}<br>"
+            text += f"<span class=swatch style='background:{colour}'></span> R, G, B {shift}"
+            cells.append(f"<figure><img alt='view in epoch {one.epoch}' src='{_data(view)}'><figcaption>{text}</figcaption></figure>")
+        lines.append(f"<section>{''.join(cells)}</section>")
+    return _PAGE.format(title=html.escape(title), body="\n".join(lines))
+
+
+_PAGE = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>{title}</title>
+<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
+<style>
+body {{ font: 14px/1.4 system-ui, sans-serif; margin: 1.5rem }}
+section {{ display: flex; gap: 1rem; overflow-x: auto; padding: .5rem 0; border-bottom: 1px solid #8884 }}
+figure {{ margin: 0; flex: none }} figcaption {{ max-width: 256px; overflow-wrap: anywhere; font-size: 12px }}
+.swatch {{ display: inline-block; width: 1em; height: 1em; vertical-align: -.15em; border: 1px solid #888 }}
+</style>
+<h1>{title}</h1>
+<p>Left: the record, with the crops of the views beside it (the last one's in red). Views are shown before the mean is subtracted.
+The swatch is mid-grey with the view's colour shift.</p>
+{body}
+</html>
+"""
+
+
+def _data(image: UInt8[np.ndarray, "h w 3"]) -> str:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def _centred(room: int) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
@@ -46,8 +111,7 @@ def _centred(room: int) -> tuple[tuple[int, int], tuple[int, int], tuple[int, in
     return half, half, (0, 0)
 
 
-def _frame(image: UInt8[np.ndarray, "s s 3"], top: int, left: int, crop: int) -> None:
-    """Draw the crop's outline, two pixels wide, in red."""
-    red = (255, 40, 40)
-    image[top : top + 2, left : left + crop] = image[top + crop - 2 : top + crop, left : left + crop] = red
-    image[top : top + crop, left : left + 2] = image[top : top + crop, left + crop - 2 : left + crop] = red
+def _frame(image: UInt8[np.ndarray, "s s 3"], top: int, left: int, crop: int, colour: tuple[int, int, int]) -> None:
+    """Draw the crop's outline, two pixels wide."""
+    image[top : top + 2, left : left + crop] = image[top + crop - 2 : top + crop, left : left + crop] = colour
+    image[top : top + crop, left : left + 2] = image[top : top + crop, left + crop - 2 : left + crop] = colour

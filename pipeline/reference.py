@@ -14,8 +14,7 @@ from .stats import Stats
 def batch(records: Records, config: LoaderConfig, stats: Stats, step: int) -> Float32[np.ndarray, "..."]:
     """Return the images of `step` as `Loader` gives them: (b, 3, crop, crop), or (b, 10, 3, crop, crop) for ten views."""
     random, room = config.view == "random", records.manifest.config.size - config.crop
-    plan = Plan(len(records), config.batch_size, config.seed, config.rank, config.world_size, random and config.shuffle, random)
-    epoch, numbers = plan(step)
+    epoch, numbers = Plan.of(len(records), config)(step)
     drawn = draws(config.seed, epoch, numbers, room)
     shifts = np.zeros((len(numbers), 3), np.float32)
     if random and config.colour:

@@ -8,7 +8,8 @@ from typing import IO, Any, NamedTuple
 
 from .config import ShardConfig
 from .errors import UndecodableImage
-from .images import encode, square
+from .images import square
+from .kernels import encode_jpeg
 from .manifest import Shard, Sidecar
 from .moments import MomentsCounter
 from .records import Row, ShardWriter, schema
@@ -136,5 +137,5 @@ def make_record(reader: Reader, key: bytes, label: int, place: Place, config: Sh
     made = square(reader.read(place), config.size)
     if config.encoding == "raw":
         return Row(made.pixels, label, text, made.width, made.height), made.pixels
-    encoded = encode(made.pixels, config.quality)
+    encoded = encode_jpeg(made.pixels, config.quality, config.subsampling)
     return Row(encoded.data, label, text, made.width, made.height), encoded.pixels

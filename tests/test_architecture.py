@@ -24,8 +24,9 @@ LAYERS = (
     ("stats", "compare"),
     ("verify", "tasks", "views", "export"),
     ("workers", "commit"),
-    ("sharding", "cpu", "graph", "reference"),
-    ("mending", "loader", "preview"),
+    ("sharding", "cpu", "graph", "reference", "selfcheck"),
+    ("mending", "loader", "receipts"),
+    ("preview",),
 )
 
 

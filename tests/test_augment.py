@@ -3,11 +3,15 @@
 from statistics import NormalDist
 
 import numpy as np
+import pytest
+from alexprep.pipeline import augment, selfcheck
 from alexprep.pipeline.augment import _log, colour_shift, draws, normal
+from alexprep.pipeline.order import permutation
+from alexprep.pipeline.selfcheck import RECORDS, check_draws, check_order
 from hypothesis import given
 from hypothesis import strategies as st
 
-MANY = np.arange(200_000)
+MANY = np.arange(RECORDS)
 
 
 def test_the_draws_are_fixed_for_ever():
@@ -39,35 +43,70 @@ def test_a_record_s_draws_do_not_depend_on_its_batch(seed, epoch, records):
         assert np.array_equal(lane, np.concatenate(values))
 
 
-def test_another_seed_epoch_or_record_draws_anew():
-    a, b, c = (draws(seed, epoch, MANY, 32).alpha[:, 0] for seed, epoch in ((1, 0), (2, 0), (1, 1)))
+@pytest.mark.parametrize("seed", [0, 7, 2**64 - 1])
+@pytest.mark.parametrize("epoch", [0, 89])
+def test_order_and_draws_look_random(seed, epoch):
+    """33 x 33 offsets, flips, alphas; lanes, epochs, seeds and neighbours independent: 200,000 records."""
+    wrong = [found for found in (*check_draws(seed, epoch, RECORDS, 32), *check_order(seed, epoch, RECORDS)) if not found.good]
 
-    assert abs(np.corrcoef([a, b, c]) - np.eye(3)).max() < 0.015  # 6.7 standard errors of 200,000 pairs
-    assert abs(np.corrcoef(a[:-1], a[1:])[0, 1]) < 0.015
-
-
-def test_all_33_by_33_offsets_are_equally_likely():
-    """Chi-square with 1,088 degrees of freedom; p = 1e-6 at about 1,320."""
-    drawn = draws(7, 0, MANY, 32)
-    counts = np.bincount(drawn.top * 33 + drawn.left, minlength=33 * 33)
-
-    assert len(counts) == 33 * 33
-    assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 1320
+    assert not wrong
 
 
-def test_half_of_the_images_are_flipped_and_that_says_nothing_of_their_crop():
-    drawn = draws(7, 0, MANY, 32)
-
-    assert abs(drawn.flip.mean() - 0.5) < 0.006
-    assert abs(np.corrcoef([drawn.top, drawn.left, drawn.flip, *drawn.alpha.T]) - np.eye(6)).max() < 0.015
+def uneven_offsets(drawn, _epoch):
+    return drawn._replace(left=np.where(drawn.left == 32, 31, drawn.left))
 
 
-def test_alphas_are_standard_normal():
-    """Kolmogorov-Smirnov distance against the normal distribution: 600,000 values, p = 1e-6 at 0.0035."""
-    values = np.sort(draws(7, 0, MANY, 32).alpha.ravel())
-    cdf = np.array([NormalDist().cdf(x) for x in values[::50]])
+def slightly_more_flips(drawn, _epoch):
+    return drawn._replace(flip=drawn.flip | (np.arange(len(drawn.flip)) % 70 == 0))
 
-    assert abs(cdf - np.arange(len(values))[::50] / len(values)).max() < 0.0035
+
+def wider_alphas(drawn, _epoch):
+    return drawn._replace(alpha=drawn.alpha * 1.02)
+
+
+def alphas_of_one_lane(drawn, _epoch):
+    return drawn._replace(alpha=drawn.alpha[:, [0, 1, 1]])
+
+
+def crops_that_hint_at_flips(drawn, _epoch):
+    return drawn._replace(left=np.where(drawn.flip & (drawn.left < 2), 32 - drawn.left, drawn.left))
+
+
+def the_first_epoch_again(drawn, epoch):
+    return drawn if epoch == 0 else augment.draws(3, 0, MANY, 32)
+
+
+def neighbours_alike(drawn, _epoch):
+    return drawn._replace(alpha=np.repeat(drawn.alpha[::50], 50, axis=0)[: len(drawn.alpha)])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [uneven_offsets, slightly_more_flips, wider_alphas, alphas_of_one_lane, crops_that_hint_at_flips, the_first_epoch_again, neighbours_alike],
+)
+def test_the_tests_of_the_draws_find_what_is_wrong(monkeypatch, spoil):
+    monkeypatch.setattr(selfcheck, "draws", lambda seed, epoch, numbers, room: spoil(draws(seed, epoch, numbers, room), epoch))
+
+    assert [found for found in check_draws(3, 0, RECORDS, 32) if not found.good]
+
+
+def stored_order(n):
+    return np.arange(n)
+
+
+def one_order_for_ever(n):
+    return permutation(0, 0, n)
+
+
+def runs_of_forty_neighbours(n):
+    return (40 * permutation(0, 0, n // 40)[:, None] + np.arange(40)).ravel()
+
+
+@pytest.mark.parametrize("spoil", [stored_order, one_order_for_ever, runs_of_forty_neighbours])
+def test_the_tests_of_the_order_find_what_is_wrong(monkeypatch, spoil):
+    monkeypatch.setattr(selfcheck, "permutation", lambda _seed, _epoch, n: spoil(n))
+
+    assert [found for found in check_order(3, 0, RECORDS) if not found.good]
 
 
 def test_the_normal_quantile_agrees_with_pythons_to_the_far_tail():

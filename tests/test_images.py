@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 from alexprep.pipeline.errors import UndecodableImage
-from alexprep.pipeline.images import MAX_PIXELS, central_square, decode, decode_record, encode
+from alexprep.pipeline.images import MAX_PIXELS, central_square, decode, decode_record
+from alexprep.pipeline.kernels import encode_jpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -141,7 +142,7 @@ def test_the_square_is_cut_from_the_middle_of_the_scaled_image(height, width, si
 
 def test_a_record_is_a_full_colour_jpeg_close_to_its_pixels():
     square = central_square(picture(5, 300, 300), 256)
-    data = encode(square, 95).data
+    data = encode_jpeg(square, 95).data
 
     assert Image.open(io.BytesIO(data)).layer[0][1:3] == (1, 1)  # 4:4:4: the luma is not sampled more finely
     assert np.array_equal(decode_record(data), pillow(data))
@@ -150,7 +151,7 @@ def test_a_record_is_a_full_colour_jpeg_close_to_its_pixels():
 
 def test_a_damaged_record_is_refused():
     with pytest.raises(UndecodableImage, match="damaged"):
-        decode_record(encode(picture(1, 64, 64), 95).data[:-20])
+        decode_record(encode_jpeg(picture(1, 64, 64), 95).data[:-20])
 
 
 def test_both_decoders_agree_on_real_photographs(real_images):

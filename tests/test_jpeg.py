@@ -127,10 +127,14 @@ def test_square_takes_any_image(compiled):
 
 
 @any_time
-@given(image=images().map(lambda image: image[: min(image.shape[:2]), : min(image.shape[:2])]), quality=st.integers(1, 100))
-def test_encoding_gives_libjpegs_bytes_and_the_pixels_that_readers_see(compiled, image, quality):
+@given(
+    image=images(8).map(lambda image: image[: min(image.shape[:2]), : min(image.shape[:2])]),
+    quality=st.integers(1, 100),
+    subsampling=st.sampled_from(["444", "420"]),
+)
+def test_encoding_gives_libjpegs_bytes_and_the_pixels_that_readers_see(compiled, image, quality, subsampling):
     assert kernels._kernels is compiled
-    encoded, expected = encode_jpeg(image, quality), plain_encode_jpeg(image, quality)
+    encoded, expected = encode_jpeg(image, quality, subsampling), plain_encode_jpeg(image, quality, subsampling)
 
     assert encoded.data == expected.data
     assert np.array_equal(encoded.pixels, expected.pixels)
@@ -146,7 +150,8 @@ def test_real_photographs_come_out_of_the_codec_as_out_of_the_libraries(compiled
         if made is not None:
             taken += 1
             assert np.array_equal(made.pixels, expected), file
-        assert encode_jpeg(expected, 95).data == plain_encode_jpeg(expected, 95).data, file
+        for subsampling in ("444", "420"):
+            assert encode_jpeg(expected, 95, subsampling).data == plain_encode_jpeg(expected, 95, subsampling).data, file
     assert not SQUARES or taken > 0.8 * len(files)
 
 
@@ -242,18 +247,19 @@ def test_a_damaged_jpeg_is_declined_or_decoded_as_libjpeg_decodes_it(compiled, d
         (noise(8, 8, 3).astype(np.int8), noise(8, 8, 3), None),
         (noise(8, 8, 3), noise(8, 8, 3), b""),
         (noise(8, 8, 3), noise(8, 8, 3), saved(noise(16, 16, 3), subsampling=0)),
+        (noise(8, 8, 3), noise(8, 8, 3), saved(noise(8, 8, 3), subsampling=1)),
         (noise(16, 16, 3), noise(16, 16, 3), None),
     ],
 )
 def test_encoding_refuses_what_does_not_fit(compiled, image, pixels, quality_header):
-    header = kernels._header(8, 95) if quality_header is None else quality_header
+    header = kernels._header(8, 95, "444") if quality_header is None else quality_header
 
     with pytest.raises(ValueError, match="must|squares of one size|not the header"):
         compiled.encode_jpeg(image, pixels, header)
 
 
 def test_encoding_refuses_quantisers_of_zero(compiled):
-    header = bytearray(kernels._header(8, 95))
+    header = bytearray(kernels._header(8, 95, "444"))
     header[header.index(b"\xff\xdb") + 5] = 0
 
     with pytest.raises(ValueError, match="not the header"):

@@ -1,14 +1,17 @@
 """Batches: the bits of the reference, whatever the machine's layout; clear words when something is damaged."""
 
+import os
 import shutil
 import subprocess
 import sys
+from itertools import chain
 
 import numpy as np
 import pytest
 import torch
-from alexprep.pipeline import DataError, Loader, LoaderConfig, Records, compute_stats, read_manifest, reference
+from alexprep.pipeline import DataError, Loader, LoaderConfig, Records, compute_stats, order, read_manifest, reference
 from alexprep.pipeline.graph import DaliEngine, build, check_graph
+from alexprep.pipeline.loader import DamagedRecord
 from alexprep.pipeline.views import windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -188,22 +191,131 @@ def test_colour_off_means_no_shift_and_no_division(shards):
     assert batch.images.max() > 200
 
 
+def damage(folder, record, offset):
+    """Overwrite a training record from its `offset`-th byte on."""
+    image = Records(read_manifest(folder), "train").image(record).tobytes()
+    path = next(path for path in sorted(folder.glob("train-*.arrow")) if image in path.read_bytes())
+    content = path.read_bytes()
+    path.write_bytes(content.replace(image, image[:offset] + bytes(len(image) - offset)))
+
+
 def test_a_damaged_record_is_named_with_shard_row_and_key(shards, tmp_path):
     """Twice: a body cut short, and a header destroyed, which crashes DALI 2.4.0 unless the graph is guarded."""
     for offset in (40, 0):
         copy = shutil.copytree(shards / "jpeg", tmp_path / str(offset))
-        records = Records(read_manifest(copy), "train")
-        image = records.image(77)
-        path = copy / "train-00001-of-00002.arrow"
-        content = bytearray(path.read_bytes())
-        start = content.index(image.tobytes())
-        content[start + offset : start + len(image)] = bytes(len(image) - offset)
-        path.write_bytes(content)
+        damage(copy, 77, offset)
         code = f"from alexprep.pipeline import Loader\nfor b in Loader({str(copy)!r}, crop=48, batch_size=64): pass"
         run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
         assert run.returncode == 1, run.stderr
-        assert f"record 77 (train-00001-of-00002.arrow row 12, from {records.key(77)})" in run.stderr
+        assert f"record 77 (train-00001-of-00002.arrow row 12, from {Records(read_manifest(copy), 'train').key(77)})" in run.stderr
+        assert "alexprep repair" in run.stderr
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_damaged_record_can_be_skipped_for_the_next_good_one(shards, tmp_path, world_size):
+    """Named in a warning, the same at any world size and after resuming; all others keep their bits."""
+    copy = shutil.copytree(shards / "jpeg", tmp_path / "shards")
+    for record in (77, 78, 129):
+        damage(copy, record, 200)
+    options = {"crop": CROP, "batch_size": 10, "seed": 2, "world_size": world_size}
+    expected, found, substitutes = [], [], {}
+    for rank in range(world_size):
+        with pytest.warns(DamagedRecord, match="is given instead of a damaged one: record (77|78|129) "):
+            loader = Loader(copy, rank=rank, on_bad="skip", **options)
+            found.append(stream(loader, 26))
+        substitutes |= loader.substitutes
+        expected.append(stream(Loader(shards / "jpeg", rank=rank, **options), 26))
+        with pytest.warns(DamagedRecord):
+            resumed = Loader(copy, rank=rank, on_bad="skip", **options)
+            resumed.load_state_dict({"step": 13})
+            assert all(same(a, b) for a, b in zip(found[-1][13:], stream(resumed, 13), strict=True))
+
+    assert substitutes == {77: 79, 78: 79, 129: 0}
+    changed = 0
+    for whole, mended in zip(chain(*expected), chain(*found), strict=True):
+        wanted = [substitutes.get(record, record) for record in whole.records.tolist()]
+        assert mended.records.tolist() == wanted
+        for i, record in enumerate(whole.records.tolist()):
+            changed += record in substitutes
+            assert record in substitutes or torch.equal(whole.images[i], mended.images[i])
+    assert changed
+
+
+def test_a_substitute_is_drawn_as_itself(shards, tmp_path):
+    """With its own label and its own draws: the sample that it is elsewhere in this epoch."""
+    copy = shutil.copytree(shards / "jpeg", tmp_path / "shards")
+    damage(copy, 77, 200)
+    with pytest.warns(DamagedRecord):
+        batches = stream(Loader(copy, crop=CROP, batch_size=130, on_bad="skip"), 1)
+    records = batches[0].records
+    first, second = torch.nonzero(records == 78).ravel().tolist()
+
+    assert torch.equal(batches[0].images[first], batches[0].images[second])
+    assert batches[0].labels[first] == batches[0].labels[second]
+
+
+@pytest.mark.filterwarnings("ignore::alexprep.pipeline.loader.DamagedRecord")
+def test_too_many_damaged_records_in_a_row_are_no_accident(shards, tmp_path, monkeypatch):
+    copy = shutil.copytree(shards / "jpeg", tmp_path / "shards")
+    for record in range(40, 45):
+        damage(copy, record, 200)
+    monkeypatch.setattr("alexprep.pipeline.loader.SEARCH", 4)
+
+    with pytest.raises(DataError, match="damaged records, 4 in a row; alexprep repair"):
+        stream(Loader(copy, crop=CROP, batch_size=130, on_bad="skip"), 1)
+
+
+def test_block_shuffle_has_each_block_read_ahead_once_in_one_run(shards, monkeypatch):
+    """Blocks of 16 records, pools of 2: what is due within a pool's records is asked for, in order, before it is used."""
+    monkeypatch.setattr("alexprep.pipeline.order.BLOCK", 16)
+    monkeypatch.setattr("alexprep.pipeline.order.POOL", 2)
+    monkeypatch.setattr("alexprep.pipeline.loader.BLOCK", 16)
+    monkeypatch.setattr("alexprep.pipeline.loader.POOL", 2)
+    order.block_permutation.cache_clear()
+    asked = []
+    monkeypatch.setattr(Records, "read_ahead", lambda _self, first, count: asked.append((first // 16, first % 16, count)))
+    used = [batch.records // 16 for batch in Loader(shards / "raw", crop=CROP, batch_size=8, shuffle="block", prefetch=1)]
+    order.block_permutation.cache_clear()
+    due = [set(blocks.tolist()) for blocks in used[4:]]  # a pool is four batches
+
+    assert {(first, count) for _, first, count in asked} == {(0, 16)}
+    blocks = [block for block, _, _ in asked][: len(set.union(*due))]
+    assert len(set(blocks)) == len(blocks)
+    assert set(blocks) == set.union(*due)
+    assert blocks[0] in due[0]
+    assert len(asked) > len(blocks)  # the next epoch's first
+
+
+def test_records_are_read_ahead_in_one_run_a_shard(shards, monkeypatch):
+    asked = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _file, start, length, advice: asked.append((start, length, advice)))
+    records = Records(read_manifest(shards / "raw"), "train")
+    first, second = records.shards
+    records.read_ahead(first.rows - 10, 30)
+    records.read_ahead(len(records) - 1, 30)
+
+    assert asked == [
+        (first.bytes * (first.rows - 10) // first.rows, first.bytes - first.bytes * (first.rows - 10) // first.rows, os.POSIX_FADV_WILLNEED),
+        (0, second.bytes * 20 // second.rows, os.POSIX_FADV_WILLNEED),
+        (second.bytes * (second.rows - 1) // second.rows, second.bytes - second.bytes * (second.rows - 1) // second.rows, os.POSIX_FADV_WILLNEED),
+    ]
+
+
+@pytest.mark.parametrize("shuffle", ["full", "block"])
+def test_a_run_stopped_with_four_ranks_goes_on_with_two(shards, shuffle):
+    """The same global batches as without a stop, at one rank."""
+    options = {"crop": CROP, "batch_size": 12, "seed": 4, "shuffle": shuffle}
+    undisturbed = stream(Loader(shards / "raw", **options), 15)
+    four = [Loader(shards / "raw", rank=rank, world_size=4, **options) for rank in range(4)]
+    before = list(zip(*(stream(loader, 7) for loader in four), strict=True))
+    two = [Loader(shards / "raw", rank=rank, world_size=2, **options) for rank in range(2)]
+    for loader in two:
+        loader.load_state_dict(four[0].state_dict())
+    after = list(zip(*(stream(loader, 8) for loader in two), strict=True))
+
+    for expected, parts in zip(undisturbed, before + after, strict=True):
+        assert same(expected, [torch.cat(column) for column in zip(*parts, strict=True)])
 
 
 @pytest.mark.parametrize(
@@ -216,6 +328,8 @@ def test_a_damaged_record_is_named_with_shard_row_and_key(shards, tmp_path):
         ({"rank": 2, "world_size": 2}, r"rank must be 0..1 \(world_size is 2\), got 2"),
         ({"mean": "median"}, "mean must be one of pixel, center, channel, none"),
         ({"seed": -1}, "seed must be"),
+        ({"shuffle": True}, "shuffle must be one of full, block, none; got True"),
+        ({"split": "val", "on_bad": "skip"}, "on_bad=skip would count a record twice in an evaluation"),
         ({"dtype": "float64"}, "dtype must be one of float32, bfloat16, float16"),
         ({"colour": float("nan")}, "colour must be"),
     ],

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from alexprep.pipeline.errors import DataError
-from alexprep.pipeline.order import Plan, argsort, permutation
+from alexprep.pipeline.order import BLOCK, POOL, Plan, argsort, block_permutation, permutation
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,9 +19,13 @@ def test_the_stream_is_fixed_for_ever():
     """Runs are resumed by it: if this fails, every checkpoint and every published seed has lost its meaning."""
     assert permutation(0, 0, 12).tolist() == GOLDEN_0_0
     assert permutation(2**64 - 1, 7, 12).tolist() == GOLDEN_MAX_7
+    assert block_permutation(0, 0, 12).tolist() == GOLDEN_BLOCK
+    assert block_permutation(0, 3, 20_000)[[0, 1, 8191, 8192, 19_999]].tolist() == GOLDEN_BLOCKS
 
 
 GOLDEN_0_0 = [9, 3, 4, 2, 11, 6, 0, 1, 10, 7, 8, 5]
+GOLDEN_BLOCK = [10, 9, 6, 3, 4, 5, 1, 7, 2, 8, 0, 11]
+GOLDEN_BLOCKS = [15696, 16967, 16347, 3385, 14694]
 GOLDEN_MAX_7 = [1, 11, 8, 5, 4, 2, 9, 10, 6, 3, 0, 7]
 
 
@@ -32,17 +36,56 @@ def test_sorting_is_numpys_also_of_values_that_differ_in_few_bits(values):
     assert argsort(numbers.copy()).tolist() == np.argsort(numbers).tolist()
 
 
-@given(seeds, st.integers(0, 1000), st.integers(0, 300))
-def test_an_epoch_takes_every_record_once(seed, epoch, n):
-    assert sorted(permutation(seed, epoch, n).tolist()) == list(range(n))
+both = pytest.mark.parametrize("order", [permutation, block_permutation])
 
 
-@given(seeds)
-def test_another_seed_or_epoch_gives_another_order(seed):
-    order = permutation(seed, 0, 100).tolist()
+@both
+@given(seed=seeds, epoch=st.integers(0, 1000), n=st.one_of(st.integers(0, 300), st.integers(BLOCK * POOL - 3, 3 * BLOCK * POOL)))
+def test_an_epoch_takes_every_record_once(order, seed, epoch, n):
+    assert np.array_equal(np.sort(order(seed, epoch, n)), np.arange(n))
 
-    assert order != permutation(seed, 1, 100).tolist()
-    assert order != permutation((seed + 1) % 2**64, 0, 100).tolist()
+
+@both
+@given(seed=seeds)
+def test_another_seed_or_epoch_gives_another_order(order, seed):
+    first = order(seed, 0, 100).tolist()
+
+    assert first != order(seed, 1, 100).tolist()
+    assert first != order((seed + 1) % 2**64, 0, 100).tolist()
+
+
+def test_block_shuffle_reads_every_block_in_one_pool():
+    """What a slow disk sees: POOL runs of BLOCK records at a time, and none of them twice."""
+    blocks = block_permutation(1, 0, 10 * POOL * BLOCK) // BLOCK
+    pools = [set(pool.tolist()) for pool in blocks.reshape(-1, POOL * BLOCK)]
+
+    assert [len(pool) for pool in pools] == [POOL] * 10
+    assert sorted(block for pool in pools for block in pool) == list(range(10 * POOL))
+
+
+def test_block_shuffle_mixes_well():
+    """A batch of 128 comes from nearly all POOL blocks evenly, from places all over the data set, and meets others in the next epoch."""
+    n = 40 * POOL * BLOCK
+    now, later = (block_permutation(4, epoch, n).reshape(-1, 128) for epoch in (0, 1))
+    shares = np.stack([np.sort(np.bincount(np.unique(batch // BLOCK, return_inverse=True)[1], minlength=POOL)) for batch in now])
+    chi_square = ((shares - 128 / POOL) ** 2 / (128 / POOL)).sum(1)
+    batch_of = np.empty(n, np.int64)
+    batch_of[later.ravel()] = np.repeat(np.arange(len(later)), 128)
+    again = np.array([len(batch) - len(np.unique(batch_of[batch])) for batch in now])
+
+    assert abs(chi_square.mean() - (POOL - 1)) < 1  # fair: less than their standard deviation, 5.5, by far
+    assert np.abs(np.array([batch.mean() for batch in now]) / n - 0.5).mean() < 0.1  # POOL places at random: 0.06
+    assert again.mean() < 10  # of 128 share a later batch with one before them; full shuffling: 0.025, same order: 127
+
+
+@both
+def test_two_epochs_put_neighbours_apart(order):
+    """How far apart the next record of one epoch is in the other: a third of the epoch on average, as at random."""
+    n = 20 * POOL * BLOCK
+    place = np.argsort(order(2, 1, n))
+    distance = np.abs(np.diff(place[order(2, 0, n)])).mean()
+
+    assert abs(distance / n - 1 / 3) < 0.05
 
 
 def test_every_place_is_equally_likely():
@@ -52,16 +95,16 @@ def test_every_place_is_equally_likely():
     assert ((counts - 500) ** 2 / 500).sum() < 40.5
 
 
-@given(seeds, st.integers(0, 40), worlds)
-def test_the_global_batch_does_not_depend_on_the_world_size(seed, step, world):
-    assert global_batch(100, 12, seed, 1, step).tolist() == global_batch(100, 12, seed, world, step).tolist()
+@given(seeds, st.integers(0, 40), worlds, st.sampled_from(["full", "block", "none"]))
+def test_the_global_batch_does_not_depend_on_the_world_size(seed, step, world, shuffle):
+    assert global_batch(100, 12, seed, 1, step, shuffle=shuffle).tolist() == global_batch(100, 12, seed, world, step, shuffle=shuffle).tolist()
 
 
 @given(st.integers(1, 60), st.integers(12, 20), worlds)
 def test_evaluation_takes_every_record_exactly_once_at_any_world_size(records, batch_size, world):
     seen = []
     for rank in range(world):
-        plan = Plan(records, batch_size, 0, rank, world, shuffle=False, drop_last=False)
+        plan = Plan(records, batch_size, 0, rank, world, shuffle="none", drop_last=False)
         parts = [plan(step)[1] for step in range(plan.steps)]
         assert all(len(part) for part in parts)
         seen += [record for part in parts for record in part.tolist()]

@@ -270,8 +270,8 @@ static Py_ssize_t clamp(Py_ssize_t value, Py_ssize_t low, Py_ssize_t high)
     return value < low ? low : value > high ? high : value;
 }
 
-/* Decode the samples of `box`, after read_header. 0: done, and rgb_row gives its pixels. -1: declined, or no memory. */
-static int decode(Decoder *decoder, const uint8_t *data, Py_ssize_t n, Box box)
+/* Set everything but the samples, which `box` and `compressed` bytes need, after read_header; -1: declined, or no memory. */
+static int lay_out(Decoder *decoder, Box box, Py_ssize_t compressed)
 {
     const Jpeg *jpeg = &decoder->jpeg;
     const int wide = 8 * jpeg->h, high = 8 * jpeg->v;
@@ -292,7 +292,7 @@ static int decode(Decoder *decoder, const uint8_t *data, Py_ssize_t n, Box box)
         jpeg->width * (Py_ssize_t)sizeof(*decoder->row),
         (2 * decoder->stride[0] + 2 * decoder->stride[1] + 8) * (Py_ssize_t)sizeof(*decoder->chroma),
         y + 2 * c,
-        n - jpeg->scan + SLACK,
+        compressed + SLACK,
     };
     uint8_t *at[5];
     Py_ssize_t bytes = 0;
@@ -313,7 +313,13 @@ static int decode(Decoder *decoder, const uint8_t *data, Py_ssize_t n, Box box)
     for (int i = 0; i < jpeg->components; i++)
         for (int k = 0; k < 64; k++)
             decoder->steps[i][ZIGZAG[k]] = jpeg->quantisers[jpeg->quantiser[i]][k];
-    return unstuff(decoder, data, n) || read_mcus(decoder) ? -1 : 0;
+    return 0;
+}
+
+/* Decode the samples of `box`, after read_header. 0: done, and rgb_row gives its pixels. -1: declined, or no memory. */
+static int decode(Decoder *decoder, const uint8_t *data, Py_ssize_t n, Box box)
+{
+    return lay_out(decoder, box, n - decoder->jpeg.scan) || unstuff(decoder, data, n) || read_mcus(decoder) ? -1 : 0;
 }
 
 /* Samples from x0 of one row, to x1: Cb or Cr of full width, less 128. */

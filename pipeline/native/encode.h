@@ -1,4 +1,4 @@
-/* A square as a baseline 4:4:4 JPEG, to the byte what libjpeg-turbo writes, and in the same go the pixels that readers will see.
+/* A square as a baseline JPEG, 4:4:4 or 4:2:0, to the byte what libjpeg-turbo writes, and in the same go the pixels that readers will see.
 
 The header (quantisers, Huffman codes) comes from libjpeg itself. The pixels cost an inverse DCT, and no Huffman decoding. */
 
@@ -100,30 +100,41 @@ INLINE int put_block(Writer *writer, const Huffman *dc, const Huffman *ac, const
 }
 
 typedef struct {
-    Jpeg jpeg;
+    Decoder decoder; /* of what is written: its header, and the samples that it will give */
     Writer writer;
-    int16_t steps[3][64];  /* quantisers in natural order */
-    float inverse[3][64];  /* of 8 times those */
-    Py_ssize_t size, wide; /* wide: rounded up to blocks */
+    float inverse[3][64]; /* of 8 times the quantisers, in natural order */
+    Py_ssize_t size, wide; /* wide: rounded up to MCUs */
     Buffer buffer;         /* of what follows */
-    int16_t *samples;      /* three planes of eight rows, less 128 */
-    uint8_t *restored;     /* what decoders make of those */
-    uint32_t *row;
+    int16_t *samples;      /* three planes of the rows of an MCU, less 128 */
 } Encoder;
 
-/* Convert eight rows from `row` on; beyond the edges the last pixel is repeated. */
-INLINE void convert_rows(Encoder *encoder, const uint8_t *restrict image, Py_ssize_t row)
+/* Convert the rows of an MCU from `row` on; beyond the edges the last pixel is repeated. */
+INLINE void convert_rows(const Encoder *encoder, const uint8_t *restrict image, Py_ssize_t row)
 {
-    const Py_ssize_t size = encoder->size, wide = encoder->wide;
-    for (Py_ssize_t i = 0; i < 8; i++) {
+    const Py_ssize_t size = encoder->size, wide = encoder->wide, high = 8 * encoder->decoder.jpeg.v;
+    for (Py_ssize_t i = 0; i < high; i++) {
         const uint8_t *restrict from = image + 3 * size * (row + i < size ? row + i : size - 1);
-        int16_t *restrict y = encoder->samples + wide * i, *restrict cb = y + 8 * wide, *restrict cr = cb + 8 * wide;
+        int16_t *restrict y = encoder->samples + wide * i, *restrict cb = y + high * wide, *restrict cr = cb + high * wide;
         ycbcr_row(from, size, y, cb, cr);
         for (Py_ssize_t x = size; x < wide; x++) {
             y[x] = y[size - 1];
             cb[x] = cb[size - 1];
             cr[x] = cr[size - 1];
         }
+    }
+}
+
+/* Make sixteen rows of Cb or Cr eight, in place: means of 2 x 2, rounded down and up by turns. Below the image the last one is repeated. */
+INLINE void halve_rows(int16_t *plane, Py_ssize_t wide, Py_ssize_t row, Py_ssize_t size)
+{
+    for (Py_ssize_t i = 0; i < 8; i++) {
+        const int16_t *one = plane + 2 * i * wide, *other = one + wide;
+        int16_t *out = plane + i * wide;
+        if (row + 2 * i >= size)
+            memcpy(out, out - wide, (size_t)wide / 2 * sizeof(*out)); /* i > 0: an MCU begins within the image */
+        else
+            for (Py_ssize_t x = 0; x < wide / 2; x++) /* out[x] lies before what is still to be read */
+                out[x] = (int16_t)((one[2 * x] + one[2 * x + 1] + other[2 * x] + other[2 * x + 1] + 1 + (x & 1)) >> 2);
     }
 }
 
@@ -144,32 +155,40 @@ INLINE void narrow(Int8 v, int16_t *out)
     memcpy(out, &values, sizeof(values));
 }
 
-INLINE void encode_block(Encoder *encoder, Writer *writer, int c, Py_ssize_t x, int *means)
+/* Block (x, y) of component `c`, from `samples` on; libjpeg fills an MCU that is not needed in full with copies of the mean before. */
+INLINE void encode_block(Encoder *encoder, Writer *writer, int c, Py_ssize_t x, Py_ssize_t y, const int16_t *samples, int *means)
 {
-    const Jpeg *jpeg = &encoder->jpeg;
+    Decoder *decoder = &encoder->decoder;
+    const Jpeg *jpeg = &decoder->jpeg;
+    const Huffman *dc = &jpeg->dc_codes[jpeg->dc[c]], *ac = &jpeg->ac_codes[jpeg->ac[c]];
     int16_t block[64];
-    const int16_t *samples = encoder->samples + 8 * encoder->wide * c + x;
     Int8 v[8], unused = {0};
-    forward_dct(samples, encoder->wide, v);
-    for (int i = 0; i < 8; i++) {
-        narrow(quantise(v[i], encoder->steps[c] + 8 * i, encoder->inverse[c] + 8 * i), block + 8 * i);
+    if (c == 0 && (8 * x >= encoder->size || 8 * y >= encoder->size)) {
+        put_value(writer, dc, 0, 0);
+        put(writer, ac->put[0] >> 5, ac->put[0] & 31);
+        return;
     }
-    const int flat = put_block(writer, &jpeg->dc_codes[jpeg->dc[c]], &jpeg->ac_codes[jpeg->ac[c]], block, &means[c]);
-    uint8_t *out = encoder->restored + 8 * encoder->wide * c + x;
+    forward_dct(samples, encoder->wide, v);
+    for (int i = 0; i < 8; i++)
+        narrow(quantise(v[i], decoder->steps[c] + 8 * i, encoder->inverse[c] + 8 * i), block + 8 * i);
+    const int flat = put_block(writer, dc, ac, block, &means[c]);
+    uint8_t *out = decoder->plane[c] + 8 * (y * decoder->stride[c] + x);
     if (flat)
-        inverse_dct_flat(block[0] * encoder->steps[c][0], out, encoder->wide);
+        inverse_dct_flat(block[0] * decoder->steps[c][0], out, decoder->stride[c]);
     else
-        inverse_dct(block, encoder->steps[c], out, encoder->wide, &unused);
+        inverse_dct(block, decoder->steps[c], out, decoder->stride[c], &unused);
 }
 
-INLINE void restore_rows(const Encoder *encoder, Py_ssize_t row, uint8_t *restrict pixels)
+/* The MCU at (mx, my); `h` is its blocks of Y across and down. */
+INLINE void encode_mcu(Encoder *encoder, Writer *writer, Py_ssize_t mx, Py_ssize_t my, int h, int *means)
 {
-    const Py_ssize_t size = encoder->size, wide = encoder->wide;
-    for (Py_ssize_t i = 0; i < 8 && row + i < size; i++) {
-        const uint8_t *restrict y = encoder->restored + wide * i, *restrict cb = y + 8 * wide, *restrict cr = cb + 8 * wide;
-        rgb_of_bytes(y, cb, cr, size, encoder->row);
-        pack(encoder->row, size, pixels + 3 * size * (row + i));
+    const Py_ssize_t wide = encoder->wide;
+    for (int i = 0; i < h * h; i++) {
+        const Py_ssize_t across = mx * h + i % h, down = i / h;
+        encode_block(encoder, writer, 0, across, my * h + down, encoder->samples + 8 * (down * wide + across), means);
     }
+    for (int c = 1; c < 3; c++)
+        encode_block(encoder, writer, c, mx, my, encoder->samples + 8 * (h * c * wide + mx), means);
 }
 
 /* Have room for `needed` more bytes; -1 without memory. */
@@ -190,20 +209,21 @@ static int make_room(Writer *writer, Py_ssize_t needed)
     return 0;
 }
 
-static int encode_rows(Encoder *encoder, const uint8_t *image, uint8_t *pixels)
+INLINE int encode_rows(Encoder *encoder, const uint8_t *image, int h)
 {
     int means[3] = {0};
+    const Py_ssize_t wide = encoder->wide, size = encoder->size, across = wide / (8 * h);
     Writer writer = encoder->writer; /* a copy of its own stays in registers */
-    for (Py_ssize_t row = 0; row < encoder->size; row += 8) {
+    for (Py_ssize_t my = 0; my < across; my++) {
         encoder->writer = writer;
-        if (make_room(&encoder->writer, (3 * encoder->wide / 8 + 1) * LONGEST_BLOCK))
+        if (make_room(&encoder->writer, (across * (h * h + 2) + 1) * LONGEST_BLOCK))
             return -1;
         writer = encoder->writer;
-        convert_rows(encoder, image, row);
-        for (Py_ssize_t x = 0; x < encoder->wide; x += 8)
-            for (int c = 0; c < 3; c++)
-                encode_block(encoder, &writer, c, x, means);
-        restore_rows(encoder, row, pixels);
+        convert_rows(encoder, image, 8 * h * my);
+        for (int c = 1; c < 3 && h == 2; c++)
+            halve_rows(encoder->samples + 16 * c * wide, wide, 16 * my, size);
+        for (Py_ssize_t mx = 0; mx < across; mx++)
+            encode_mcu(encoder, &writer, mx, my, h, means);
     }
     encoder->writer = writer;
     return 0;
@@ -212,33 +232,28 @@ static int encode_rows(Encoder *encoder, const uint8_t *image, uint8_t *pixels)
 /* Encode `image`, `size` x `size` RGB, behind `header`; its pixels after decoding go to `pixels`. -1: no memory, or not such a header. */
 static int encode(Encoder *encoder, const uint8_t *header, Py_ssize_t n, const uint8_t *image, Py_ssize_t size, uint8_t *pixels)
 {
-    Jpeg *jpeg = &encoder->jpeg;
+    Jpeg *jpeg = &encoder->decoder.jpeg;
     Writer *writer = &encoder->writer;
-    encoder->size = size;
-    encoder->wide = (size + 7) / 8 * 8;
-    if (read_header(jpeg, header, n) || jpeg->scan != n || build_codes(jpeg) || jpeg->components != 3 || jpeg->h != 1 || jpeg->restart ||
-        jpeg->width != size || jpeg->height != size)
+    if (read_header(jpeg, header, n) || jpeg->scan != n || jpeg->components != 3 || jpeg->h != jpeg->v || jpeg->restart || jpeg->width != size ||
+        jpeg->height != size || lay_out(&encoder->decoder, (Box){0, 0, (int)size, (int)size}, 0))
         return -1;
+    encoder->size = size;
+    encoder->wide = 8 * jpeg->h * encoder->decoder.across;
     for (int c = 0; c < 3; c++)
         for (int k = 0; k < 64; k++) {
-            const int step = jpeg->quantisers[jpeg->quantiser[c]][k];
-            if (!step)
+            if (!encoder->decoder.steps[c][k])
                 return -1;
-            encoder->steps[c][ZIGZAG[k]] = (int16_t)step;
-            encoder->inverse[c][ZIGZAG[k]] = 1.0f / (float)(8 * step);
+            encoder->inverse[c][k] = 1.0f / (float)(8 * encoder->decoder.steps[c][k]);
         }
-    const Py_ssize_t samples = 3 * 8 * encoder->wide;
     writer->out = writer->start;
-    if (reserve(&encoder->buffer, 3 * samples + 4 * size) || make_room(writer, n))
+    if (reserve(&encoder->buffer, 3 * 8 * jpeg->h * encoder->wide * (Py_ssize_t)sizeof(*encoder->samples)) || make_room(writer, n))
         return -1;
     encoder->samples = encoder->buffer.start;
-    encoder->restored = (uint8_t *)(encoder->samples + samples);
-    encoder->row = (uint32_t *)(encoder->restored + samples);
     memcpy(writer->out, header, (size_t)n);
     writer->out += n;
     writer->bits = 0;
     writer->left = 64;
-    if (encode_rows(encoder, image, pixels))
+    if (jpeg->h == 1 ? encode_rows(encoder, image, 1) : encode_rows(encoder, image, 2))
         return -1;
     const int padding = writer->left % 8; /* with ones */
     writer->bits = writer->bits << padding | ((1u << padding) - 1);
@@ -246,6 +261,7 @@ static int encode(Encoder *encoder, const uint8_t *header, Py_ssize_t n, const u
         put_byte(writer, writer->bits >> shift);
     *writer->out++ = 0xff;
     *writer->out++ = 0xd9;
+    rgb_box(&encoder->decoder, pixels);
     return 0;
 }
 

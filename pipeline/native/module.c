@@ -142,8 +142,9 @@ static void return_decoder(Decoder *decoder)
 
 static void return_encoder(Encoder *encoder)
 {
-    if (!encoder || (encoder->buffer.bytes <= LARGEST_KEPT && kept(idle_encoders, encoder)))
+    if (!encoder || (encoder->decoder.buffer.bytes <= LARGEST_KEPT && kept(idle_encoders, encoder)))
         return;
+    free(encoder->decoder.buffer.start);
     free(encoder->writer.start);
     free(encoder->buffer.start);
     free(encoder);

@@ -1,0 +1,98 @@
+"""What made one sample: the record, and the draws of its view. From a receipt, anyone can draw the sample again."""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from . import reference
+from .augment import colour_shift, draws
+from .config import LoaderConfig
+from .errors import DataError
+from .order import Plan
+from .records import Records
+from .stats import Stats
+from .storage import published
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """One sample of one step."""
+
+    step: int  # since the start of epoch 0
+    epoch: int
+    index: int  # in the global batch
+    record: int  # in the split
+    label: int
+    name: str  # of its class
+    key: str  # of the source image
+    shard: str
+    row: int  # in the shard
+    top: int  # of the crop, pixels
+    left: int
+    flip: bool
+    alphas: tuple[float, float, float]  # standard normal, one for each principal colour
+    shift: tuple[float, float, float]  # what they make of R, G and B, grey levels
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the receipt as a JSON object."""
+        return asdict(self)
+
+
+def receipt(records: Records, config: LoaderConfig, stats: Stats, step: int, index: int) -> Receipt:
+    """Return what is the `index`-th sample of `step` in the global batch of random views; DataError if there is no such sample."""
+    epoch, numbers = Plan.of(len(records), replace(config, rank=0, world_size=1))(step)
+    if not 0 <= index < len(numbers):
+        raise DataError(f"a batch has {len(numbers)} samples, 0 to {len(numbers) - 1}; there is no {index}")
+    return receipt_of(records, config, stats, epoch, int(numbers[index]), step, index)
+
+
+def receipt_of(records: Records, config: LoaderConfig, stats: Stats, epoch: int, record: int, step: int = -1, index: int = -1) -> Receipt:
+    """Return what a record becomes in `epoch`, whenever its turn comes; DataError if the crop does not fit."""
+    room = records.manifest.config.size - config.crop
+    if room < 0:
+        raise DataError(
+            f"crop {config.crop} does not fit into the records of {records.manifest.directory}, {records.manifest.config.size} pixels a side"
+        )
+    drawn = draws(config.seed, epoch, np.array([record]), room)
+    shift = colour_shift(drawn.alpha, config.colour, stats.colours.eigenvalues, stats.colours.eigenvectors)[0]
+    label = int(records.labels(np.array([record]))[0])
+    shard, row = records.place(record)
+    return Receipt(
+        step,
+        epoch,
+        index,
+        record,
+        label,
+        records.manifest.classes[label],
+        records.key(record),
+        shard,
+        row,
+        int(drawn.top[0]),
+        int(drawn.left[0]),
+        bool(drawn.flip[0]),
+        tuple(drawn.alpha[0].tolist()),
+        tuple(shift.tolist()),
+    )
+
+
+def write_png(path: Path, image: UInt8[np.ndarray, "h w 3"], made: Receipt | None = None) -> None:
+    """Publish `image` as PNG, with its receipt as the comment."""
+    facts = PngInfo()
+    if made is not None:
+        facts.add_text("Comment", json.dumps(made.to_json()))
+    with published(path) as file:
+        Image.fromarray(image).save(file, "PNG", pnginfo=facts)
+
+
+def sample(records: Records, config: LoaderConfig, stats: Stats, made: Receipt) -> UInt8[np.ndarray, "c c 3"]:
+    """Return the sample as one can look at it: cut out, mirrored and coloured; no mean is subtracted, and it is clipped to 0..255."""
+    plain = LoaderConfig(crop=config.crop, mean="none")
+    shift = np.array(made.shift, np.float32)
+    view = reference.view(records.pixels(made.record), (made.top, made.left), made.flip, shift, plain, stats)
+    return np.ascontiguousarray(view.clip(0, 255).round().astype(np.uint8).transpose(1, 2, 0))
