@@ -1,5 +1,6 @@
 """`alextrain`: train AlexNet on shards, evaluate it, and report."""
 
+import re
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -34,6 +35,29 @@ def place_options(command: Any) -> Any:  # noqa: ANN401  (click decorates anythi
     return command
 
 
+class Size(click.ParamType):
+    """A number of bytes, such as 200G."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401  (click's own signature)
+        """Return the bytes."""
+        match = re.fullmatch(r"([0-9]{1,15})([KMGT]?)B?", str(value).strip().upper())
+        if match is None or int(match[1]) == 0:
+            self.fail(f"a size is a number of bytes, or such as 500M, 200G, 1T; got {value}", param, ctx)
+        return int(match[1]) * 1000 ** " KMGT".index(match[2] or " ")
+
+
+def cache_options(command: Any) -> Any:  # noqa: ANN401  (click decorates anything)
+    """Add the options of shards in an object store."""
+    for option in (
+        click.option("--cache-size", default="100G", show_default=True, type=Size(), help="Of that folder."),
+        click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Local folder for the shards of an object store (s3://...)."),
+    ):
+        command = option(command)
+    return command
+
+
 @click.group(cls=TrainCommands, context_settings=HELP)
 @click.version_option(package_name="alexprep")
 def main() -> None:
@@ -48,6 +72,7 @@ def main() -> None:
 @main.command()
 @click.argument("directory", default="shards", type=click.Path(path_type=Path), envvar="ALEXPREP_DATA")
 @place_options
+@cache_options
 @click.option("--preset", type=click.Choice(["source", "paper"]), help="source: what the authors ran; paper: what the text says.  [default: source]")
 @click.option("--width", type=float, help="Factor on the kernels of every layer.  [default: 1.0]")
 @click.option("--batch-size", type=int, help="Of all ranks together.  [default: 128]")
@@ -69,6 +94,8 @@ def run(
     device: str,
     gpus: int | None,
     cpu_ranks: int | None,
+    cache: Path | None,
+    cache_size: int,
     out: Path | None,
     resume: bool,
     assignments: tuple[str, ...],
@@ -107,7 +134,7 @@ def run(
         raise SystemExit(launch(layout.ranks, arguments))
     with joined(layout.device) as ranks:
         folder = RunFolder(Path(ranks.from_first(lambda: str((RunFolder.existing(out) if resume else RunFolder.new(out)).directory))))
-        training = Run(directory, folder, settings, ranks)
+        training = Run(directory, folder, settings, ranks, _cached(cache, cache_size))
         with folder.held() if ranks.first else nullcontext():
             if resume:
                 training.resume()
@@ -116,6 +143,10 @@ def run(
             training.train()
     if ranks.first:
         _print_results(folder)
+
+
+def _cached(cache: Path | None, size: int) -> dict[str, Any]:
+    return {} if cache is None else {"cache": str(cache), "cache_size": size}
 
 
 def _print_results(folder: Any) -> None:  # noqa: ANN401  (RunFolder, imported late)
@@ -136,10 +167,22 @@ def _print_results(folder: Any) -> None:  # noqa: ANN401  (RunFolder, imported l
 @click.option("--split", default="val", show_default=True, help="Of the shards.")
 @click.option("--crops", default="10", show_default=True, type=click.Choice(["10", "1"]), help="Ten views averaged, or the centre alone.")
 @place_options
+@cache_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_obj
 def evaluate(
-    arguments: list[str], /, checkpoint: Path, data: Path, split: str, crops: str, device: str, gpus: int | None, cpu_ranks: int | None, as_json: bool
+    arguments: list[str],
+    /,
+    checkpoint: Path,
+    data: Path,
+    split: str,
+    crops: str,
+    device: str,
+    gpus: int | None,
+    cpu_ranks: int | None,
+    cache: Path | None,
+    cache_size: int,
+    as_json: bool,
 ) -> None:
     """Measure a checkpoint: top-1 and top-5 error. Every record counts once, at any number of ranks."""
     from alexprep.model.distributed import joined
@@ -155,7 +198,7 @@ def evaluate(
         load_checkpoint(checkpoint)  # what is wrong is said once, here
         raise SystemExit(launch(layout.ranks, arguments))
     with joined(layout.device) as ranks:
-        result = evaluate_checkpoint(checkpoint, data, split, int(crops), ranks)
+        result = evaluate_checkpoint(checkpoint, data, split, int(crops), ranks, _cached(cache, cache_size))
     if not ranks.first:
         return
     if as_json:

@@ -53,9 +53,9 @@ def build_model(settings: Settings, classes: int, ranks: Ranks) -> AlexNet:
 class Run:
     """One training run: its parts, put together."""
 
-    def __init__(self, data: Path, folder: RunFolder, settings: Settings, ranks: Ranks) -> None:
-        """Build everything that the first step needs."""
-        self.data, self.folder, self.settings, self.ranks = data, folder, settings, ranks
+    def __init__(self, data: Path, folder: RunFolder, settings: Settings, ranks: Ranks, cache: dict[str, Any]) -> None:
+        """Build everything that the first step needs; `cache` is LoaderConfig's part for shards in an object store."""
+        self.data, self.folder, self.settings, self.ranks, self._cache = data, folder, settings, ranks, cache
         self.manifest = check_data(data, settings, ranks.world_size)
         self.stats = load_stats(self.manifest)
         self.model = build_model(settings, len(self.manifest.classes), ranks)
@@ -158,7 +158,7 @@ class Run:
 
     def _loader(self, name: str, **changes: Any) -> Loader:  # noqa: ANN401  (fields of LoaderConfig)
         if name not in self._loaders:
-            self._loaders[name] = open_loader(self.data, self.settings, self.stats, self.ranks, **changes)
+            self._loaders[name] = open_loader(self.data, self.settings, self.stats, self.ranks, **self._cache, **changes)
         return self._loaders[name]
 
     def _save(self, name: str) -> None:
@@ -188,7 +188,7 @@ def _evaluation(split: str, views: int, settings: Settings, ranks: Ranks) -> dic
     return {"split": split, "views": VIEWS[views], "batch_size": max(settings.eval_batch_size, ranks.world_size)}
 
 
-def evaluate_checkpoint(checkpoint: Path, data: Path, split: str, views: int, ranks: Ranks) -> Evaluation:
+def evaluate_checkpoint(checkpoint: Path, data: Path, split: str, views: int, ranks: Ranks, cache: dict[str, Any]) -> Evaluation:
     """Return the errors of a checkpoint on a split, with the mean image and the settings it was trained with."""
     state = load_checkpoint(checkpoint)
     settings = checkpoint_settings(state)
@@ -204,7 +204,7 @@ def evaluate_checkpoint(checkpoint: Path, data: Path, split: str, views: int, ra
         model.load_state_dict(state["model"])
     except (RuntimeError, TypeError, AttributeError) as error:
         raise DataError(f"{checkpoint} does not fit its own settings: {str(error).splitlines()[0]}") from error
-    loader = open_loader(data, settings, checkpoint_stats(state), ranks, **_evaluation(split, views, settings, ranks))
+    loader = open_loader(data, settings, checkpoint_stats(state), ranks, **cache, **_evaluation(split, views, settings, ranks))
     bar = Bar("eval", len(loader), "batches") if ranks.first else None
 
     def watched() -> Iterable[Any]:

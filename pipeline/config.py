@@ -65,6 +65,8 @@ class LoaderConfig:
     dtype       of the images: "float32", "bfloat16" or "float16"
     threads     None: as many as the CPUs that this process may use
     device_id   of the GPU, None: the current one of torch
+    cache       local folder for the shards of an object store, which any number of ranks share
+    cache_size  of that folder, bytes
     """
 
     split: str = "train"
@@ -85,6 +87,8 @@ class LoaderConfig:
     threads: int | None = None
     prefetch: int = 2
     device_id: int | None = None
+    cache: str | None = None
+    cache_size: int = 100 << 30
 
     def __post_init__(self) -> None:
         """Refuse values that no loader can have."""
@@ -102,6 +106,7 @@ class LoaderConfig:
         check_choice("shuffle", self.shuffle, Shuffle)
         check_choice("on_bad", self.on_bad, OnBad)
         check(self.on_bad == "raise" or self.view == "random", "on_bad=skip would count a record twice in an evaluation; use alexprep repair")
+        check(self.cache_size > 0, f"cache_size must be a number of bytes above 0, got {self.cache_size}")
         check_choice("layout", self.layout, Layout)
         check_choice("dtype", self.dtype, Dtype)
         check(self.batch_size <= 1 << 20, f"batch_size must be at most {1 << 20}, got {self.batch_size}")

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 
 from .augment import colour_shift, draws
+from .cache import ShardCache
 from .config import LoaderConfig
 from .cpu import CpuEngine
 from .errors import DataError, UndecodableImage
-from .manifest import read_manifest
+from .manifest import Manifest, read_manifest
 from .order import BLOCK, POOL, Plan
 from .records import Records
+from .remote import RemotePath
 from .stats import Stats, load_stats
 from .views import Feed
 
@@ -67,7 +69,8 @@ class Loader:
                 raise DataError(f"there is a GPU, but this torch ({torch.__version__}) cannot use it: install one built for CUDA")
             config = replace(config, device_id=torch.cuda.current_device() if config.device_id is None else config.device_id)
         self.config = replace(config, threads=config.threads or len(os.sched_getaffinity(0)))
-        self.records = Records(manifest, config.split)
+        self._cache = _cache(manifest, config)
+        self.records = Records(manifest, config.split, cache=self._cache)
         self._random = config.view == "random"
         if stats is None and (config.mean != "none" or (self._random and config.colour)):
             stats = load_stats(manifest, "train" if "train" in manifest.splits else config.split)
@@ -121,6 +124,7 @@ class Loader:
 
     def _start(self, step: int) -> Any:  # noqa: ANN401  (one of two engines)
         """Return what makes the batches, from `step` on."""
+        self._read_ahead = (-1, set())
 
         def source(i: int) -> Feed:
             return self._feed(step + i)
@@ -139,7 +143,7 @@ class Loader:
     def _feed(self, step: int) -> Feed:
         """Return what an engine is given for `step`: views into the mapped shards, and this step's draws."""
         epoch, numbers = self._plan(step)
-        if self.config.shuffle == "block" and self._random:
+        if self._cache is not None or (self.config.shuffle == "block" and self._random):
             self._read_blocks_ahead(step)
         if self.substitutes:
             numbers = np.array([self.substitutes.get(number, number) for number in numbers.tolist()])
@@ -155,14 +159,16 @@ class Loader:
         return Feed(images, labels, numbers.copy(), shift, (drawn.top, drawn.left, drawn.flip))
 
     def _read_blocks_ahead(self, step: int) -> None:
-        """Have the system read the blocks that are due a pool of records from now, each once an epoch and in one run."""
-        epoch, numbers = self._plan(step + POOL * BLOCK // self.config.batch_size)
-        if self._read_ahead[0] != epoch:
-            self._read_ahead = (epoch, set())
-        asked = self._read_ahead[1]
-        for block in sorted({number // BLOCK for number in numbers.tolist()} - asked):
-            self.records.read_ahead(block * BLOCK, BLOCK)
-            asked.add(block)
+        """Have the system read the blocks that are due within a pool of records from now, each once an epoch and in one run."""
+        due = step + POOL * BLOCK // self.config.batch_size
+        for later in range(step if self._read_ahead[0] < 0 else due, due + 1):
+            epoch, numbers = self._plan(later)
+            if self._read_ahead[0] != epoch:
+                self._read_ahead = (epoch, set())
+            asked = self._read_ahead[1]
+            for block in sorted({number // BLOCK for number in numbers.tolist()} - asked):
+                self.records.read_ahead(block * BLOCK, BLOCK)
+                asked.add(block)
 
     def _mend(self, error: Exception) -> None:
         """Find substitutes for the damaged records of the current step; raise what names them if that is not wanted, or `error` if there are none."""
@@ -186,3 +192,28 @@ class Loader:
         except DataError as error:
             return str(error)
         return ""
+
+
+def _cache(manifest: Manifest, config: LoaderConfig) -> ShardCache | None:
+    """Return where the shards of an object store are kept; DataError if there is no such place, or not enough of it."""
+    if not isinstance(manifest.directory, RemotePath):
+        return None
+    if config.cache is None:
+        raise DataError(f"{manifest.directory} is read through a cache on a local disk: give cache=FOLDER (--cache)")
+    shards, random = manifest.split(config.split).shards, config.view == "random"
+    total, largest = sum(shard.bytes for shard in shards), max((shard.bytes for shard in shards), default=0)
+    if config.cache_size < total:
+        if random and config.shuffle == "full":
+            raise DataError(
+                f"the cache of {config.cache_size:,} bytes must hold all {total:,} of {config.split}, since every batch takes records from all "
+                'shards; or use shuffle="block" (--shuffle block)'
+            )
+        block = random and config.shuffle == "block"
+        due = 2 * POOL if block else POOL * BLOCK * len(shards) // len(Records(manifest, config.split)) + 2  # a block may lie in two shards
+        least = 2 * due * largest  # half of it in use, half of it fetched ahead
+        if config.cache_size < min(least, total):
+            raise DataError(
+                f"the cache of {config.cache_size:,} bytes is too small for shards of up to {largest:,}: it needs {min(least, total):,}; or make "
+                "smaller shards (alexprep shard --records-per-shard)"
+            )
+    return ShardCache(Path(config.cache), config.cache_size)

@@ -14,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int32, Int64, UInt8
 
+from .cache import ShardCache
 from .config import ShardConfig
 from .errors import DataError
 from .images import decode_record
 from .manifest import FORMAT_VERSION, Manifest
-from .remote import present
+from .remote import RemotePath, present
 
 ROWS_A_BATCH = {"jpeg": 256, "raw": 64}  # about 10 MB a record batch
 
@@ -114,8 +115,11 @@ class Records:
     Shards are opened when first touched, so that any number of records opens in no time, and nothing is held for each.
     """
 
-    def __init__(self, manifest: Manifest, split: str, only: str | None = None) -> None:
-        """Check that every shard of `split` (or the one called `only`) is there in full; DataError names the one that is not."""
+    def __init__(self, manifest: Manifest, split: str, only: str | None = None, cache: ShardCache | None = None) -> None:
+        """Check that every shard of `split` (or the one called `only`) is there in full; DataError names the one that is not.
+
+        Remote shards are read from `cache`, if there is one: all of them are held, or half of what fits.
+        """
         self.manifest = manifest
         self.shards = tuple(shard for shard in manifest.split(split).shards if only in (None, shard.file))
         ends = np.cumsum([shard.rows for shard in self.shards]).tolist()
@@ -123,6 +127,10 @@ class Records:
         self._count = ends[-1] if ends else 0
         self._readers: dict[int, pa.RecordBatchFileReader] = {}
         self._blocks: dict[tuple[int, int], _Block] = {}
+        self._cache = cache if isinstance(manifest.directory, RemotePath) else None
+        if self._cache is not None:
+            fits = sum(shard.bytes for shard in self.shards) <= self._cache.limit
+            self._holdable = self._cache.limit if fits else self._cache.limit // 2
         files = present(manifest.directory)
         for shard in self.shards:
             path, found = manifest.directory / shard.file, files.get(shard.file)
@@ -170,7 +178,8 @@ class Records:
     def read_ahead(self, first: int, count: int) -> None:
         """Have the system read `count` records from the `first` on into its cache, in one run a shard, while we do something else.
 
-        A hint, and right to within a record batch: where a shard's records lie is reckoned from their mean size. Local files on Linux only.
+        A hint. Of remote shards the whole is fetched into the cache; of local ones, on Linux, a part that is right to within a record batch,
+        since where a shard's records lie is reckoned from their mean size.
         """
         count = min(count, self._count - first)
         while count > 0:
@@ -178,7 +187,10 @@ class Records:
             facts, row = self.shards[shard], first - self._starts[shard]
             rows = min(count, facts.rows - row)
             path = self.manifest.directory / facts.file
-            if isinstance(path, Path) and hasattr(os, "posix_fadvise"):
+            if isinstance(path, RemotePath):
+                if self._cache is not None and shard not in self._readers:
+                    self._cache.ask(path, facts)
+            elif hasattr(os, "posix_fadvise"):
                 start, end = (facts.bytes * at // facts.rows for at in (row, row + rows))
                 with path.open("rb") as file:
                     os.posix_fadvise(file.fileno(), start, end - start, os.POSIX_FADV_WILLNEED)
@@ -204,14 +216,21 @@ class Records:
     def _locate(self, record: int) -> tuple[_Block, int]:
         shard, number, row = self._place(record)
         block = self._blocks.get((shard, number))
+        if self._cache is not None and shard in self._readers:
+            self._readers[shard] = self._readers.pop(shard)
         if block is None:
             block = self._blocks[shard, number] = self._read(shard, number)
         return block, row
 
     def _reader(self, shard: int) -> pa.RecordBatchFileReader:
         reader = self._readers.get(shard)
+        if reader is not None and self._cache is not None:
+            self._readers[shard] = self._readers.pop(shard)  # the last of them is the one used last
         if reader is None:
             path = self.manifest.directory / self.shards[shard].file
+            if self._cache is not None and isinstance(path, RemotePath):
+                self._let_go(self.shards[shard].bytes)
+                path = self._cache.hold(path, self.shards[shard])
             try:
                 reader = pa.ipc.open_file(pa.memory_map(str(path)) if isinstance(path, Path) else path.open_random())
                 self._check(reader, shard)
@@ -219,6 +238,17 @@ class Records:
                 raise DataError(f"{path} cannot be read as a shard: {error}") from error
             self._readers[shard] = reader
         return reader
+
+    def _let_go(self, needed: int) -> None:
+        """Close the shards used longest ago until `needed` more bytes may be held; views that somebody has stay as they are."""
+        held = sum(self.shards[shard].bytes for shard in self._readers)
+        for shard in list(self._readers):
+            if held + needed <= self._holdable:
+                return
+            del self._readers[shard]
+            self._blocks = {place: block for place, block in self._blocks.items() if place[0] != shard}
+            self._cache.release(self.shards[shard])  # type: ignore[union-attr]  # only called with a cache
+            held -= self.shards[shard].bytes
 
     def _check(self, reader: pa.RecordBatchFileReader, shard: int) -> None:
         facts = json.loads(reader.schema.metadata[b"alexprep"])

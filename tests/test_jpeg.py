@@ -16,11 +16,12 @@ from alexprep.pipeline.images import central_square, decode, square
 from alexprep.pipeline.kernels import COMPILED, MAX_PIXELS, encode_jpeg, jpeg_square, plain_decode_jpeg, plain_encode_jpeg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
 from .conftest import ROOT, picture
 from .test_kernels import CC, noise
 
+ImageFile.MAXBLOCK = 1 << 20  # Pillow's own guess is too small for noise at the best quality
 SQUARES = kernels._AS_OPENCV  # elsewhere, OpenCV shrinks
 any_time = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
