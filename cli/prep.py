@@ -11,6 +11,7 @@ import click
 from alexprep.pipeline.config import ShardConfig
 from alexprep.pipeline.remote import location
 
+from .bench import bench
 from .common import Bar, Commands, print_json, say, wrong_values
 from .samples import preview, replay
 from .shards import COMMANDS, DIRECTORY, JSON, LABEL_ORDER, MAX_BAD, SRC, WORKERS, facts, report, show
@@ -177,7 +178,7 @@ def _row(values: list[float]) -> str:
     return "".join(f"{x:11.3f}" for x in values)
 
 
-for command in (*COMMANDS, replay, preview):
+for command in (*COMMANDS, replay, preview, bench):
     main.add_command(command)
 
 

@@ -108,6 +108,9 @@ class Run:
         if event["event"] == "tick":
             bar.at(event["step"])
             return
+        if event["event"] == "step":
+            ready = (loader.ready for name, loader in self._loaders.items() if name.startswith("train"))
+            event = event | {"batches_ready": next((count for count in ready if count), 0)}
         self.folder.log(event)
         if event["event"] == "step":
             bar.at(event["step"], f"epoch {event['epoch']}, loss {event['loss']:.3f}, {event['images_per_s']:.0f} images/s")

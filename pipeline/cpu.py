@@ -23,6 +23,7 @@ from .images import decode_record
 from .kernels import NUMBERS, Recipe, render
 from .manifest import Manifest
 from .stats import Stats
+from .tracing import Trace
 from .views import Feed, center_mean, channel_mean, divisor, mean_image, windows
 
 DTYPES = {"float32": np.float32, "bfloat16": np.uint16, "float16": np.float16}  # numpy has no bfloat16
@@ -42,18 +43,15 @@ class _Step:
 class CpuEngine:
     """Makes one batch after another."""
 
-    def __init__(self, config: LoaderConfig, manifest: Manifest, stats: Stats | None, source: Callable[[int], Feed]) -> None:
-        """Take step after step from `source`, from 0 on."""
-        self._source, self._config, self._raw = source, config, manifest.config.encoding == "raw"
+    def __init__(
+        self, config: LoaderConfig, manifest: Manifest, stats: Stats | None, source: Callable[[int], Feed], trace: Trace | None = None
+    ) -> None:
+        """Take step after step from `source`, from 0 on; `trace` is told what each thread does."""
+        self._source, self._config, self._raw, self._trace = source, config, manifest.config.encoding == "raw", trace
         self._threads = config.threads or 1
-        size, crop = manifest.config.size, config.crop
-        self._fixed = [] if config.view == "random" else windows(config.view, size - crop)
+        self._fixed = [] if config.view == "random" else windows(config.view, manifest.config.size - config.crop)
         self._channel = channel_mean(config, stats)
-        planes = config.layout == "CHW"
-        before = laid_out(mean_image(stats), planes) if config.mean == "pixel" else None
-        after = laid_out(center_mean(stats, crop, divisor(config)), planes) if config.mean == "center" else None
-        scale = float(np.float32(1) / np.float32(divisor(config)))
-        self._recipe = Recipe(size, crop, max(1, len(self._fixed)), planes, NUMBERS.index(config.dtype), scale, before, after)
+        self._recipe = recipe_of(config, manifest, stats)
         self._pool = ThreadPoolExecutor(self._threads, "alexprep")
         self._memory = _Memory(config.prefetch + 3)
         self._ahead: deque[_Step | DataError] = deque()
@@ -73,6 +71,12 @@ class CpuEngine:
         views = views.view(torch.bfloat16) if self._config.dtype == "bfloat16" else views
         return views if self._config.view == "ten" else views[:, 0], torch.from_numpy(step.feed.labels), torch.from_numpy(step.feed.records)
 
+    @property
+    def ready(self) -> int:
+        """Batches that are made and not yet taken."""
+        steps = (step for step in self._ahead if isinstance(step, _Step))
+        return sum(all(share.done() for share in step.shares) for step in steps)
+
     def close(self) -> None:
         """Stop the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
@@ -89,8 +93,14 @@ class CpuEngine:
         views = self._memory.lease((count, recipe.views, *shape), DTYPES[self._config.dtype])
         step = _Step(feed, placed, self._channel - feed.shift, views)
         ends = np.linspace(0, count, min(count, 2 * self._threads) + 1).astype(int).tolist()
-        step.shares = [self._pool.submit(self._share, step, low, high - low) for low, high in pairwise(ends)]
+        work = self._share if self._trace is None else self._traced_share
+        step.shares = [self._pool.submit(work, step, low, high - low) for low, high in pairwise(ends)]
         return step
+
+    def _traced_share(self, step: _Step, low: int, count: int) -> None:
+        assert self._trace is not None
+        with self._trace.span("views", records=count):
+            self._share(step, low, count)
 
     def _share(self, step: _Step, low: int, count: int) -> None:
         size, images = self._recipe.size, step.feed.images
@@ -99,6 +109,16 @@ class CpuEngine:
             if pixels.shape[:2] != (size, size):
                 raise UndecodableImage(f"the record is of {pixels.shape[1]}x{pixels.shape[0]} pixels instead of {size}x{size}")
             plain_views(pixels, step.windows[i], step.offsets[i], self._recipe, step.views[i])
+
+
+def recipe_of(config: LoaderConfig, manifest: Manifest, stats: Stats | None) -> Recipe:
+    """Return how records become the views of `config`."""
+    size, crop, planes = manifest.config.size, config.crop, config.layout == "CHW"
+    before = laid_out(mean_image(stats), planes) if config.mean == "pixel" else None
+    after = laid_out(center_mean(stats, crop, divisor(config)), planes) if config.mean == "center" else None
+    views = 1 if config.view == "random" else len(windows(config.view, size - crop))
+    scale = float(np.float32(1) / np.float32(divisor(config)))
+    return Recipe(size, crop, views, planes, NUMBERS.index(config.dtype), scale, before, after)
 
 
 def laid_out(image: Float32[np.ndarray, "h w 3"], planes: bool) -> Float32[np.ndarray, "..."]:  # noqa: FBT001  (a fact of the views)

@@ -141,6 +141,8 @@ class DaliEngine:
         share = -(-config.batch_size // config.world_size)
         self._config, self._pipeline = config, build(config, manifest, stats, share, source)
 
+    ready = None  # DALI does not say how many batches it has
+
     def run(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return (views, labels, record numbers) of the next step; RuntimeError for what DALI cannot do, such as damaged records."""
         stream = [torch.cuda.current_stream(self._config.device_id)] if self._config.device == "gpu" else []

@@ -76,6 +76,15 @@ def decode_jpeg(data: bytes | UInt8[np.ndarray, "n"]) -> UInt8[np.ndarray, "h w 
     return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
 
 
+def decode_region(data: Any, box: tuple[int, int, int, int]) -> UInt8[np.ndarray, "h w 3"] | None:  # noqa: ANN401  (any buffer)
+    """Return that part (left, top, right, bottom) of `decode_jpeg`'s pixels; None where libjpeg would have to decide."""
+    decoded = _kernels.decode_jpeg(data, MAX_PIXELS, box) if COMPILED else None
+    if decoded is None:
+        return None
+    pixels, height, width = decoded
+    return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+
+
 def plain_decode_jpeg(data: bytes | UInt8[np.ndarray, "n"]) -> UInt8[np.ndarray, "h w 3"]:
     """Do as `decode_jpeg` does, by libjpeg."""
     return simplejpeg.decode_jpeg(data, "RGB", strict=True)

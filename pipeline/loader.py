@@ -1,6 +1,7 @@
 """Batches of torch tensors. Each is a pure function of (records, config, step); the loader's state is that step, one integer."""
 
 import os
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,13 +14,15 @@ import torch
 from .augment import colour_shift, draws
 from .cache import ShardCache
 from .config import LoaderConfig
-from .cpu import CpuEngine
+from .cpu import CpuEngine, recipe_of
 from .errors import DataError, UndecodableImage
+from .kernels import Recipe
 from .manifest import Manifest, read_manifest
 from .order import BLOCK, POOL, Plan
 from .records import Records
 from .remote import RemotePath
 from .stats import Stats, load_stats
+from .tracing import Trace
 from .views import Feed
 
 SEARCH = 1000  # damaged records in a row that are passed over, before it is taken for more than an accident
@@ -44,8 +47,8 @@ class Loader:
         for images, labels, records in loader: ...
 
     Options are the fields of `LoaderConfig`; `config` gives many at once. `stats` (mean image, colours) default to those of
-    the folder's training split. Raises DataError if the folder is not a whole data set or a record is damaged, ValueError
-    for an option that cannot be.
+    the folder's training split; `trace` records what each thread does when. Raises DataError if the folder is not a whole
+    data set or a record is damaged, ValueError for an option that cannot be.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Loader:
         config: LoaderConfig | None = None,
         *,
         stats: Stats | None = None,
+        trace: Trace | None = None,
         **options: Any,  # noqa: ANN401  (fields of LoaderConfig)
     ) -> None:
         """Open the shards; nothing is decoded before the first step."""
@@ -79,6 +83,7 @@ class Loader:
         self.stats = stats
         self._plan = Plan.of(len(self.records), config)
         self._step = 0
+        self._trace = trace
         self._engine: Any = None
         self.substitutes: dict[int, int] = {}  # damaged records met so far, and what is given instead
         self._read_ahead: tuple[int, set[int]] = (-1, set())  # epoch, and blocks that the system was asked for
@@ -100,15 +105,35 @@ class Loader:
             self._step = step
             self._stop()
 
+    @property
+    def ready(self) -> int | None:
+        """Batches that are made and wait to be taken, up to `prefetch`; None where that is not known.
+
+        0 again and again means that the loader is what is waited for.
+        """
+        return 0 if self._engine is None else self._engine.ready  # type: ignore[no-any-return]  # of either engine
+
+    @property
+    def recipe(self) -> Recipe:
+        """How its records become views on a CPU."""
+        return recipe_of(self.config, self.records.manifest, self.stats)
+
     def __iter__(self) -> Iterator[Batch]:
         """Yield the rest of the current epoch."""
         if len(self) == 0:
             return  # an evaluation split of fewer records than ranks
         epoch = self._step // len(self)
         while self._step // len(self) == epoch:
-            batch = self._next()
+            if self._trace is None:
+                batch = self._next()
+            else:
+                with self._trace.span("wait for the batch", step=self._step):
+                    batch = self._next()
             self._step += 1
+            start = time.perf_counter()
             yield batch
+            if self._trace is not None:
+                self._trace.add("consumer", start, time.perf_counter(), step=self._step - 1)
 
     def _next(self) -> Batch:
         while True:
@@ -130,7 +155,7 @@ class Loader:
             return self._feed(step + i)
 
         if self.config.device == "cpu":
-            return CpuEngine(self.config, self.records.manifest, self.stats, source)
+            return CpuEngine(self.config, self.records.manifest, self.stats, source, self._trace)
         from .graph import DaliEngine
 
         return DaliEngine(self.config, self.records.manifest, self.stats, source)

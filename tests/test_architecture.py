@@ -18,6 +18,7 @@ LAYERS = (
     ("errors", "config", "hashing"),
     ("remote", "kernels"),
     ("storage",),
+    ("tracing",),
     ("sources", "images", "processes", "moments", "augment", "order", "demo_data"),
     ("manifest",),
     ("plan", "cache"),
@@ -26,7 +27,7 @@ LAYERS = (
     ("verify", "tasks", "views", "export"),
     ("workers", "commit"),
     ("sharding", "cpu", "graph", "reference", "selfcheck"),
-    ("mending", "loader", "receipts"),
+    ("mending", "loader", "receipts", "binding"),
     ("preview",),
 )
 

@@ -1,20 +1,26 @@
 """Batches: the bits of the reference, whatever the machine's layout; clear words when something is damaged."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from itertools import chain
 
 import numpy as np
 import pytest
 import torch
 from alexprep.pipeline import DataError, Loader, LoaderConfig, Records, compute_stats, order, read_manifest, reference
+from alexprep.pipeline.binding import verdict
 from alexprep.pipeline.graph import DaliEngine, build, check_graph
 from alexprep.pipeline.loader import DamagedRecord
+from alexprep.pipeline.tracing import Trace
 from alexprep.pipeline.views import windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from .conftest import command
 
 CROP = 48  # of the 64-pixel records
 
@@ -384,6 +390,71 @@ def test_the_check_of_graphs_finds_an_operator_that_has_no_gpu_kernel():
 
     with pytest.raises(TypeError, match="readers__File"):
         check_graph(pipeline)
+
+
+def test_a_trace_shows_what_each_thread_did(shards, tmp_path):
+    trace = Trace()
+    loader = Loader(shards / "jpeg", crop=CROP, batch_size=20, threads=2, trace=trace)
+    untraced = Loader(shards / "jpeg", crop=CROP, batch_size=20, threads=2)
+    for batch, expected in zip(loader, untraced, strict=True):
+        assert same(batch, expected)
+    trace.write(tmp_path / "trace.json")
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    spans = [event for event in events if event["ph"] == "X"]
+
+    assert sum(event["args"]["records"] for event in spans if event["name"] == "views") >= 6 * 20
+    assert [event["args"]["step"] for event in spans if event["name"] == "wait for the batch"] == list(range(6))
+    assert sum(event["name"] == "consumer" for event in spans) == 6
+    assert len({event["tid"] for event in spans}) == 3  # two threads and the consumer
+    assert {event["args"]["name"].partition("_")[0] for event in events if event["ph"] == "M"} == {"alexprep", "MainThread"}
+
+
+def test_a_loader_says_how_many_batches_are_ready(shards):
+    loader = Loader(shards / "raw", crop=CROP, batch_size=20, prefetch=2)
+    assert loader.ready == 0
+    batches = iter(loader)
+    next(batches)
+    deadline = time.monotonic() + 20
+    while loader.ready < 2 and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+    assert loader.ready == 2
+
+
+JPEG, RAW = {"decoding": 3000, "augmenting": 6000, "storage": 9000}, {"augmenting": 6000, "storage": 900}
+
+
+@pytest.mark.parametrize(
+    ("stages", "loader", "threads", "sentence"),
+    [
+        (JPEG, 1900, 2, "The processor binds: 1,900 images/s are 95% of the 2,000 that the processor allows; most of it is decoding: raw records"),
+        (JPEG, 1900, 2, "(alexprep shard --encoding raw) would allow 6,000 for five times the space."),
+        (JPEG, 1900, 1, "allows; --threads 2 would use all CPUs."),
+        (RAW, 800, 2, "Storage binds: 800 images/s are 89% of the 900 that storage allows; --shuffle block"),
+        (RAW, 4500, 2, "The processor binds: 4,500 images/s are 75% of the 6,000 that the processor allows; --dtype"),
+        (RAW, 4500, 2, " That is with the shards in memory: read from the disk, storage would bind at 900."),
+        (JPEG | {"host to device": 1500}, 1400, 2, "Host to device binds: 1,400 images/s are 93% of the 1,500"),
+        (JPEG | {"the consumer": 500}, 1900, 2, "The consumer binds: it takes 500 images/s, and the loader makes 3.8 times as many"),
+    ],
+)
+def test_the_verdict_names_what_binds_and_what_would_help(stages, loader, threads, sentence):
+    assert sentence in verdict(stages, loader, threads, cpus=2)
+
+
+@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
+def test_bench_measures_every_stage_and_ends_in_a_sentence(shards, encoding, tmp_path):
+    options = ["--crop", CROP, "--batch-size", 20, "--seconds", 0.2, "--device", "cpu"]
+    told = command("alexprep", "bench", shards / encoding, *options, "--trace", tmp_path / "t.json")
+    printed = json.loads(command("alexprep", "bench", shards / encoding, *options, "--consumer", 10, "--json").stdout)
+    names = ["storage", *(["decoding"] if encoding == "jpeg" else []), "augmenting"]
+
+    assert told.returncode == 0, told.stderr
+    assert [line.split()[0] for line in told.stdout.splitlines()[: len(names) + 1]] == [*names, "loader"]
+    assert "binds: " in told.stdout.splitlines()[-1]
+    assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
+    assert [stage["name"] for stage in printed["stages"]] == [*names, "the consumer", "loader"]
+    assert all(stage["rate"] > 0 for stage in printed["stages"])
+    assert printed["verdict"].startswith("The consumer binds: it takes 10 images/s")
 
 
 @pytest.mark.gpu

@@ -1,0 +1,121 @@
+"""`alexprep bench`: what binds the loader on this machine."""
+
+import os
+import time
+from dataclasses import asdict
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .common import print_json, say, wrong_values
+from .shards import DIRECTORY, JSON
+
+
+@click.command()
+@DIRECTORY
+@click.option("--split", help="[default: train, or the first]")
+@click.option("--batch-size", default=128, show_default=True, type=click.IntRange(1), help="Images.")
+@click.option("--crop", default=224, show_default=True, type=click.IntRange(1), help="Pixels a side.")
+@click.option("--layout", default="CHW", show_default=True, type=click.Choice(["CHW", "channels_last"]), help="Of the batches.")
+@click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "float16"]), help="Of the batches.")
+@click.option("--shuffle", default="full", show_default=True, type=click.Choice(["full", "block"]), help="Order of the records.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="[default: the CPUs this process may use]")
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "gpu"]), help="auto: a GPU if there is one.")
+@click.option("--run", type=click.Path(path_type=Path), help="Folder of a run: how fast its training steps are without waiting.")
+@click.option("--consumer", type=click.FloatRange(0, min_open=True), metavar="IMAGES/S", help="How fast the consumer is, if it is known.")
+@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(0.1, 600), help="Of each measurement.")
+@click.option("--trace", type=click.Path(path_type=Path), help="File for what each thread did when, for chrome://tracing or ui.perfetto.dev.")
+@JSON
+def bench(
+    directory: str,
+    split: str | None,
+    device: str,
+    run: Path | None,
+    consumer: float | None,
+    seconds: float,
+    trace: Path | None,
+    as_json: bool,
+    **options: Any,  # noqa: ANN401  (fields of LoaderConfig)
+) -> None:
+    """Measure each stage of loading the shards in DIRECTORY, and the whole, and say which stage binds on this machine.
+
+    Storage, decoding and augmenting are measured alone, with all the loader's threads; of a consumer its own word is taken.
+    """
+    import torch
+    from alexprep.pipeline import Loader, read_manifest
+    from alexprep.pipeline.binding import Stage, stages_of, verdict
+    from alexprep.pipeline.tracing import Trace
+
+    manifest = read_manifest(directory)
+    split = split or ("train" if "train" in manifest.splits else next(iter(manifest.splits)))
+    recorded = Trace() if trace is not None else None
+    on_gpu = device == "gpu" or (device == "auto" and torch.cuda.is_available())
+    with wrong_values():
+        loader = Loader(directory, split=split, views="random", device="gpu" if on_gpu else "cpu", trace=recorded, **options)
+    measured = stages_of(loader.records, loader.recipe, loader.config, seconds)
+    device_s = [_copying(torch, loader, seconds)] if on_gpu else []
+    its_own = [Stage("the consumer", consumer or _consumer(run), "as given" if consumer else f"of {run}")] if run or consumer else []
+    stages: list[Stage] = []
+    for stage in chain(measured, device_s, its_own):
+        stages.append(stage)
+        if not as_json:
+            _show(stage)
+    whole = Stage("loader", _whole(loader, seconds), f"batches of {options['batch_size']}, {loader.config.threads} threads")
+    if recorded is not None and trace is not None:
+        recorded.write(trace)
+        say(f"trace: {trace}")
+    rates = {stage.name: stage.rate for stage in stages}
+    sentence = verdict(rates, whole.rate, loader.config.threads or 1, len(os.sched_getaffinity(0)))
+    if as_json:
+        print_json({"stages": [asdict(stage) for stage in [*stages, whole]], "verdict": sentence})
+        return
+    _show(whole)
+    click.echo(f"\n{sentence}")
+
+
+def _show(stage: Any) -> None:  # noqa: ANN401  (a Stage)
+    click.echo(f"{stage.name:<15}{stage.rate:>12,.0f} images/s   {stage.note}")
+
+
+def _whole(loader: Any, seconds: float) -> float:  # noqa: ANN401  (a Loader)
+    """Return the loader's images/s, after a few batches to warm up."""
+    images, start = 0, None
+    while start is None or time.perf_counter() - start < seconds:
+        for batch in loader:
+            if start is None:
+                start = time.perf_counter()  # the first batch waited for everything
+                continue
+            images += len(batch.images)
+            if time.perf_counter() - start > seconds:
+                break
+    return images / (time.perf_counter() - start)
+
+
+def _copying(torch: Any, loader: Any, seconds: float) -> Any:  # noqa: ANN401
+    """Copy raw records, or the JPEG bytes of as many, to the device."""
+    from alexprep.pipeline.binding import Stage
+
+    each = sum(shard.bytes for shard in loader.records.shards) // len(loader.records)
+    batch = torch.empty(each * loader.config.batch_size, dtype=torch.uint8).pin_memory()
+    batch.cuda(non_blocking=True)
+    torch.cuda.synchronize()
+    copied, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        batch.cuda(non_blocking=True)
+        torch.cuda.synchronize()
+        copied += loader.config.batch_size
+    return Stage("host to device", copied / (time.perf_counter() - start), "records as they are stored, pinned")
+
+
+def _consumer(run: Path | None) -> float:
+    """Return a run's images/s if it never waited: the median of its last 50 logged steps."""
+    import statistics
+
+    from .runs import RunFolder
+
+    rows = [row for row in RunFolder.existing(run).rows() if row["event"] == "step"]
+    if not rows:
+        raise click.ClickException(f"{run} has no step in its metrics.jsonl yet")
+    return statistics.median(row["images_per_s"] / max(1 - row["wait_share"], 0.01) for row in islice(reversed(rows), 50))

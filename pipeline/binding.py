@@ -1,0 +1,144 @@
+"""What binds a loader on this machine: each stage alone, the whole, and one sentence."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import kernels
+from .augment import draws
+from .config import LoaderConfig
+from .images import decode_record
+from .records import Records
+
+SAMPLE = 256  # records that decoding and augmenting are measured with; they fit into no processor's cache
+BLOCK = 4 << 20  # bytes of a read from storage
+MOST_READ = 1 << 30
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage alone, with all the threads that the loader has."""
+
+    name: str
+    rate: float  # images/s
+    note: str = ""
+
+
+def storage(records: Records, seconds: float) -> Stage:
+    """Read shards from the disk, not from the system's cache as far as it lets go of them, in large pieces."""
+    read, start = 0, time.perf_counter()
+    for shard in records.shards:
+        path = records.manifest.directory / shard.file
+        if not isinstance(path, Path):
+            return Stage("storage", float("inf"), "an object store, read through the cache")
+        with path.open("rb", buffering=0) as file:
+            if hasattr(os, "posix_fadvise"):
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            while piece := file.read(BLOCK):
+                read += len(piece)
+                if read > MOST_READ or time.perf_counter() - start > seconds:
+                    break
+        if read > MOST_READ or time.perf_counter() - start > seconds:
+            break
+    rate = read / (time.perf_counter() - start)
+    each = sum(shard.bytes for shard in records.shards) / len(records)
+    return Stage("storage", rate / each, f"{rate / 1e6:,.0f} MB/s")
+
+
+def decoding(records: Records, config: LoaderConfig, seconds: float) -> Stage | None:
+    """Decode of each record the region that its view needs; None for raw records."""
+    if records.manifest.config.encoding == "raw":
+        return None
+    numbers = np.arange(min(SAMPLE, len(records)))
+    images = [records.image(int(number)).tobytes() for number in numbers]
+    drawn = draws(config.seed, 0, numbers, records.manifest.config.size - config.crop)
+    corners = list(zip(drawn.left.tolist(), drawn.top.tolist(), strict=True))
+
+    def decode(i: int) -> None:
+        left, top = corners[i]
+        if kernels.decode_region(images[i], (left, top, left + config.crop, top + config.crop)) is None:
+            decode_record(images[i])
+
+    return Stage("decoding", _rate(decode, len(images), config.threads or 1, seconds), "of the region that a view needs, alone")
+
+
+def augmenting(records: Records, recipe: kernels.Recipe, config: LoaderConfig, seconds: float) -> Stage:
+    """Make views of pixels that are in memory: mean, crop, mirror, colour, conversion."""
+    count, threads = min(SAMPLE, len(records)), config.threads or 1
+    pixels = [records.pixels(number) for number in range(count)]
+    drawn = draws(config.seed, 0, np.arange(count), records.manifest.config.size - config.crop)
+    placed = np.stack([drawn.top, drawn.left, drawn.flip], 1).astype(np.int32)[:, None].repeat(recipe.views, 1)
+    offsets = np.zeros((count, 3), np.float32)
+    shape = (3, recipe.crop, recipe.crop) if recipe.planes else (recipe.crop, recipe.crop, 3)
+    out = np.zeros((count, recipe.views, *shape), np.float32 if recipe.kind == 0 else np.uint16)
+    ends = np.linspace(0, count, min(count, 8 * threads) + 1).astype(int).tolist()
+    parts = list(pairwise(ends))
+
+    def augment(i: int) -> None:
+        low, high = parts[i]
+        kernels.render(pixels, True, placed, offsets, out, recipe, low, high - low)  # noqa: FBT003  (the pixels are raw)
+
+    return Stage("augmenting", _rate(augment, len(parts), threads, seconds) * count / len(parts), "mean, crop, mirror, colour, conversion")
+
+
+def _rate(work: Callable[[int], Any], count: int, threads: int, seconds: float) -> float:
+    """Return calls a second of work(0), work(1), ..., on some threads."""
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(count)))  # warms up
+        rounds, start = 0, time.perf_counter()
+        while rounds == 0 or time.perf_counter() - start < seconds:
+            list(pool.map(work, range(count)))
+            rounds += 1
+        return rounds * count / (time.perf_counter() - start)
+
+
+def verdict(stages: dict[str, float], loader: float, threads: int, cpus: int) -> str:
+    """Return the sentence: which stage binds, at what share of its ceiling the loader is, and what would help.
+
+    Decoding and augmenting share the threads, so that their times add up; the others run beside them.
+    """
+    consumer = stages.get("the consumer")
+    if consumer is not None and consumer < loader:
+        times = f"{loader / consumer:.1f} times as many"
+        return f"The consumer binds: it takes {consumer:,.0f} images/s, and the loader makes {times}; a faster one changes nothing."
+    made = [stages[name] for name in ("decoding", "augmenting") if name in stages]
+    ceilings = {"the processor": 1 / sum(1 / rate for rate in made)}
+    ceilings |= {name: stages[name] for name in ("storage", "host to device") if name in stages}
+    remark = ""
+    if ceilings["storage"] < loader:
+        remark = f" That is with the shards in memory: read from the disk, storage would bind at {ceilings.pop('storage'):,.0f}."
+    binding = min(ceilings, key=lambda name: ceilings[name])
+    share = f"{loader:,.0f} images/s are {loader / ceilings[binding]:.0%} of the {ceilings[binding]:,.0f} that {binding} allows"
+    return f"{binding.capitalize()} binds: {share}; {next(_advice(binding, stages, threads, cpus))}{remark}"
+
+
+def _advice(binding: str, stages: dict[str, float], threads: int, cpus: int) -> Iterator[str]:
+    """Yield what would help, the best first."""
+    if binding == "storage":
+        yield "--shuffle block reads in large runs, and JPEG records are a fifth of raw ones; else a faster disk, or memory for all of it."
+    if binding == "host to device":
+        yield "JPEG records are a fifth of what raw ones copy."
+    if threads < cpus:
+        yield f"--threads {cpus} would use all CPUs."
+    if "decoding" in stages and stages["decoding"] < stages["augmenting"]:
+        allowed = f"{stages['augmenting']:,.0f}"
+        yield f"most of it is decoding: raw records (alexprep shard --encoding raw) would allow {allowed} for five times the space."
+    yield "--dtype bfloat16 writes half as much; then only more CPUs help, or a GPU."
+
+
+def stages_of(records: Records, recipe: kernels.Recipe, config: LoaderConfig, seconds: float) -> Iterator[Stage]:
+    """Measure the stages one after the other."""
+    yield storage(records, seconds)
+    for stage in (partial(decoding, records, config), partial(augmenting, records, recipe, config)):
+        measured = stage(seconds)
+        if measured is not None:
+            yield measured
