@@ -13,6 +13,7 @@ from alexprep.pipeline.remote import location
 
 from .bench import bench
 from .common import Bar, Commands, print_json, say, wrong_values
+from .doctor import doctor
 from .samples import preview, replay
 from .shards import COMMANDS, DIRECTORY, JSON, LABEL_ORDER, MAX_BAD, SRC, WORKERS, facts, report, show
 
@@ -178,7 +179,7 @@ def _row(values: list[float]) -> str:
     return "".join(f"{x:11.3f}" for x in values)
 
 
-for command in (*COMMANDS, replay, preview, bench):
+for command in (*COMMANDS, replay, preview, bench, doctor):
     main.add_command(command)
 
 

@@ -36,6 +36,8 @@ def _load() -> Any:  # noqa: ANN401  (a module, compiled from native/)
 _kernels = _load()
 
 COMPILED = _kernels is not None
+USES_AVX2 = COMPILED and _kernels.__name__.endswith("_avx2")
+HAS_AVX2 = COMPILED and bool(_kernels.runs_avx2())  # the processor
 MAX_PIXELS = 178_956_970  # 512 MiB of RGB: what Pillow refuses as a decompression bomb; larger than ImageNet's largest by far
 NUMBERS = get_args(Dtype)  # that a view may consist of, in the order of native/views.h
 IMAGES_IN_16_BITS = 257  # of uint8 add up to at most 65535

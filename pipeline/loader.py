@@ -3,6 +3,7 @@
 import os
 import time
 import warnings
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from .stats import Stats, load_stats
 from .tracing import Trace
 from .views import Feed
 
+UNMAP_STEPS = 4  # the memory of so many steps' records may pile up before it is given back
 SEARCH = 1000  # damaged records in a row that are passed over, before it is taken for more than an accident
 
 
@@ -151,8 +153,12 @@ class Loader:
         """Return what makes the batches, from `step` on."""
         self._read_ahead = (-1, set())
 
+        feed = weakref.WeakMethod(self._feed)  # in a circle with the engine, neither would be freed before the garbage collector's turn
+
         def source(i: int) -> Feed:
-            return self._feed(step + i)
+            alive = feed()
+            assert alive is not None  # it is the loader that runs the engine
+            return alive(step + i)
 
         if self.config.device == "cpu":
             return CpuEngine(self.config, self.records.manifest, self.stats, source, self._trace)
@@ -170,6 +176,8 @@ class Loader:
         epoch, numbers = self._plan(step)
         if self._cache is not None or (self.config.shuffle == "block" and self._random):
             self._read_blocks_ahead(step)
+        if step % UNMAP_STEPS == 0:
+            self.records.unmap()
         if self.substitutes:
             numbers = np.array([self.substitutes.get(number, number) for number in numbers.tolist()])
         count = len(numbers)

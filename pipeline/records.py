@@ -3,7 +3,9 @@
 The layout is specified in FORMAT.md; change both together, and raise FORMAT_VERSION.
 """
 
+import ctypes
 import json
+import mmap
 import os
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -22,6 +24,10 @@ from .manifest import FORMAT_VERSION, Manifest
 from .remote import RemotePath, present
 
 ROWS_A_BATCH = {"jpeg": 256, "raw": 64}  # about 10 MB a record batch
+
+
+_MADVISE = ctypes.CDLL(None, use_errno=True).madvise
+_MADVISE.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 class Row(NamedTuple):
@@ -127,6 +133,8 @@ class Records:
         self._count = ends[-1] if ends else 0
         self._readers: dict[int, pa.RecordBatchFileReader] = {}
         self._blocks: dict[tuple[int, int], _Block] = {}
+        self._maps: dict[int, pa.Buffer] = {}  # of local files, whole
+        self._touched: set[int] = set()  # shards since the last `unmap`
         self._cache = cache if isinstance(manifest.directory, RemotePath) else None
         if self._cache is not None:
             fits = sum(shard.bytes for shard in self.shards) <= self._cache.limit
@@ -206,6 +214,17 @@ class Records:
         file, row = self.place(record)
         return f"record {record} ({file} row {row}, from {self.key(record)})"
 
+    def unmap(self) -> None:
+        """Give back the memory through which the shards were read: it would grow to the size of all of them.
+
+        They stay in the system's cache, and what is touched again is there again.
+        """
+        for shard in self._touched:
+            whole = self._maps.get(shard)
+            if whole is not None:
+                _MADVISE(whole.address, whole.size, mmap.MADV_DONTNEED)
+        self._touched.clear()
+
     def _place(self, record: int) -> tuple[int, int, int]:
         """Return (shard, record batch, row in it)."""
         if not 0 <= record < self._count:
@@ -215,6 +234,7 @@ class Records:
 
     def _locate(self, record: int) -> tuple[_Block, int]:
         shard, number, row = self._place(record)
+        self._touched.add(shard)
         block = self._blocks.get((shard, number))
         if self._cache is not None and shard in self._readers:
             self._readers[shard] = self._readers.pop(shard)
@@ -232,8 +252,12 @@ class Records:
                 self._let_go(self.shards[shard].bytes)
                 path = self._cache.hold(path, self.shards[shard])
             try:
-                reader = pa.ipc.open_file(pa.memory_map(str(path)) if isinstance(path, Path) else path.open_random())
+                file = pa.memory_map(str(path)) if isinstance(path, Path) else path.open_random()
+                reader = pa.ipc.open_file(file)
                 self._check(reader, shard)
+                if isinstance(path, Path):
+                    file.seek(0)
+                    self._maps[shard] = file.read_buffer(file.size())  # no copy
             except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
                 raise DataError(f"{path} cannot be read as a shard: {error}") from error
             self._readers[shard] = reader
@@ -246,6 +270,7 @@ class Records:
             if held + needed <= self._holdable:
                 return
             del self._readers[shard]
+            self._maps.pop(shard, None)
             self._blocks = {place: block for place, block in self._blocks.items() if place[0] != shard}
             self._cache.release(self.shards[shard])  # type: ignore[union-attr]  # only called with a cache
             held -= self.shards[shard].bytes

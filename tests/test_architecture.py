@@ -18,7 +18,7 @@ LAYERS = (
     ("errors", "config", "hashing"),
     ("remote", "kernels"),
     ("storage",),
-    ("tracing",),
+    ("tracing", "doctor"),
     ("sources", "images", "processes", "moments", "augment", "order", "demo_data"),
     ("manifest",),
     ("plan", "cache"),

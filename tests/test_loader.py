@@ -165,6 +165,32 @@ def test_batches_that_are_kept_do_not_change(shards):
         assert torch.equal(batch.images, copy)
 
 
+MEMORY = """
+import sys
+import gc
+from alexprep.pipeline import Loader
+gc.disable()
+def own():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
+for epoch in range(int(sys.argv[2])):
+    options = {"crop": 48, "threads": 2}
+    for loader in (Loader(sys.argv[1], batch_size=10, seed=epoch, **options), Loader(sys.argv[1], split="val", views="ten", batch_size=4, **options)):
+        for _ in range(3):
+            for batch in loader:
+                pass
+    print(own(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
+def test_memory_does_not_grow_from_epoch_to_epoch_and_loader_to_loader(shards, encoding):
+    """After a few to warm up, forty more loaders of three epochs each take less than 6 MB more."""
+    done = subprocess.run([sys.executable, "-c", MEMORY, shards / encoding, "30"], capture_output=True, text=True, check=True)
+    kib = [int(line) for line in done.stdout.split()]
+
+    assert kib[-1] - kib[9] < 6 << 10, kib
+
+
 def test_two_loaders_live_side_by_side(shards):
     a, b = (Loader(shards / "raw", crop=CROP, batch_size=10, seed=seed) for seed in (0, 0))
     for x, y in zip(a, b, strict=True):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -214,3 +215,26 @@ def test_damaged_statistics_are_named(copy):
 
     with pytest.raises(DataError, match="run alexprep stats --pca again"):
         load_stats(read_manifest(copy))
+
+
+def mapped(path):
+    """KiB of the file's maps that are in this process's memory."""
+    total, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0] and ":" not in line.split()[0]:
+            inside = line.endswith(str(path))
+        elif inside and line.startswith("Rss:"):
+            total += int(line.split()[1])
+    return total
+
+
+def test_memory_of_the_maps_is_given_back_and_what_was_in_it_stays(shards):
+    records = Records(read_manifest(shards / "raw"), "train")
+    paths = [shards / "raw" / shard.file for shard in records.shards]
+    images = [records.image(number) for number in range(len(records))]
+    before = [image.sum() for image in images]
+    assert all(mapped(path) > 500 for path in paths)
+    records.unmap()
+
+    assert all(mapped(path) == 0 for path in paths)
+    assert [image.sum() for image in images] == before
