@@ -35,23 +35,18 @@ def place_options(command: Any) -> Any:  # noqa: ANN401  (click decorates anythi
     return command
 
 
-class Size(click.ParamType):
-    """A number of bytes, such as 200G."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401  (click's own signature)
-        """Return the bytes."""
-        match = re.fullmatch(r"([0-9]{1,15})([KMGT]?)B?", str(value).strip().upper())
-        if match is None or int(match[1]) == 0:
-            self.fail(f"a size is a number of bytes, or such as 500M, 200G, 1T; got {value}", param, ctx)
-        return int(match[1]) * 1000 ** " KMGT".index(match[2] or " ")
+def size_in_bytes(_ctx: click.Context, _option: click.Parameter, value: str) -> int:
+    """Return the bytes that such as 200G means."""
+    match = re.fullmatch(r"([0-9]{1,15})([KMGT]?)B?", value.strip().upper())
+    if match is None or int(match[1]) == 0:
+        raise click.BadParameter(f"a size is a number of bytes, or such as 500M, 200G, 1T; got {value}")
+    return int(match[1]) * 1000 ** " KMGT".index(match[2] or " ")
 
 
 def cache_options(command: Any) -> Any:  # noqa: ANN401  (click decorates anything)
     """Add the options of shards in an object store."""
     for option in (
-        click.option("--cache-size", default="100G", show_default=True, type=Size(), help="Of that folder."),
+        click.option("--cache-size", default="100G", show_default=True, metavar="SIZE", callback=size_in_bytes, help="Of that folder."),
         click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Local folder for the shards of an object store (s3://...)."),
     ):
         command = option(command)

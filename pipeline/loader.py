@@ -113,7 +113,7 @@ class Loader:
 
         0 again and again means that the loader is what is waited for.
         """
-        return 0 if self._engine is None else self._engine.ready  # type: ignore[no-any-return]  # of either engine
+        return 0 if self._engine is None else self._engine.ready
 
     @property
     def recipe(self) -> Recipe:
