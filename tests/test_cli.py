@@ -31,7 +31,7 @@ def rows(run, event):
 
 
 def without_times(step_rows):
-    return [{name: value for name, value in row.items() if name not in ("images_per_s", "wait_share")} for row in step_rows]
+    return [{name: value for name, value in row.items() if name not in ("images_per_s", "wait_share", "batches_ready")} for row in step_rows]
 
 
 @pytest.mark.parametrize("name", ["alexprep", "alextrain"])
@@ -147,7 +147,7 @@ def test_a_run_leaves_checkpoints_metrics_and_a_report(finished):
     steps = rows(folder, "step")
 
     assert [row["step"] for row in steps] == list(range(1, 31))
-    assert {"event", "step", "epoch", "loss", "lr", "images_per_s", "wait_share"} == set(steps[0])
+    assert {"event", "step", "epoch", "loss", "lr", "images_per_s", "wait_share", "batches_ready"} == set(steps[0])
     assert [row["epoch"] for row in rows(folder, "eval")] == [1, 2, 3]
     assert [(row["views"], row["count"]) for row in rows(folder, "result")] == [(10, 20), (1, 20)]
     assert "ten views: top-1 error" in run.stdout

@@ -59,7 +59,7 @@ def test_shards_are_plain_arrow_files_with_huggings_faces_description(shards):
     assert table.schema.names == ["image", "label", "key", "width", "height"]
     assert (table["width"][0].as_py(), table["height"][0].as_py()) == (90, 70)
     assert facts["format_version"] == 1
-    assert facts["parameters"] == {"size": 64, "encoding": "jpeg", "quality": 95, "records_per_shard": 4096}
+    assert facts["parameters"] == {"size": 64, "encoding": "jpeg", "quality": 95, "records_per_shard": 4096, "subsampling": "444"}
     assert json.loads(table.schema.metadata[b"alexprep.classes"]) == [["ant", "ant"], ["bee", "bee"]]
     assert json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]["label"]["names"] == ["ant", "bee"]
 
