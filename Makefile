@@ -1,13 +1,14 @@
-# Set-up, tests and the demo; `make help` lists the targets. Everything lands in .venv/, nothing outside this folder.
+# Set-up, tests and the demo; `make help` lists the targets. Everything lands in .venv/ (and .venv-examples/), nothing outside this folder.
 PYTHON ?= python3.11
 BIN := .venv/bin
+EXAMPLES := .venv-examples/bin
 SOURCES := $(shell find pipeline model cli -type f -not -name '*.pyc') pyproject.toml README.md LICENSE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-gpu lint types docs docs-check check bench lock clean
+.PHONY: help install demo test test-gpu test-examples lint types docs docs-check check bench bench-gpu lock clean
 
 help: ## list the targets
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
 
 .venv/dependencies: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "alexprep needs Python 3.11 or newer: make PYTHON=python3.x"; exit 1; }
@@ -33,6 +34,20 @@ test: .venv/package ## the tests, on the installed wheel
 test-gpu: .venv/package ## the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu
 
+.venv-examples/dependencies: examples/requirements.txt requirements.lock | .venv/package
+	$(PYTHON) -m venv --clear .venv-examples
+	grep -v '^torch==' requirements.lock > .venv-examples/constraints.txt
+	$(EXAMPLES)/python -m pip install --quiet --disable-pip-version-check --constraint .venv-examples/constraints.txt \
+		--requirement examples/requirements.txt "$$(echo dist/alexprep-*.whl)[train]" beartype pytest pytest-timeout
+	@touch $@
+
+.venv-examples/package: .venv-examples/dependencies .venv/package
+	$(EXAMPLES)/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall dist/alexprep-*.whl
+	@touch $@
+
+test-examples: .venv-examples/package ## the examples with timm and Lightning, in .venv-examples/
+	$(EXAMPLES)/python -m pytest tests/test_examples.py
+
 lint: .venv/dependencies ## ruff (style and format), hadolint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -49,9 +64,19 @@ docs: .venv/package ## the command line's page, from its own help
 
 check: lint types docs-check test ## everything that must pass before a commit
 
-bench: .venv/package ## the figures of docs/performance.md, on this machine
+bench: .venv/package ## the figures of docs/performance.md on this machine, with the peers (gigabytes), in bench/
+	mkdir -p bench
 	$(BIN)/python benchmarks/response_norm.py
 	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/planning.py
+	$(BIN)/python benchmarks/kernels.py
+	-$(BIN)/python benchmarks/producers.py --install --venvs bench/peers
+	$(BIN)/python benchmarks/producers.py --venvs bench/peers --json bench/producers.json
+	-$(BIN)/python benchmarks/loaders.py --install --venvs bench/peers
+	$(BIN)/python benchmarks/loaders.py --venvs bench/peers --json bench/loaders.json --plot bench/loaders.png
+
+bench-gpu: .venv/package ## images a second on an NVIDIA GPU
+	$(BIN)/python benchmarks/gpu.py
 
 lock: ## requirements.lock again, from pyproject.toml
 	rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv
@@ -62,4 +87,4 @@ lock: ## requirements.lock again, from pyproject.toml
 	rm -rf .lock-venv build alexprep.egg-info
 
 clean: ## all that make has made
-	rm -rf .venv build dist alexprep.egg-info demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-examples build dist alexprep.egg-info demo bench .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,14 +1,15 @@
-"""Ours, in the same frame; and the two limits: bare conversion of the bytes, and bare libjpeg-turbo decoding of the records."""
+"""Ours, in the same frame; and three limits: bare conversion of bytes, bare libjpeg-turbo decoding of records, our own of what a view shows."""
 
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import simplejpeg
 import torch
-from alexprep.pipeline import Loader, Records, read_manifest
-from loading import Epoch, epochs_of, main
+from alexprep.pipeline import Loader, Records, kernels, read_manifest
+from loading import CROP, ROOM, Epoch, epochs_of, main
 
 
 def loader(encoding: str, **options: Any) -> Any:
@@ -33,23 +34,36 @@ def conversion(_out: Path, workers: int, batch: int) -> Epoch:
     return epoch
 
 
-def decoding(out: Path, workers: int, batch: int) -> Epoch:
-    """Whole records on threads, one after the other; the pixels are dropped."""
-    records = Records(read_manifest(out / "jpeg"), "train")
-    images = [records.image(number) for number in range(len(records))]
-    shares = [images[start::workers] for start in range(workers)]
+def whole(record: Any) -> bool:
+    return len(simplejpeg.decode_jpeg(record, "RGB")) == CROP + ROOM
 
-    def share(images: list[Any]) -> int:
-        return sum(len(simplejpeg.decode_jpeg(image, "RGB")) == 256 for image in images)
 
-    def epoch() -> Iterator[int]:
-        with ThreadPoolExecutor(workers) as pool:
-            yield from pool.map(share, shares)
+def region(record: Any) -> bool:
+    left, top = random.randint(0, ROOM), random.randint(0, ROOM)
+    box = (left, top, left + CROP, top + CROP)
+    _, height, _ = kernels._kernels.decode_jpeg(record, kernels.MAX_PIXELS, box)  # noqa: SLF001  (the bare loop)
+    return height == CROP
 
-    return epoch
+
+def decoding(decode: Callable[[Any], bool]) -> Any:
+    """Records on threads, one after the other; the pixels are dropped."""
+
+    def make(out: Path, workers: int, _batch: int) -> Epoch:
+        records = Records(read_manifest(out / "jpeg"), "train")
+        images = [records.image(number) for number in range(len(records))]
+        shares = [images[start::workers] for start in range(workers)]
+
+        def epoch() -> Iterator[int]:
+            with ThreadPoolExecutor(workers) as pool:
+                yield from pool.map(lambda share: sum(map(decode, share)), shares)
+
+        return epoch
+
+    return make
 
 
 if __name__ == "__main__":
     kinds = {f"{encoding} {layout}": loader(encoding, layout=layout) for encoding in ("jpeg", "raw") for layout in ("CHW", "channels_last")}
     kinds |= {f"raw CHW {dtype}": loader("raw", dtype=dtype) for dtype in ("bfloat16", "float16")}
-    main(kinds | {"conversion": conversion, "decoding": decoding}, lambda _records, _out: None)
+    kinds |= {"conversion": conversion, "decoding": decoding(whole), "decoding regions": decoding(region)}
+    main(kinds, lambda _records, _out: None)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 TORCH = ("torch==2.13.0",)  # that of requirements.lock
-VISION = ("torch==2.14.1", "torchvision==0.29.1")  # Streaming imports torchvision, which works with its own torch only
+VISION = ("torch==2.14.1", "torchvision==0.29.1")  # Streaming and timm import torchvision, which works with its own torch only
 VENVS = Path("~/.cache/alexprep-peers")
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -33,6 +33,8 @@ ENVIRONMENTS = {
     "ffcv": Environment(("ffcv==1.0.2", "pillow", "opencv-python"), TORCH, ("setuptools", "wheel", "numpy")),
     "litdata": Environment(("litdata", "pillow"), TORCH),
     "mds": Environment(("mosaicml-streaming", "pillow"), VISION),
+    "spdl": Environment(("spdl",), TORCH),
+    "timm": Environment(("timm", "pillow"), VISION),
     "torchvision": Environment(("pillow",), VISION),
     "wds": Environment(("webdataset", "pillow"), TORCH),
 }
