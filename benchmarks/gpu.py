@@ -7,10 +7,10 @@ FOLDER holds images as `alexprep shard` takes them; without it, they are drawn. 
 
 import argparse
 import tempfile
-import time
 from pathlib import Path
 
 import torch
+from alexprep.cli.bench import copying, whole
 from alexprep.pipeline import Loader, ShardConfig, ShardJob
 from alexprep.pipeline.config import Encoding
 from alexprep.pipeline.demo_data import write_demo_data
@@ -25,29 +25,6 @@ def shards(src: Path, folder: Path, encoding: Encoding) -> Path:
     for _ in job.run():
         pass
     return folder / encoding
-
-
-def rate(loader: Loader, seconds: float) -> float:
-    """Images/s over some epochs; the first one warms up."""
-    for _ in loader:
-        pass
-    torch.cuda.synchronize()
-    images, start = 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        for batch in loader:
-            images += len(batch.images)
-        torch.cuda.synchronize()
-    return images / (time.perf_counter() - start)
-
-
-def copying(each: int, seconds: float) -> float:
-    """Records of `each` bytes a second, from pinned memory to the device."""
-    batch, copied, start = torch.empty(each * BATCH, dtype=torch.uint8).pin_memory(), 0, time.perf_counter()
-    while time.perf_counter() - start < seconds:
-        batch.cuda(non_blocking=True)
-        torch.cuda.synchronize()
-        copied += BATCH
-    return copied / (time.perf_counter() - start)
 
 
 def main() -> None:
@@ -72,9 +49,8 @@ def main() -> None:
             for layout in ("CHW", "channels_last"):
                 for dtype in ("float32", "float16", "bfloat16"):
                     loader = Loader(data, batch_size=BATCH, device="gpu", layout=layout, dtype=dtype)
-                    print(f"{encoding:<5} {layout:<14} {dtype:<9} {rate(loader, arguments.seconds):>10,.0f} images/s", flush=True)
-            each = sum(shard.bytes for shard in loader.records.shards) // len(loader.records)
-            print(f"{encoding:<5} copied to the device only {copying(each, arguments.seconds):>14,.0f} images/s")
+                    print(f"{encoding:<5} {layout:<14} {dtype:<9} {whole(loader, arguments.seconds):>10,.0f} images/s", flush=True)
+            print(f"{encoding:<5} copied to the device only {copying(loader, arguments.seconds):>14,.0f} images/s")
 
 
 if __name__ == "__main__":

@@ -49,29 +49,29 @@ def bench(
     from alexprep.pipeline.tracing import Trace
 
     manifest = read_manifest(directory)
-    split = split or ("train" if "train" in manifest.splits else next(iter(manifest.splits)))
+    split = split or manifest.main_split
     recorded = Trace() if trace is not None else None
     on_gpu = device == "gpu" or (device == "auto" and torch.cuda.is_available())
     with wrong_values():
         loader = Loader(directory, split=split, views="random", device="gpu" if on_gpu else "cpu", trace=recorded, **options)
     measured = stages_of(loader.records, loader.recipe, loader.config, seconds)
-    device_s = [_copying(torch, loader, seconds)] if on_gpu else []
+    device_s = [Stage("host to device", copying(loader, seconds), "records as they are stored, pinned")] if on_gpu else []
     its_own = [Stage("the consumer", consumer or _consumer(run), "as given" if consumer else f"of {run}")] if run or consumer else []
     stages: list[Stage] = []
     for stage in chain(measured, device_s, its_own):
         stages.append(stage)
         if not as_json:
             _show(stage)
-    whole = Stage("loader", _whole(loader, seconds), f"batches of {options['batch_size']}, {loader.config.threads} threads")
+    all_of_it = Stage("loader", whole(loader, seconds), f"batches of {options['batch_size']}, {loader.config.threads} threads")
     if recorded is not None and trace is not None:
         recorded.write(trace)
         say(f"trace: {trace}")
     rates = {stage.name: stage.rate for stage in stages}
-    sentence = verdict(rates, whole.rate, loader.config.threads or 1, len(os.sched_getaffinity(0)))
+    sentence = verdict(rates, all_of_it.rate, loader.config.threads or 1, len(os.sched_getaffinity(0)))
     if as_json:
-        print_json({"stages": [asdict(stage) for stage in [*stages, whole]], "verdict": sentence})
+        print_json({"stages": [asdict(stage) for stage in [*stages, all_of_it]], "verdict": sentence})
         return
-    _show(whole)
+    _show(all_of_it)
     click.echo(f"\n{sentence}")
 
 
@@ -79,23 +79,27 @@ def _show(stage: Any) -> None:  # noqa: ANN401  (a Stage)
     click.echo(f"{stage.name:<15}{stage.rate:>12,.0f} images/s   {stage.note}")
 
 
-def _whole(loader: Any, seconds: float) -> float:  # noqa: ANN401  (a Loader)
-    """Return the loader's images/s, after a few batches to warm up."""
+def whole(loader: Any, seconds: float) -> float:  # noqa: ANN401  (a Loader)
+    """Return a loader's images/s from its second batch on: the first one waits for everything."""
+    import torch
+
     images, start = 0, None
     while start is None or time.perf_counter() - start < seconds:
         for batch in loader:
             if start is None:
-                start = time.perf_counter()  # the first batch waited for everything
+                start = time.perf_counter()
                 continue
             images += len(batch.images)
             if time.perf_counter() - start > seconds:
                 break
+    if loader.config.device == "gpu":
+        torch.cuda.synchronize()
     return images / (time.perf_counter() - start)
 
 
-def _copying(torch: Any, loader: Any, seconds: float) -> Any:  # noqa: ANN401
-    """Copy raw records, or the JPEG bytes of as many, to the device."""
-    from alexprep.pipeline.binding import Stage
+def copying(loader: Any, seconds: float) -> float:  # noqa: ANN401  (a Loader)
+    """Return how many records a second, as they are stored, can be copied to the device from pinned memory."""
+    import torch
 
     each = sum(shard.bytes for shard in loader.records.shards) // len(loader.records)
     batch = torch.empty(each * loader.config.batch_size, dtype=torch.uint8).pin_memory()
@@ -106,7 +110,7 @@ def _copying(torch: Any, loader: Any, seconds: float) -> Any:  # noqa: ANN401
         batch.cuda(non_blocking=True)
         torch.cuda.synchronize()
         copied += loader.config.batch_size
-    return Stage("host to device", copied / (time.perf_counter() - start), "records as they are stored, pinned")
+    return copied / (time.perf_counter() - start)
 
 
 def _consumer(run: Path | None) -> float:

@@ -146,7 +146,7 @@ def stats(directory: str, pca: bool, verify: bool, as_json: bool) -> None:
     from alexprep.pipeline.stats import STATS, StatsCheck, compute_stats, write_stats
 
     manifest = read_manifest(directory)
-    split = "train" if "train" in manifest.splits else next(iter(manifest.splits))
+    split = manifest.main_split
     found = compute_stats(manifest, split)
     if verify:
         check = StatsCheck(manifest, split)

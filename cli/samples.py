@@ -24,19 +24,19 @@ def _opened(directory: str, run: Path | None, step: int | None, epoch: int, give
     Of a run, the colour is that of the schedule in `epoch`, or in the epoch of `step`.
     """
     from alexprep.pipeline import LoaderConfig, Records, read_manifest
-    from alexprep.pipeline.stats import load_stats
+    from alexprep.pipeline.order import Plan
+    from alexprep.pipeline.stats import stats_for
 
     manifest = read_manifest(directory)
-    train = "train" if "train" in manifest.splits else next(iter(manifest.splits))
-    changes = {"split": train, "views": "random"} | {name: value for name, value in given.items() if value is not None}
+    changes = {"split": manifest.main_split, "views": "random"} | {name: value for name, value in given.items() if value is not None}
     with wrong_values():
         settings = None if run is None else resolve(None, run / "config.toml" if run.is_dir() else run, {}, ())
         config = LoaderConfig(**changes) if settings is None else settings.loader(**changes)
     records = Records(manifest, config.split)
     if settings is not None and given["colour"] is None:
-        epoch = epoch if step is None else step // max(1, len(records) // config.batch_size)
+        epoch = epoch if step is None else step // Plan.of(len(records), config).steps
         config = config if schedule_of(settings).phase(epoch).colour else replace(config, colour=0.0)
-    return records, config, load_stats(manifest, train)
+    return records, config, stats_for(manifest, config.split)
 
 
 @click.command()

@@ -5,9 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,18 +33,8 @@ class Stage:
 def storage(records: Records, seconds: float) -> Stage:
     """Read shards from the disk, not from the system's cache as far as it lets go of them, in large pieces."""
     read, start = 0, time.perf_counter()
-    for shard in records.shards:
-        path = records.manifest.directory / shard.file
-        if not isinstance(path, Path):
-            return Stage("storage", float("inf"), "an object store, read through the cache")
-        with path.open("rb", buffering=0) as file:
-            if hasattr(os, "posix_fadvise"):
-                os.fsync(file.fileno())
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            while piece := file.read(BLOCK):
-                read += len(piece)
-                if read > MOST_READ or time.perf_counter() - start > seconds:
-                    break
+    for piece in _pieces(records):
+        read += piece
         if read > MOST_READ or time.perf_counter() - start > seconds:
             break
     rate = read / (time.perf_counter() - start)
@@ -54,10 +42,19 @@ def storage(records: Records, seconds: float) -> Stage:
     return Stage("storage", rate / each, f"{rate / 1e6:,.0f} MB/s")
 
 
-def decoding(records: Records, config: LoaderConfig, seconds: float) -> Stage | None:
-    """Decode of each record the region that its view needs; None for raw records."""
-    if records.manifest.config.encoding == "raw":
-        return None
+def _pieces(records: Records) -> Iterator[int]:
+    """Read the shards piece by piece; yield the length of each."""
+    for shard in records.shards:
+        with open(records.manifest.directory / shard.file, "rb", buffering=0) as file:  # noqa: PTH123  (of a URI, the loader has said what it needs)
+            if hasattr(os, "posix_fadvise"):
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            while piece := file.read(BLOCK):
+                yield len(piece)
+
+
+def decoding(records: Records, config: LoaderConfig, seconds: float) -> Stage:
+    """Decode of each JPEG record the region that its view needs."""
     numbers = np.arange(min(SAMPLE, len(records)))
     images = [records.image(int(number)).tobytes() for number in numbers]
     drawn = draws(config.seed, 0, numbers, records.manifest.config.size - config.crop)
@@ -138,7 +135,6 @@ def _advice(binding: str, stages: dict[str, float], threads: int, cpus: int) -> 
 def stages_of(records: Records, recipe: kernels.Recipe, config: LoaderConfig, seconds: float) -> Iterator[Stage]:
     """Measure the stages one after the other."""
     yield storage(records, seconds)
-    for stage in (partial(decoding, records, config), partial(augmenting, records, recipe, config)):
-        measured = stage(seconds)
-        if measured is not None:
-            yield measured
+    if records.manifest.config.encoding == "jpeg":
+        yield decoding(records, config, seconds)
+    yield augmenting(records, recipe, config, seconds)

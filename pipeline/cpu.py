@@ -23,7 +23,7 @@ from .images import decode_record
 from .kernels import NUMBERS, Recipe, render
 from .manifest import Manifest
 from .stats import Stats
-from .tracing import Trace
+from .tracing import Trace, span
 from .views import Feed, center_mean, channel_mean, divisor, mean_image, windows
 
 DTYPES = {"float32": np.float32, "bfloat16": np.uint16, "float16": np.float16}  # numpy has no bfloat16
@@ -93,16 +93,14 @@ class CpuEngine:
         views = self._memory.lease((count, recipe.views, *shape), DTYPES[self._config.dtype])
         step = _Step(feed, placed, self._channel - feed.shift, views)
         ends = np.linspace(0, count, min(count, 2 * self._threads) + 1).astype(int).tolist()
-        work = self._share if self._trace is None else self._traced_share
-        step.shares = [self._pool.submit(work, step, low, high - low) for low, high in pairwise(ends)]
+        step.shares = [self._pool.submit(self._share, step, low, high - low) for low, high in pairwise(ends)]
         return step
 
-    def _traced_share(self, step: _Step, low: int, count: int) -> None:
-        assert self._trace is not None
-        with self._trace.span("views", records=count):
-            self._share(step, low, count)
-
     def _share(self, step: _Step, low: int, count: int) -> None:
+        with span(self._trace, "views", records=count):
+            self._make(step, low, count)
+
+    def _make(self, step: _Step, low: int, count: int) -> None:
         size, images = self._recipe.size, step.feed.images
         for i in render(images, self._raw, step.windows, step.offsets, step.views, self._recipe, low, count):
             pixels = images[i] if self._raw else decode_record(images[i])

@@ -71,16 +71,13 @@ def decode_jpeg(data: bytes | UInt8[np.ndarray, "n"]) -> UInt8[np.ndarray, "h w 
 
     Compiled for a baseline JPEG in grey or YCbCr in good order; libjpeg decides about the rest.
     """
-    decoded = _kernels.decode_jpeg(data, MAX_PIXELS) if COMPILED else None
-    if decoded is None:
-        return plain_decode_jpeg(data)
-    pixels, height, width = decoded
-    return np.frombuffer(pixels, np.uint8).reshape(height, width, 3)
+    pixels = decode_region(data)
+    return plain_decode_jpeg(data) if pixels is None else pixels
 
 
-def decode_region(data: Any, box: tuple[int, int, int, int]) -> UInt8[np.ndarray, "h w 3"] | None:  # noqa: ANN401  (any buffer)
-    """Return that part (left, top, right, bottom) of `decode_jpeg`'s pixels; None where libjpeg would have to decide."""
-    decoded = _kernels.decode_jpeg(data, MAX_PIXELS, box) if COMPILED else None
+def decode_region(data: bytes | UInt8[np.ndarray, "n"], *box: tuple[int, int, int, int]) -> UInt8[np.ndarray, "h w 3"] | None:
+    """Return that part (left, top, right, bottom; all of them without) of `decode_jpeg`'s pixels; None where libjpeg has to decide."""
+    decoded = _kernels.decode_jpeg(data, MAX_PIXELS, *box) if COMPILED else None
     if decoded is None:
         return None
     pixels, height, width = decoded

@@ -1,7 +1,6 @@
 """Batches of torch tensors. Each is a pure function of (records, config, step); the loader's state is that step, one integer."""
 
 import os
-import time
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -22,8 +21,8 @@ from .manifest import Manifest, read_manifest
 from .order import BLOCK, POOL, Plan
 from .records import Records
 from .remote import RemotePath
-from .stats import Stats, load_stats
-from .tracing import Trace
+from .stats import Stats, stats_for
+from .tracing import Trace, span
 from .views import Feed
 
 UNMAP_STEPS = 4  # the memory of so many steps' records may pile up before it is given back
@@ -79,7 +78,7 @@ class Loader:
         self.records = Records(manifest, config.split, cache=self._cache)
         self._random = config.view == "random"
         if stats is None and (config.mean != "none" or (self._random and config.colour)):
-            stats = load_stats(manifest, "train" if "train" in manifest.splits else config.split)
+            stats = stats_for(manifest, config.split)
         if stats is not None and stats.mean_image.shape[0] != manifest.config.size:
             raise DataError(f"the mean image is of {stats.mean_image.shape[0]} pixels a side, the records of {manifest.config.size}")
         self.stats = stats
@@ -126,16 +125,12 @@ class Loader:
             return  # an evaluation split of fewer records than ranks
         epoch = self._step // len(self)
         while self._step // len(self) == epoch:
-            if self._trace is None:
+            step = self._step
+            with span(self._trace, "wait for the batch", step=step):
                 batch = self._next()
-            else:
-                with self._trace.span("wait for the batch", step=self._step):
-                    batch = self._next()
             self._step += 1
-            start = time.perf_counter()
-            yield batch
-            if self._trace is not None:
-                self._trace.add("consumer", start, time.perf_counter(), step=self._step - 1)
+            with span(self._trace, "consumer", step=step):
+                yield batch
 
     def _next(self) -> Batch:
         while True:
@@ -174,7 +169,7 @@ class Loader:
     def _feed(self, step: int) -> Feed:
         """Return what an engine is given for `step`: views into the mapped shards, and this step's draws."""
         epoch, numbers = self._plan(step)
-        if self._cache is not None or (self.config.shuffle == "block" and self._random):
+        if self._cache is not None or self._plan.shuffle == "block":
             self._read_blocks_ahead(step)
         if step % UNMAP_STEPS == 0:
             self.records.unmap()
@@ -233,8 +228,8 @@ def _cache(manifest: Manifest, config: LoaderConfig) -> ShardCache | None:
         return None
     if config.cache is None:
         raise DataError(f"{manifest.directory} is read through a cache on a local disk: give cache=FOLDER (--cache)")
-    shards, random = manifest.split(config.split).shards, config.view == "random"
-    total, largest = sum(shard.bytes for shard in shards), max((shard.bytes for shard in shards), default=0)
+    split, random = manifest.split(config.split), config.view == "random"
+    total, largest = split.bytes, max((shard.bytes for shard in split.shards), default=0)
     if config.cache_size < total:
         if random and config.shuffle == "full":
             raise DataError(
@@ -242,7 +237,7 @@ def _cache(manifest: Manifest, config: LoaderConfig) -> ShardCache | None:
                 'shards; or use shuffle="block" (--shuffle block)'
             )
         block = random and config.shuffle == "block"
-        due = 2 * POOL if block else POOL * BLOCK * len(shards) // len(Records(manifest, config.split)) + 2  # a block may lie in two shards
+        due = 2 * POOL if block else POOL * BLOCK * len(split.shards) // split.records + 2  # a block may lie in two shards
         least = 2 * due * largest  # half of it in use, half of it fetched ahead
         if config.cache_size < min(least, total):
             raise DataError(

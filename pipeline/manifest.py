@@ -66,6 +66,11 @@ class Manifest:
         """The plans that its shards may carry."""
         return self.plans or (self.plan,)
 
+    @property
+    def main_split(self) -> str:
+        """The training split; where there is none, the first."""
+        return "train" if "train" in self.splits else next(iter(self.splits))
+
     def split(self, name: str) -> Split:
         """Return a split; DataError names those there are."""
         if name not in self.splits:

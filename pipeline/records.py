@@ -1,7 +1,4 @@
-"""Shards on disk: Arrow IPC files of records, written row by row, mapped into memory and read without a copy.
-
-The layout is specified in FORMAT.md; change both together, and raise FORMAT_VERSION.
-"""
+"""Records of shards: Arrow IPC files, mapped into memory and read without a copy. FORMAT.md specifies them, writing.py writes them."""
 
 import ctypes
 import json
@@ -10,7 +7,6 @@ import os
 from bisect import bisect_right
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,87 +16,12 @@ from .cache import ShardCache
 from .config import ShardConfig
 from .errors import DataError
 from .images import decode_record
-from .manifest import FORMAT_VERSION, Manifest
+from .manifest import Manifest
 from .remote import RemotePath, present
-
-ROWS_A_BATCH = {"jpeg": 256, "raw": 64}  # about 10 MB a record batch
-
+from .writing import ROWS_A_BATCH
 
 _MADVISE = ctypes.CDLL(None, use_errno=True).madvise
 _MADVISE.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-
-
-class Row(NamedTuple):
-    """One record on its way into a shard."""
-
-    image: bytes | UInt8[np.ndarray, "s s 3"]  # JPEG bytes or pixels, as the encoding says
-    label: int
-    key: str
-    width: int  # of the source image, pixels
-    height: int
-
-
-def schema(config: ShardConfig, classes: list[str], facts: dict[str, Any]) -> pa.Schema:
-    """Return the columns of a shard, with `facts` and the class list in the metadata.
-
-    JPEG records carry Hugging Face's description too: `datasets.load_dataset("arrow")` then decodes the images and
-    knows the class names.
-    """
-    shape = [config.size, config.size, 3]
-    image = (
-        pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
-        if config.encoding == "jpeg"
-        else pa.fixed_shape_tensor(pa.uint8(), shape, dim_names=["H", "W", "C"])
-    )
-    metadata = {
-        "alexprep": json.dumps({"format_version": FORMAT_VERSION, **facts}, sort_keys=True),
-        "alexprep.classes": json.dumps([[name, name] for name in classes]),
-    }
-    if config.encoding == "jpeg":
-        features = {
-            "image": {"_type": "Image"},
-            "label": {"names": classes, "_type": "ClassLabel"},
-            "key": {"dtype": "string", "_type": "Value"},
-            "width": {"dtype": "int32", "_type": "Value"},
-            "height": {"dtype": "int32", "_type": "Value"},
-        }
-        metadata["huggingface"] = json.dumps({"info": {"features": features}})
-    columns = {"image": image, "label": pa.int64(), "key": pa.string(), "width": pa.int32(), "height": pa.int32()}
-    return pa.schema(list(columns.items()), metadata=metadata)
-
-
-class ShardWriter:
-    """Writes rows to an open file as an Arrow IPC file; holds one record batch in memory."""
-
-    def __init__(self, file: Any, schema: pa.Schema, encoding: str) -> None:  # noqa: ANN401  (what pyarrow takes for a file)
-        """Begin a shard in `file`."""
-        self._schema, self._rows_a_batch = schema, ROWS_A_BATCH[encoding]
-        self._writer = pa.ipc.new_file(file, schema)
-        self._pending: list[Row] = []
-
-    def append(self, row: Row) -> None:
-        """Add one record."""
-        self._pending.append(row)
-        if len(self._pending) == self._rows_a_batch:
-            self._flush()
-
-    def close(self) -> None:
-        """Write what is pending, and the footer."""
-        self._flush()
-        self._writer.close()
-
-    def _flush(self) -> None:
-        if not self._pending:
-            return
-        images, labels, keys, widths, heights = zip(*self._pending, strict=True)
-        kind = self._schema.field("image").type
-        if isinstance(kind, pa.FixedShapeTensorType):
-            column = pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack(images), dim_names=kind.dim_names)
-        else:
-            column = pa.StructArray.from_arrays([pa.array(images, pa.binary()), pa.array(keys, pa.string())], fields=list(kind))
-        columns = [column, pa.array(labels, pa.int64()), pa.array(keys), pa.array(widths, pa.int32()), pa.array(heights, pa.int32())]
-        self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
-        self._pending.clear()
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,8 +112,8 @@ class Records:
         """
         count = min(count, self._count - first)
         while count > 0:
-            shard = bisect_right(self._starts, first) - 1
-            facts, row = self.shards[shard], first - self._starts[shard]
+            shard, row = self._row(first)
+            facts = self.shards[shard]
             rows = min(count, facts.rows - row)
             path = self.manifest.directory / facts.file
             if isinstance(path, RemotePath):
@@ -206,8 +127,8 @@ class Records:
 
     def place(self, record: int) -> tuple[str, int]:
         """Return the record's shard and row."""
-        shard = bisect_right(self._starts, record) - 1
-        return self.shards[shard].file, record - self._starts[shard]
+        shard, row = self._row(record)
+        return self.shards[shard].file, row
 
     def where(self, record: int) -> str:
         """Return the record's shard, row and key, for an error message."""
@@ -225,19 +146,24 @@ class Records:
                 _MADVISE(whole.address, whole.size, mmap.MADV_DONTNEED)
         self._touched.clear()
 
-    def _place(self, record: int) -> tuple[int, int, int]:
-        """Return (shard, record batch, row in it)."""
+    def _row(self, record: int) -> tuple[int, int]:
+        """Return (shard, row in it)."""
         if not 0 <= record < self._count:
             raise IndexError(f"record {record} of {self._count}")
         shard = bisect_right(self._starts, record) - 1
-        return shard, *divmod(record - self._starts[shard], ROWS_A_BATCH[self.manifest.config.encoding])
+        return shard, record - self._starts[shard]
+
+    def _place(self, record: int) -> tuple[int, int, int]:
+        """Return (shard, record batch, row in it)."""
+        shard, row = self._row(record)
+        return shard, *divmod(row, ROWS_A_BATCH[self.manifest.config.encoding])
 
     def _locate(self, record: int) -> tuple[_Block, int]:
         shard, number, row = self._place(record)
         self._touched.add(shard)
+        if self._cache is not None:
+            self._reader(shard)  # it is used: others go first
         block = self._blocks.get((shard, number))
-        if self._cache is not None and shard in self._readers:
-            self._readers[shard] = self._readers.pop(shard)
         if block is None:
             block = self._blocks[shard, number] = self._read(shard, number)
         return block, row

@@ -62,6 +62,11 @@ def write_stats(stats: Stats, manifest: Manifest, *, pca: bool) -> dict[str, Any
     return value
 
 
+def stats_for(manifest: Manifest, split: str) -> Stats:
+    """Return the statistics that views of `split` are made with: the training split's, or its own where there is none."""
+    return load_stats(manifest, "train" if "train" in manifest.splits else split)
+
+
 def load_stats(manifest: Manifest, split: str = "train") -> Stats:
     """Return what `alexprep stats --pca` wrote; if it has not run for these shards, add up the sidecars now."""
     path = manifest.directory / STATS

@@ -12,11 +12,11 @@ from .images import square
 from .kernels import encode_jpeg
 from .manifest import Shard, Sidecar
 from .moments import MomentsCounter
-from .records import Row, ShardWriter, schema
 from .remote import Location
 from .sources import Listing, Place, Reader
 from .sources.listing import shown
 from .storage import published
+from .writing import Row, ShardWriter, schema
 
 
 class Bad(NamedTuple):

@@ -59,6 +59,17 @@ def make_shards(source, out, *, workers=1, max_bad=0.01, **config):
     return job.manifest
 
 
+def stream(loader, steps):
+    """The first `steps` batches from where the loader is, across epochs."""
+    batches = []
+    while len(batches) < steps:
+        for batch in loader:
+            batches.append(batch)
+            if len(batches) == steps:
+                break
+    return batches
+
+
 def command(*arguments, cwd=None, env=None, timeout=280):
     """Run one of our commands as its own process; text in, text out."""
     program, *rest = map(str, arguments)

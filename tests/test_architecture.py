@@ -21,7 +21,7 @@ LAYERS = (
     ("tracing", "doctor"),
     ("sources", "images", "processes", "moments", "augment", "order", "demo_data"),
     ("manifest",),
-    ("plan", "cache"),
+    ("plan", "cache", "writing"),
     ("records",),
     ("stats", "compare"),
     ("verify", "tasks", "views", "export"),

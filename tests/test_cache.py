@@ -13,7 +13,7 @@ from alexprep.pipeline import DataError, Loader, read_manifest
 from alexprep.pipeline.cache import ShardCache
 from alexprep.pipeline.remote import location
 
-from .conftest import command, make_images, make_shards
+from .conftest import command, make_images, make_shards, stream
 from .test_remote import Proxy, proxy, server, upload, uri  # noqa: F401  (fixtures)
 
 OPTIONS = {"crop": 24, "batch_size": 20, "seed": 3}
@@ -37,16 +37,6 @@ def stored(many, server):  # noqa: F811
 
 def size_of(manifest, split="train"):
     return sum(shard.bytes for shard in manifest.split(split).shards)
-
-
-def stream(loader, steps):
-    batches = []
-    while len(batches) < steps:
-        for batch in loader:
-            batches.append(batch)
-            if len(batches) == steps:
-                break
-    return batches
 
 
 def same(a, b):

@@ -20,7 +20,7 @@ from alexprep.pipeline.views import windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .conftest import command
+from .conftest import command, stream
 
 CROP = 48  # of the 64-pixel records
 
@@ -29,17 +29,6 @@ KINDS = {
     "center": {"split": "val", "batch_size": 6},
     "ten": {"split": "val", "batch_size": 6, "views": "ten"},
 }
-
-
-def stream(loader, steps):
-    """The first `steps` batches from where the loader is, across epochs."""
-    batches = []
-    while len(batches) < steps:
-        for batch in loader:
-            batches.append(batch)
-            if len(batches) == steps:
-                break
-    return batches
 
 
 def same(a, b):

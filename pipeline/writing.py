@@ -1,0 +1,89 @@
+"""Shards as they are written: Arrow IPC files of records, row by row.
+
+The layout is specified in FORMAT.md; change both together, and raise FORMAT_VERSION.
+"""
+
+import json
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import UInt8
+
+from .config import ShardConfig
+from .manifest import FORMAT_VERSION
+
+ROWS_A_BATCH = {"jpeg": 256, "raw": 64}  # about 10 MB a record batch
+
+
+class Row(NamedTuple):
+    """One record on its way into a shard."""
+
+    image: bytes | UInt8[np.ndarray, "s s 3"]  # JPEG bytes or pixels, as the encoding says
+    label: int
+    key: str
+    width: int  # of the source image, pixels
+    height: int
+
+
+def schema(config: ShardConfig, classes: list[str], facts: dict[str, Any]) -> pa.Schema:
+    """Return the columns of a shard, with `facts` and the class list in the metadata.
+
+    JPEG records carry Hugging Face's description too: `datasets.load_dataset("arrow")` then decodes the images and
+    knows the class names.
+    """
+    shape = [config.size, config.size, 3]
+    image = (
+        pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
+        if config.encoding == "jpeg"
+        else pa.fixed_shape_tensor(pa.uint8(), shape, dim_names=["H", "W", "C"])
+    )
+    metadata = {
+        "alexprep": json.dumps({"format_version": FORMAT_VERSION, **facts}, sort_keys=True),
+        "alexprep.classes": json.dumps([[name, name] for name in classes]),
+    }
+    if config.encoding == "jpeg":
+        features = {
+            "image": {"_type": "Image"},
+            "label": {"names": classes, "_type": "ClassLabel"},
+            "key": {"dtype": "string", "_type": "Value"},
+            "width": {"dtype": "int32", "_type": "Value"},
+            "height": {"dtype": "int32", "_type": "Value"},
+        }
+        metadata["huggingface"] = json.dumps({"info": {"features": features}})
+    columns = {"image": image, "label": pa.int64(), "key": pa.string(), "width": pa.int32(), "height": pa.int32()}
+    return pa.schema(list(columns.items()), metadata=metadata)
+
+
+class ShardWriter:
+    """Writes rows to an open file as an Arrow IPC file; holds one record batch in memory."""
+
+    def __init__(self, file: Any, schema: pa.Schema, encoding: str) -> None:  # noqa: ANN401  (what pyarrow takes for a file)
+        """Begin a shard in `file`."""
+        self._schema, self._rows_a_batch = schema, ROWS_A_BATCH[encoding]
+        self._writer = pa.ipc.new_file(file, schema)
+        self._pending: list[Row] = []
+
+    def append(self, row: Row) -> None:
+        """Add one record."""
+        self._pending.append(row)
+        if len(self._pending) == self._rows_a_batch:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is pending, and the footer."""
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        images, labels, keys, widths, heights = zip(*self._pending, strict=True)
+        kind = self._schema.field("image").type
+        if isinstance(kind, pa.FixedShapeTensorType):
+            column = pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack(images), dim_names=kind.dim_names)
+        else:
+            column = pa.StructArray.from_arrays([pa.array(images, pa.binary()), pa.array(keys, pa.string())], fields=list(kind))
+        columns = [column, pa.array(labels, pa.int64()), pa.array(keys), pa.array(widths, pa.int32()), pa.array(heights, pa.int32())]
+        self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
+        self._pending.clear()
