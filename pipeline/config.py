@@ -1,6 +1,6 @@
 """What can be chosen: one frozen dataclass a stage, checked when made. Defaults are written here and nowhere else."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 Encoding = Literal["jpeg", "raw"]
@@ -43,6 +43,17 @@ class ShardConfig:
         check(1 <= self.quality <= 100, f"quality must be 1..100, got {self.quality}")
         # The per-pixel sums of a shard are uint32: 255 * 2**24 is the last that fits.
         check(1 <= self.records_per_shard <= 1 << 20, f"records_per_shard must be 1..1048576, got {self.records_per_shard}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the parameters as plans, manifests and shards have them.
+
+        What is younger than format version 1 is left out while it is as it always was: the plan, and with it repair and append,
+        of an older data set stay what they were.
+        """
+        value = asdict(self)
+        if self.subsampling == "444":
+            del value["subsampling"]
+        return value
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ class Manifest:
         value = {
             "format_version": FORMAT_VERSION,
             "plan": self.plan,
-            "parameters": asdict(self.config),
+            "parameters": self.config.to_json(),
             "versions": self.versions,
             "source": self.source,
             **({"plans": self.plans} if self.plans else {}),

@@ -5,7 +5,7 @@ In:  listings, parameters.    Out: a digest, shards with names, and the images o
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
@@ -63,7 +63,7 @@ class Plan:
             {
                 "format_version": FORMAT_VERSION,
                 "plan": self.digest,
-                "parameters": asdict(self.config),
+                "parameters": self.config.to_json(),
                 "classes": self.classes,
                 "images": self.images,
                 "source": self.source,
@@ -102,7 +102,7 @@ def make_plan(source: Source, config: ShardConfig) -> Plan:
     def say(value: Any) -> None:  # noqa: ANN401  (JSON is anything)
         digest.update(json.dumps(value, sort_keys=True).encode() + b"\n")
 
-    say([FORMAT_VERSION, asdict(config), source.classes])
+    say([FORMAT_VERSION, config.to_json(), source.classes])
     for listing in listings:
         say([listing.split, len(listing)])
         digest.update(np.ascontiguousarray(listing.labels).tobytes())

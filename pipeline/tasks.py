@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import IO, Any, NamedTuple
 
 from .config import ShardConfig
@@ -59,7 +59,7 @@ class Ticks(NamedTuple):
 def make_shard(task: ShardTask, ticks: Ticks = Ticks()) -> list[Bad]:  # noqa: B008  (immutable)
     """Make one shard and its sidecar; return what did not make it. If `ticks.end` says stop, nothing is published."""
     facts = {"plan": task.plan, "split": task.images.split, "shard": task.index, "shards": task.count}
-    facts |= {"parameters": asdict(task.config), "versions": task.versions}
+    facts |= {"parameters": task.config.to_json(), "versions": task.versions}
     bad: list[Bad] = []
     labels: Counter[int] = Counter()
     counter = MomentsCounter(task.config.size)

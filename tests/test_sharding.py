@@ -1,6 +1,7 @@
 """The job: same bytes whatever happens, nothing lost, nothing half-written."""
 
 import hashlib
+import io
 import json
 import os
 import random
@@ -17,6 +18,7 @@ import pytest
 from alexprep.pipeline import DataError, Records, ShardConfig, compute_stats, read_manifest
 from alexprep.pipeline.images import central_square, decode, decode_record
 from alexprep.pipeline.plan import shard_count
+from PIL import Image
 
 from .conftest import children_of, command, jpeg, make_images, make_shards, picture, workers_of
 
@@ -59,7 +61,7 @@ def test_shards_are_plain_arrow_files_with_huggings_faces_description(shards):
     assert table.schema.names == ["image", "label", "key", "width", "height"]
     assert (table["width"][0].as_py(), table["height"][0].as_py()) == (90, 70)
     assert facts["format_version"] == 1
-    assert facts["parameters"] == {"size": 64, "encoding": "jpeg", "quality": 95, "records_per_shard": 4096, "subsampling": "444"}
+    assert facts["parameters"] == {"size": 64, "encoding": "jpeg", "quality": 95, "records_per_shard": 4096}
     assert json.loads(table.schema.metadata[b"alexprep.classes"]) == [["ant", "ant"], ["bee", "bee"]]
     assert json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]["label"]["names"] == ["ant", "bee"]
 
@@ -231,3 +233,27 @@ def test_real_photographs_become_records(real_images, tmp_path):
 
     assert manifest.splits["train"].records == 50
     assert manifest.splits["train"].quarantined == 0
+
+
+def test_parameters_that_older_data_sets_do_not_have_are_written_only_where_they_differ():
+    """Else the plan of an older data set would be another one, and repair would refuse it."""
+    assert ShardConfig().to_json() == {"size": 256, "encoding": "jpeg", "quality": 95, "records_per_shard": 4096}
+    assert ShardConfig(**ShardConfig(subsampling="420").to_json()) == ShardConfig(subsampling="420")
+    assert "subsampling" in ShardConfig(subsampling="420").to_json()
+
+
+def test_records_with_colour_at_half_size_are_pillows_and_counted_as_they_are_read(images, tmp_path):
+    run = command("alexprep", "shard", "--src", images, "--out", tmp_path / "half", "--size", 64, "--subsampling", "420")
+    assert run.returncode == 0, run.stderr
+    records, full = (
+        Records(read_manifest(tmp_path / "half"), "train"),
+        Records(make_shards(images, tmp_path / "raw", size=64, encoding="raw"), "train"),
+    )
+    for number in (0, 77, 129):
+        expected = io.BytesIO()
+        Image.fromarray(full.pixels(number)).save(expected, "JPEG", quality=95, subsampling=2)
+        assert records.image(number).tobytes() == expected.getvalue()
+
+    assert command("alexprep", "stats", tmp_path / "half", "--pca", "--verify").returncode == 0
+    wrong = command("alexprep", "shard", "--src", images, "--out", tmp_path / "half", "--size", 64)
+    assert (wrong.returncode, "holds another data set" in wrong.stderr) == (1, True)
