@@ -61,3 +61,15 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path):
 
     with pytest.raises(DataError, match="larger than 99 bytes"):
         read_json(tmp_path / "x.json", limit=99)
+
+
+@pytest.mark.parametrize("place", ["nowhere/file", "taken/file", "folder"])
+def test_an_error_names_the_file_and_not_the_one_beside_it(tmp_path, place):
+    """No such folder; a file in a folder's place; a folder in the file's."""
+    (tmp_path / "taken").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match="No such file|Not a directory|Is a directory") as caught, published(tmp_path / place) as file:
+        file.write(b"x")
+
+    assert caught.value.filename == str(tmp_path / place)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "taken"]
