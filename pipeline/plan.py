@@ -117,7 +117,7 @@ class Shuffle:
     def __init__(self, listing: Listing, config: ShardConfig) -> None:
         """Draw the order: a permutation of the listing that follows from its length alone."""
         self.listing = listing
-        self._order: Int64[np.ndarray, n] = permutation(0, 0, len(listing)).astype(np.int64)
+        self._order: Int64[np.ndarray, n] = permutation(0, 0, len(listing))
         self._parts = np.array_split(self._order, shard_count(len(listing), config))
         self.starts = np.cumsum([0, *map(len, self._parts)]).tolist()  # number of each shard's first image
 

@@ -54,7 +54,7 @@ def small_pools(monkeypatch):
     for module in ("order", "loader"):
         monkeypatch.setattr(f"alexprep.pipeline.{module}.BLOCK", 15)
         monkeypatch.setattr(f"alexprep.pipeline.{module}.POOL", 2)
-    order.block_permutation.cache_clear()
+    order.block_shuffled.cache_clear()
 
 
 def test_batches_through_a_failing_store_are_those_of_the_local_folder_and_the_second_epoch_asks_it_for_nothing(many, stored, tmp_path, monkeypatch):

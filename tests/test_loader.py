@@ -293,11 +293,11 @@ def test_block_shuffle_has_each_block_read_ahead_once_in_one_run(shards, monkeyp
     monkeypatch.setattr("alexprep.pipeline.order.POOL", 2)
     monkeypatch.setattr("alexprep.pipeline.loader.BLOCK", 16)
     monkeypatch.setattr("alexprep.pipeline.loader.POOL", 2)
-    order.block_permutation.cache_clear()
+    order.block_shuffled.cache_clear()
     asked = []
     monkeypatch.setattr(Records, "read_ahead", lambda _self, first, count: asked.append((first // 16, first % 16, count)))
     used = [batch.records // 16 for batch in Loader(shards / "raw", crop=CROP, batch_size=8, shuffle="block", prefetch=1)]
-    order.block_permutation.cache_clear()
+    order.block_shuffled.cache_clear()
     blocks = [block for block, _, _ in asked[:9]]
 
     assert {(first, count) for _, first, count in asked} == {(0, 16)}

@@ -2,13 +2,19 @@
 
 import numpy as np
 import pytest
+from alexprep.pipeline import order as orders
 from alexprep.pipeline.errors import DataError
-from alexprep.pipeline.order import BLOCK, POOL, Plan, argsort, block_permutation, permutation
+from alexprep.pipeline.order import BLOCK, POOL, Plan, argsort, block_shuffled, permutation, shuffled
 from hypothesis import given
 from hypothesis import strategies as st
 
 seeds = st.integers(0, 2**64 - 1)
+places = st.integers(-30, 140)
 worlds = st.sampled_from([1, 2, 3, 4, 6, 12])
+
+
+def block_permutation(seed, epoch, n):
+    return block_shuffled(seed, epoch, n)[:]
 
 
 def global_batch(records, batch_size, seed, world, step, **options):
@@ -34,6 +40,28 @@ def test_sorting_is_numpys_also_of_values_that_differ_in_few_bits(values):
     numbers = np.array(values, np.uint64)
 
     assert argsort(numbers.copy()).tolist() == np.argsort(numbers).tolist()
+
+
+@given(seeds, st.integers(0, 1000), st.integers(0, 120), st.lists(st.tuples(places, places), min_size=1, max_size=5))
+def test_an_order_made_in_parts_is_the_permutation(seed, epoch, n, asked):
+    """Whatever is asked for, in whatever order: parts of 16 to 32 records here, hashed 20 at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(orders, "PART", 16)
+        patch.setattr(orders, "CHUNK", 20)
+        order, whole = shuffled.__wrapped__(seed, epoch, n), permutation(seed, epoch, n)
+        parts = [order[start:stop].tolist() for start, stop in asked]
+
+    assert parts == [whole[start:stop].tolist() for start, stop in asked]
+
+
+def test_of_a_large_order_only_the_part_that_is_asked_for_is_made(monkeypatch):
+    sorted_at_once = []
+    monkeypatch.setattr(orders, "argsort", lambda values: sorted_at_once.append(len(values)) or argsort(values))
+    order = shuffled.__wrapped__(0, 0, 4_000_000)
+
+    assert order[128:256].tolist() == permutation(0, 0, 4_000_000)[128:256].tolist()
+    assert order[256:384].tolist() != order[128:256].tolist()
+    assert [round(count / 1e5) for count in sorted_at_once] == [10, 40]
 
 
 both = pytest.mark.parametrize("order", [permutation, block_permutation])
