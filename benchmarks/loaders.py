@@ -42,7 +42,7 @@ PEERS = (
 )
 KINDS = {
     "alexprep": (
-        *("jpeg CHW", "jpeg channels_last", "raw CHW", "raw channels_last", "raw CHW bfloat16", "raw CHW float16"),
+        *("jpeg CHW", "jpeg channels_last", "jpeg CHW bfloat16", "raw CHW", "raw channels_last", "raw CHW bfloat16", "raw CHW float16"),
         *("conversion", "decoding", "decoding regions"),
     ),
     "DALI alone": ("jpeg",),

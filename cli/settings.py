@@ -30,6 +30,7 @@ class Settings:
     colour: float = 0.1
     divide: float = 1.1
     shuffle: str = "full"  # or "block": reads in large runs, for slow disks
+    on_bad: str = "raise"  # or "skip": a damaged training record gives way to the next good one
     log_steps: int = 10
     checkpoint_steps: int = 1000
     eval_batch_size: int = 32
@@ -69,6 +70,7 @@ class Settings:
             colour=self.colour,
             divide=self.divide,
             shuffle=self.shuffle,  # type: ignore[arg-type]  # LoaderConfig checks it
+            on_bad=self.on_bad,  # type: ignore[arg-type]  # LoaderConfig checks it
             layout="channels_last",
             threads=self.threads or None,
             prefetch=self.prefetch,
@@ -96,11 +98,11 @@ def resolve(preset: str | None, file: Path | None, options: dict[str, Any], assi
 
 
 def resume(stored: Settings, given: dict[str, Any]) -> Settings:
-    """Return the settings of a run that goes on: its own, with another lr or end if `given` says so; ValueError for any other change."""
+    """Return the settings of a run that goes on: its own, but for what may change under way; ValueError for any other change."""
     wanted = _typed(asdict(stored) | given)
     changed = [field.name for field in fields(Settings) if getattr(stored, field.name) != getattr(wanted, field.name)]
-    fixed = [name for name in changed if name not in ("lr", "steps")]
-    check(not fixed, f"a resumed run keeps its settings: {', '.join(fixed)} cannot change (only lr and steps can)")
+    fixed = [name for name in changed if name not in ("lr", "steps", "on_bad")]
+    check(not fixed, f"a resumed run keeps its settings: {', '.join(fixed)} cannot change (only lr, steps and on_bad can)")
     return wanted
 
 

@@ -77,6 +77,7 @@ def main() -> None:
 @click.option("--seed", type=int, help="Of weights, order, crops, colours and dropout.  [default: 0]")
 @click.option("--crop", type=int, help="Pixels a side.  [default: 224]")
 @click.option("--shuffle", type=click.Choice(["full", "block"]), help="block: read in large runs, for slow disks.  [default: full]")
+@click.option("--on-bad", type=click.Choice(["raise", "skip"]), help="skip: a damaged record gives way to the next good one.  [default: raise]")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.  [default: the next runs/<n>]")
 @click.option("--resume", is_flag=True, help="Continue the run in --out (or the newest one) from its last checkpoint.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting of config.toml.")

@@ -1,7 +1,9 @@
 """Where pipeline and model meet: loaders for the trainer, networks from checkpoints, the run from first step to report."""
 
 import platform
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -13,7 +15,7 @@ from alexprep.model.distributed import Ranks, cpus_of_a_rank
 from alexprep.model.evaluator import Evaluation, evaluate
 from alexprep.model.optimizer import RATES, PaperSGD
 from alexprep.model.trainer import Event, Pace, Trainer
-from alexprep.pipeline import DataError, Loader, Manifest, Stats, load_stats, read_manifest
+from alexprep.pipeline import DamagedRecord, DataError, Loader, Manifest, Stats, load_stats, read_manifest
 from alexprep.pipeline.config import Views
 
 from .common import Bar, say
@@ -92,9 +94,10 @@ class Run:
         """Train to the end, log, evaluate with ten views and with one, and write the report."""
         self.ranks.check_same(f"plan {self.manifest.plan[:12]}, step {self.trainer.step}", "data set or checkpoint")
         bar = self._begin()
-        for event in self.trainer.run(self._batches, lambda: self.evaluate(1), self._save):
-            if bar is not None:
-                self._show(event, bar)
+        with _damage_shown():
+            for event in self.trainer.run(self._batches, lambda: self.evaluate(1), self._save):
+                if bar is not None:
+                    self._show(event, bar)
         results = [(views, self.evaluate(views)) for views in VIEWS]
         if bar is not None:
             bar.close()
@@ -169,6 +172,18 @@ class Run:
             self.folder.save(name, self.trainer.state_dict(), self.settings, self.manifest.classes, self.stats, self.manifest.plan)
 
 
+@contextmanager
+def _damage_shown() -> Iterator[None]:
+    """Show every warning of a damaged record, as a line of ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DamagedRecord)
+        show = warnings.showwarning
+        warnings.showwarning = lambda message, category, *place: (
+            say(f"warning: {message}") if category is DamagedRecord else show(message, category, *place)
+        )
+        yield
+
+
 def open_loader(data: Path, settings: Settings, stats: Stats, ranks: Ranks, **changes: Any) -> Loader:  # noqa: ANN401  (fields of LoaderConfig)
     """Return this rank's loader."""
     gpu = ranks.device.type == "cuda"
@@ -187,8 +202,8 @@ def open_loader(data: Path, settings: Settings, stats: Stats, ranks: Ranks, **ch
 
 
 def _evaluation(split: str, views: int, settings: Settings, ranks: Ranks) -> dict[str, Any]:
-    """Return the loader's options for evaluation; every rank needs a place in a batch."""
-    return {"split": split, "views": VIEWS[views], "batch_size": max(settings.eval_batch_size, ranks.world_size)}
+    """Return the loader's options for evaluation; every rank needs a place in a batch, and every record counts once, or none does."""
+    return {"split": split, "views": VIEWS[views], "batch_size": max(settings.eval_batch_size, ranks.world_size), "on_bad": "raise"}
 
 
 def evaluate_checkpoint(checkpoint: Path, data: Path, split: str, views: int, ranks: Ranks, cache: dict[str, Any]) -> Evaluation:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .config import LoaderConfig, ShardConfig
     from .errors import DataError
-    from .loader import Batch, Loader
+    from .loader import Batch, DamagedRecord, Loader
     from .manifest import Manifest, read_manifest
     from .records import Records
     from .sharding import ShardJob
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Batch",
+    "DamagedRecord",
     "DataError",
     "Loader",
     "LoaderConfig",
@@ -36,6 +37,7 @@ __all__ = [
 
 _HOME = {
     "Batch": "loader",
+    "DamagedRecord": "loader",
     "DataError": "errors",
     "Loader": "loader",
     "LoaderConfig": "config",

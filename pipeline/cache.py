@@ -52,14 +52,24 @@ class ShardCache:
             try:
                 coming.result()
             except DataError:  # it was asked for when there was no room yet
+                self._let_go_of_unused()
                 self._fetch(source, shard)
         return self._path(shard)
 
     def release(self, shard: Shard) -> None:
         """Let others evict it."""
-        file = self._held.pop(shard.sha256, None)
+        self._release(shard.sha256)
+
+    def _release(self, sha256: str) -> None:
+        file = self._held.pop(sha256, None)
         if file is not None:
             os.close(file)
+
+    def _let_go_of_unused(self) -> None:
+        """Release what was asked for and is here: after a jump to another step nobody may want it, and it can be fetched again."""
+        for sha256 in [sha256 for sha256, coming in self._coming.items() if coming.done()]:
+            del self._coming[sha256]
+            self._release(sha256)
 
     def close(self) -> None:
         """Stop fetching, and release everything."""

@@ -48,6 +48,16 @@ def hash_of(text):
     return sum(text.encode()) * 1000
 
 
+def damage(folder, record, offset):
+    """Overwrite a training record from its `offset`-th byte on."""
+    from alexprep.pipeline import Records, read_manifest
+
+    image = Records(read_manifest(folder), "train").image(record).tobytes()
+    path = next(path for path in sorted(folder.glob("train-*.arrow")) if image in path.read_bytes())
+    content = path.read_bytes()
+    path.write_bytes(content.replace(image, image[:offset] + bytes(len(image) - offset)))
+
+
 def make_shards(source, out, *, workers=1, max_bad=0.01, **config):
     """Run the whole shard job in this process's interest; return its manifest."""
     from alexprep.pipeline import ShardConfig, ShardJob

@@ -153,6 +153,24 @@ def test_what_somebody_holds_is_not_evicted_and_what_was_used_longest_ago_goes_f
     assert [path.exists() for path in (a, b, c, d)] == [False, True, True, True]
 
 
+def test_what_was_asked_for_and_never_used_makes_room(many, stored, tmp_path):
+    """As after a jump to another step."""
+    shards = read_manifest(many).split("train").shards[:3]
+    folder = location(uri(stored, "cached"))
+    cache = ShardCache(tmp_path, max(shard.bytes for shard in shards) * 2 + 100)
+    for shard in shards[:2]:
+        cache.ask(folder / shard.file, shard)
+    deadline = time.monotonic() + 20
+    while len(cache._held) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    path = cache.hold(folder / shards[2].file, shards[2])
+    again = cache.hold(folder / shards[0].file, shards[0])
+
+    assert path.read_bytes() == (many / shards[2].file).read_bytes()
+    assert again.read_bytes() == (many / shards[0].file).read_bytes()
+    cache.close()
+
+
 KILLED = """
 import sys
 from alexprep.pipeline import cache, read_manifest

@@ -15,7 +15,7 @@ from alexprep.cli.prep import main as prep
 from alexprep.cli.settings import Settings, resolve, resume
 from alexprep.cli.train import main as train
 
-from .conftest import command, make_images
+from .conftest import command, damage, make_images
 
 TINY = ("--width", "0.05", "--batch-size", "12", "--crop", "64", "--set", "log_steps=1", "--set", "eval_batch_size=8")
 
@@ -231,7 +231,7 @@ def test_a_folder_with_a_run_is_not_overwritten_and_keeps_its_settings(finished,
     assert again.returncode == 1
     assert "already holds a run: --resume continues it" in again.stderr
     assert changed.returncode == 2
-    assert "a resumed run keeps its settings: width, seed cannot change (only lr and steps can)" in changed.stderr
+    assert "a resumed run keeps its settings: width, seed cannot change (only lr, steps and on_bad can)" in changed.stderr
 
 
 def test_resuming_takes_no_other_settings_by_the_back_door_and_no_lost_checkpoint(finished, data, tmp_path):
@@ -246,6 +246,21 @@ def test_resuming_takes_no_other_settings_by_the_back_door_and_no_lost_checkpoin
     assert "a resumed run keeps its settings: seed cannot change" in runs[0].stderr
     assert "last.pt is gone" in runs[1].stderr
     assert (lost / "metrics.jsonl").read_text() == before
+
+
+def test_a_run_that_a_damaged_record_stopped_goes_on_with_on_bad_skip(data, tmp_path):
+    copy = shutil.copytree(data, tmp_path / "shards")
+    for record in (77, 78, 129):
+        damage(copy, record, 200)
+    options = (copy, *TINY, "--steps", "10", "--set", "checkpoint_steps=1", "--out", tmp_path / "run")
+    stopped = command("alextrain", "run", *options)
+    resumed = command("alextrain", "run", copy, "--out", tmp_path / "run", "--resume", "--on-bad", "skip")
+
+    assert stopped.returncode == 1
+    assert "Error: damaged records; alexprep repair makes their shards again:" in stopped.stderr
+    assert resumed.returncode == 0, resumed.stderr
+    assert [row["step"] for row in rows(tmp_path / "run", "step")] == list(range(1, 11))
+    assert re.search(r"^warning: record (79|0) is given instead of a damaged one: record (77|78|129) \(train-", resumed.stderr, re.MULTILINE)
 
 
 def test_rows_that_are_not_ours_do_not_spoil_the_report(finished, data, tmp_path):

@@ -20,7 +20,7 @@ from alexprep.pipeline.views import windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .conftest import command, stream
+from .conftest import command, damage, stream
 
 CROP = 48  # of the 64-pixel records
 
@@ -210,14 +210,6 @@ def test_colour_off_means_no_shift_and_no_division(shards):
 
     assert torch.equal(batch.images, batch.images.round())
     assert batch.images.max() > 200
-
-
-def damage(folder, record, offset):
-    """Overwrite a training record from its `offset`-th byte on."""
-    image = Records(read_manifest(folder), "train").image(record).tobytes()
-    path = next(path for path in sorted(folder.glob("train-*.arrow")) if image in path.read_bytes())
-    content = path.read_bytes()
-    path.write_bytes(content.replace(image, image[:offset] + bytes(len(image) - offset)))
 
 
 def test_a_damaged_record_is_named_with_shard_row_and_key(shards, tmp_path):

@@ -64,6 +64,6 @@ def decoding(decode: Callable[[Any], bool]) -> Any:
 
 if __name__ == "__main__":
     kinds = {f"{encoding} {layout}": loader(encoding, layout=layout) for encoding in ("jpeg", "raw") for layout in ("CHW", "channels_last")}
-    kinds |= {f"raw CHW {dtype}": loader("raw", dtype=dtype) for dtype in ("bfloat16", "float16")}
+    kinds |= {f"{encoding} CHW {dtype}": loader(encoding, dtype=dtype) for encoding in ("jpeg", "raw") for dtype in ("bfloat16", "float16")}
     kinds |= {"conversion": conversion, "decoding": decoding(whole), "decoding regions": decoding(region)}
     main(kinds, lambda _records, _out: None)
