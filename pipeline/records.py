@@ -36,6 +36,12 @@ class _Block:
         return self.data[row] if self.offsets is None else self.data[self.offsets[row] : self.offsets[row + 1]]
 
 
+def _mapped(path: Path) -> pa.Buffer:
+    """Return a file's bytes without a copy. The map stays when the file is closed: there may be more shards than files a process may have open."""
+    with pa.memory_map(str(path)) as file:
+        return file.read_buffer(file.size())
+
+
 class Records:
     """The records of one split, by number: 0 is the first row of the first shard.
 
@@ -178,12 +184,11 @@ class Records:
                 self._let_go(self.shards[shard].bytes)
                 path = self._cache.hold(path, self.shards[shard])
             try:
-                file = pa.memory_map(str(path)) if isinstance(path, Path) else path.open_random()
+                file = _mapped(path) if isinstance(path, Path) else path.open_random()
                 reader = pa.ipc.open_file(file)
                 self._check(reader, shard)
-                if isinstance(path, Path):
-                    file.seek(0)
-                    self._maps[shard] = file.read_buffer(file.size())  # no copy
+                if isinstance(file, pa.Buffer):
+                    self._maps[shard] = file
             except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
                 raise DataError(f"{path} cannot be read as a shard: {error}") from error
             self._readers[shard] = reader

@@ -1,6 +1,7 @@
 """Reading what is there, and refusing what is not ours."""
 
 import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from alexprep.pipeline import DataError, Records, compute_stats, load_stats, read_manifest
 from alexprep.pipeline.images import decode_record
 
-from .conftest import ROOT, command
+from .conftest import ROOT, command, make_images, make_shards
 
 GOLDEN = ROOT / "tests/golden"
 
@@ -238,3 +239,19 @@ def test_memory_of_the_maps_is_given_back_and_what_was_in_it_stays(shards):
 
     assert all(mapped(path) == 0 for path in paths)
     assert [image.sum() for image in images] == before
+
+
+def test_there_may_be_more_shards_than_files_a_process_may_have_open(tmp_path):
+    make_images(tmp_path / "src", {"train/ant": 20, "train/bee": 20})
+    make_shards(tmp_path / "src", tmp_path / "out", size=32, records_per_shard=1)
+    records = Records(read_manifest(tmp_path / "out"), "train")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Path("/dev/null").open() as file:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (file.fileno() + 10, hard))
+    try:
+        sums = [int(records.pixels(number).sum()) for number in range(len(records))]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    assert len(records.shards) == 40
+    assert sums == [int(Records(records.manifest, "train").pixels(number).sum()) for number in range(40)]
