@@ -160,7 +160,7 @@ def _limits(facts: Facts) -> list[Finding]:
         text = f"at most {facts.memlock >> 10:,} KiB may be locked, copies to a GPU are pinned: ulimit -l unlimited, docker run --ulimit memlock=-1"
         found.append(Finding("note", "locked memory", text))
     if facts.open_files < 4096:
-        text = f"{facts.open_files:,}; every shard that is read is one: ulimit -n 65536"
+        text = f"{facts.open_files:,}; every shard of an object store that is in use is one: ulimit -n 65536"
         found.append(Finding("note", "open files", text))
     if facts.shared_memory is None:
         found.append(Finding("note", "shared memory", "there is no /dev/shm: several ranks cannot talk through it; mount a tmpfs there"))
