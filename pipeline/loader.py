@@ -180,11 +180,11 @@ class Loader:
         labels = self.records.labels(numbers)
         shift = np.zeros((count, 3), np.float32)
         if not self._random:
-            return Feed(images, labels, numbers.copy(), shift, None)
+            return Feed(images, labels, numbers, shift, None)
         drawn = draws(self.config.seed, epoch, numbers, self.records.manifest.config.size - self.config.crop)
         if self.config.colour and self.stats is not None:
             shift = colour_shift(drawn.alpha, self.config.colour, self.stats.colours.eigenvalues, self.stats.colours.eigenvectors)
-        return Feed(images, labels, numbers.copy(), shift, (drawn.top, drawn.left, drawn.flip))
+        return Feed(images, labels, numbers, shift, (drawn.top, drawn.left, drawn.flip))
 
     def _read_blocks_ahead(self, step: int) -> None:
         """Have the system read the blocks that are due within a pool of records from now, each once an epoch and in one run."""

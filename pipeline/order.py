@@ -42,12 +42,11 @@ class Order:
     def __getitem__(self, places: slice) -> Int64[np.ndarray, "k"]:
         """Return the numbers at places start to stop."""
         start, stop, _ = places.indices(int(self._ends[-1]) if len(self._ends) else 0)
-        parts = range(int(np.searchsorted(self._ends, start, "right")), int(np.searchsorted(self._ends, stop)) + 1) if start < stop else range(0)
-        found = [np.empty(0, np.int64)]
-        for i in parts:
-            begin = int(self._ends[i - 1]) if i else 0
-            found.append(self._make(i)[max(0, start - begin) : stop - begin])
-        return np.concatenate(found)
+        if start >= stop:
+            return np.empty(0, np.int64)
+        first, last = int(np.searchsorted(self._ends, start, "right")), int(np.searchsorted(self._ends, stop))
+        begins = [0, *self._ends.tolist()]
+        return np.concatenate([self._make(i)[max(0, start - begins[i]) : stop - begins[i]] for i in range(first, last + 1)])
 
 
 @lru_cache(maxsize=2)

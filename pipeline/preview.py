@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from .config import LoaderConfig
-from .order import permutation
+from .order import shuffled
 from .receipts import Receipt, receipt_of, sample
 from .records import Records
 from .stats import Stats
@@ -40,7 +40,7 @@ class Row:
 def rows(records: Records, config: LoaderConfig, stats: Stats, count: int, epochs: range) -> list[Row]:
     """Return `count` records in the order of the first of `epochs`, and what training makes of them in each."""
     made = []
-    for number in permutation(config.seed, epochs[0], len(records))[:count].tolist():
+    for number in shuffled(config.seed, epochs[0], len(records))[:count].tolist():
         receipts = tuple(receipt_of(records, config, stats, epoch, number) for epoch in epochs)
         made.append(Row(records.pixels(number), receipts, tuple(sample(records, config, stats, one) for one in receipts)))
     return made
