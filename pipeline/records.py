@@ -13,6 +13,7 @@ import pyarrow as pa
 from jaxtyping import Int32, Int64, UInt8
 
 from .cache import ShardCache
+from .columns import plain
 from .config import ShardConfig
 from .errors import DataError
 from .images import decode_record
@@ -223,7 +224,7 @@ class Records:
             if len(batch) != min(full, self.shards[shard].rows - number * full):
                 raise ValueError(f"it has {len(batch)} rows")
             column = batch.column("image")
-            labels = batch.column("label").to_numpy()
+            labels = plain(batch.column("label"))
             if labels.min() < 0 or labels.max() >= len(self.manifest.classes):
                 raise ValueError(f"it has labels outside 0..{len(self.manifest.classes) - 1}")
             if self.manifest.config.encoding == "raw":

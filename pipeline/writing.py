@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import UInt8
 
+from .columns import numbers, strings
 from .config import ShardConfig
 from .manifest import FORMAT_VERSION
 
@@ -79,11 +80,11 @@ class ShardWriter:
         if not self._pending:
             return
         images, labels, keys, widths, heights = zip(*self._pending, strict=True)
-        kind = self._schema.field("image").type
+        kind, names = self._schema.field("image").type, strings([key.encode() for key in keys], pa.string())
         if isinstance(kind, pa.FixedShapeTensorType):
             column = pa.FixedShapeTensorArray.from_numpy_ndarray(np.stack(images), dim_names=kind.dim_names)
         else:
-            column = pa.StructArray.from_arrays([pa.array(images, pa.binary()), pa.array(keys, pa.string())], fields=list(kind))
-        columns = [column, pa.array(labels, pa.int64()), pa.array(keys), pa.array(widths, pa.int32()), pa.array(heights, pa.int32())]
+            column = pa.StructArray.from_arrays([strings(images, pa.binary()), names], fields=list(kind))
+        columns = [column, numbers(np.array(labels, np.int64)), names, numbers(np.array(widths, np.int32)), numbers(np.array(heights, np.int32))]
         self._writer.write_batch(pa.record_batch(columns, schema=self._schema))
         self._pending.clear()

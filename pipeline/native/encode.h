@@ -46,12 +46,26 @@ INLINE void put(Writer *writer, uint32_t value, int n)
     writer->left += 64;
 }
 
-/* The symbol of `run` zeros before `value`, and its bits. */
-INLINE void put_value(Writer *writer, const Huffman *huffman, int run, int value)
+/* The symbol of `run` zeros before `value`, with its bits, as in Huffman.put. */
+INLINE uint32_t code_of(const Huffman *huffman, int run, int value)
 {
     const int magnitude = value < 0 ? -value : value, size = magnitude ? 32 - __builtin_clz((unsigned)magnitude) : 0;
-    const uint32_t code = huffman->put[run << 4 | size], bits = (uint32_t)(value - (value < 0)) & ((1u << size) - 1);
-    put(writer, code >> 5 | bits, code & 31);
+    return huffman->put[run << 4 | size] | ((uint32_t)(value - (value < 0)) & ((1u << size) - 1)) << 5;
+}
+
+INLINE void put_code(Writer *writer, uint32_t code)
+{
+    put(writer, code >> 5, code & 31);
+}
+
+static void fill_small(Huffman *huffman)
+{
+    if (huffman->has_small)
+        return;
+    huffman->has_small = 1;
+    for (int run = 0; run < 16; run++)
+        for (int value = -SMALL; value < SMALL; value++)
+            huffman->small[run][value + SMALL] = code_of(huffman, run, value);
 }
 
 /* Of each row of a block, and each set of its columns: those coefficients in zigzag order. */
@@ -83,19 +97,19 @@ INLINE uint64_t nonzero(const int16_t *block)
 INLINE int put_block(Writer *writer, const Huffman *dc, const Huffman *ac, const int16_t *block, int *mean)
 {
     const uint64_t set = nonzero(block) & ~(uint64_t)1;
-    put_value(writer, dc, 0, block[0] - *mean);
+    put_code(writer, code_of(dc, 0, block[0] - *mean));
     *mean = block[0];
     int last = 0;
     for (uint64_t left = set; left; left &= left - 1) {
-        const int k = __builtin_ctzll(left);
+        const int k = __builtin_ctzll(left), value = block[ZIGZAG[k]];
         int run = k - last - 1;
         for (; run > 15; run -= 16)
-            put(writer, ac->put[0xf0] >> 5, ac->put[0xf0] & 31);
-        put_value(writer, ac, run, block[ZIGZAG[k]]);
+            put_code(writer, ac->put[0xf0]);
+        put_code(writer, value >= -SMALL && value < SMALL ? ac->small[run][value + SMALL] : code_of(ac, run, value));
         last = k;
     }
     if (last < 63)
-        put(writer, ac->put[0] >> 5, ac->put[0] & 31);
+        put_code(writer, ac->put[0]);
     return set == 0;
 }
 
@@ -164,8 +178,8 @@ INLINE void encode_block(Encoder *encoder, Writer *writer, int c, Py_ssize_t x, 
     int16_t block[64];
     Int8 v[8], unused = {0};
     if (c == 0 && (8 * x >= encoder->size || 8 * y >= encoder->size)) {
-        put_value(writer, dc, 0, 0);
-        put(writer, ac->put[0] >> 5, ac->put[0] & 31);
+        put_code(writer, dc->put[0]);
+        put_code(writer, ac->put[0]);
         return;
     }
     forward_dct(samples, encoder->wide, v);
@@ -245,6 +259,8 @@ static int encode(Encoder *encoder, const uint8_t *header, Py_ssize_t n, const u
                 return -1;
             encoder->inverse[c][k] = 1.0f / (float)(8 * encoder->decoder.steps[c][k]);
         }
+    for (int table = 0; table < 2; table++)
+        fill_small(&jpeg->ac_codes[table]);
     writer->out = writer->start;
     if (reserve(&encoder->buffer, 3 * 8 * jpeg->h * encoder->wide * (Py_ssize_t)sizeof(*encoder->samples)) || make_room(writer, n))
         return -1;

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int64
 
+from ..columns import numbers, plain, strings
 from ..errors import DataError
 
 MAX_BYTES = 1 << 28  # of one encoded image; a larger one is not read into memory
@@ -73,7 +74,7 @@ class Listing:
 
     def take(self, rows: Int64[np.ndarray, "m"]) -> "Listing":
         """Return some of the images."""
-        indices = pa.array(rows)
+        indices = numbers(rows)
         return Listing(self.split, self.keys.take(indices), self.labels[rows], self.places.take(indices))
 
     def find(self, key: str) -> int | None:
@@ -133,28 +134,26 @@ def feed(digest: Any, column: pa.Array) -> None:  # noqa: ANN401  (hashlib's obj
         digest.update((ends - ends[0]).tobytes())
         digest.update(memoryview(values)[ends[0] : ends[-1]] if values is not None else b"")
     else:
-        digest.update(np.ascontiguousarray(column.to_numpy()).tobytes())
+        digest.update(plain(column).tobytes())
 
 
 def listing_of(found: Found, classes: list[str]) -> Listing:
     """Return the columns of `found`, sorted by label, then key; DataError if two images have one key."""
     number: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
-    labels = pa.array(map(number.__getitem__, found.classes), pa.int64())
+    labels = np.fromiter(map(number.__getitem__, found.classes), np.int64, len(found.classes))
     prefixes = [f"{found.split}/{name}/".encode("utf-8", "surrogateescape") for name in classes]
-    keys = pa.array((prefixes[number[name]] + file for name, file in zip(found.classes, found.names, strict=True)), pa.large_binary())
+    keys = strings([prefixes[number[name]] + file for name, file in zip(found.classes, found.names, strict=True)], pa.large_binary())
     names, files, offsets, sizes = zip(*found.places, strict=True)
-    places = pa.record_batch(
-        [pa.array(names, pa.large_binary()), pa.array(files, pa.int32()), pa.array(offsets, pa.int64()), pa.array(sizes, pa.int64())],
-        ["name", "file", "offset", "size"],
-    )
-    order = pc.sort_indices(pa.table([labels, keys], ["label", "key"]), [("label", "ascending"), ("key", "ascending")])
+    where = [numbers(np.array(column, kind)) for column, kind in ((files, np.int32), (offsets, np.int64), (sizes, np.int64))]
+    places = pa.record_batch([strings(names, pa.large_binary()), *where], ["name", "file", "offset", "size"])
+    order = pc.sort_indices(pa.table([numbers(labels), keys], ["label", "key"]), [("label", "ascending"), ("key", "ascending")])
     keys = keys.take(order)
     if len(keys) > 1:
         same = pc.equal(keys[1:], keys[:-1])
         if pc.any(same).as_py():
             twin = keys[pc.index(same, True).as_py()].as_py()
             raise DataError(f"the {found.split} split has two images called {shown(twin)}; rename or remove one of them")
-    return Listing(found.split, keys, labels.take(order).to_numpy().copy(), places.take(order))
+    return Listing(found.split, keys, labels[plain(order)], places.take(order))
 
 
 def split_of(*names: str) -> str:
