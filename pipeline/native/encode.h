@@ -10,40 +10,30 @@ The header (quantisers, Huffman codes) comes from libjpeg itself. The pixels cos
 #include "decode.h"
 #include "jpeg.h"
 
-enum { LONGEST_BLOCK = 64 * 27 / 8 * 2 + 8 }; /* bytes: every code and value at its longest, every byte stuffed */
+enum { LONGEST_BLOCK = 64 * 27 / 8 + 8 }; /* bytes: every code and value at its longest, and a word that is written over */
 
 typedef struct {
     uint8_t *start, *out, *end;
-    uint64_t bits; /* those that wait to be written: the low 64 - left */
-    int left;
+    uint64_t bits; /* those that wait to be written, the first in the highest place; the others are zero */
+    int free;      /* of `bits` */
 } Writer;
 
-INLINE void put_byte(Writer *writer, uint64_t value)
-{
-    *writer->out++ = (uint8_t)value;
-    if ((value & 0xff) == 0xff)
-        *writer->out++ = 0;
-}
-
+/* At most 52 bits between two calls of `pass_on`. */
 INLINE void put(Writer *writer, uint32_t value, int n)
 {
-    writer->left -= n;
-    if (writer->left >= 0) {
-        writer->bits = writer->bits << n | value;
-        return;
-    }
-    const int over = -writer->left;
-    const uint64_t eight = writer->bits << (n - over) | value >> over;
-    if (eight & 0x8080808080808080 & ~(eight + 0x0101010101010101)) { /* perhaps one of them is 255 */
-        for (int shift = 56; shift >= 0; shift -= 8)
-            put_byte(writer, eight >> shift);
-    } else {
-        const uint64_t swapped = __builtin_bswap64(eight);
-        memcpy(writer->out, &swapped, 8);
-        writer->out += 8;
-    }
-    writer->bits = value;
-    writer->left += 64;
+    writer->free -= n;
+    writer->bits |= (uint64_t)value << writer->free;
+}
+
+/* Write all whole bytes. Without a branch, and so without looking for bytes to stuff: whether a word is full cannot be guessed. */
+INLINE void pass_on(Writer *writer)
+{
+    const uint64_t swapped = __builtin_bswap64(writer->bits);
+    const int bits = (64 - writer->free) & ~7;
+    memcpy(writer->out, &swapped, 8);
+    writer->out += bits >> 3;
+    writer->bits = writer->bits << (bits & 32) << (bits & 24); /* two thirds of the time that `<< bits` takes (Zen 5, GCC 12); nobody knows why */
+    writer->free += bits;
 }
 
 /* The symbol of `run` zeros before `value`, with its bits, as in Huffman.put. */
@@ -65,7 +55,7 @@ static void fill_small(Huffman *huffman)
     huffman->has_small = 1;
     for (int run = 0; run < 16; run++)
         for (int value = -SMALL; value < SMALL; value++)
-            huffman->small[run][value + SMALL] = code_of(huffman, run, value);
+            huffman->small[value + SMALL][run] = code_of(huffman, run, value);
 }
 
 /* Of each row of a block, and each set of its columns: those coefficients in zigzag order. */
@@ -103,11 +93,15 @@ INLINE int put_block(Writer *writer, const Huffman *dc, const Huffman *ac, const
     for (uint64_t left = set; left; left &= left - 1) {
         const int k = __builtin_ctzll(left), value = block[ZIGZAG[k]];
         int run = k - last - 1;
-        for (; run > 15; run -= 16)
+        for (; run > 15; run -= 16) {
+            pass_on(writer);
             put_code(writer, ac->put[0xf0]);
-        put_code(writer, value >= -SMALL && value < SMALL ? ac->small[run][value + SMALL] : code_of(ac, run, value));
+        }
+        pass_on(writer);
+        put_code(writer, value >= -SMALL && value < SMALL ? ac->small[value + SMALL][run] : code_of(ac, run, value));
         last = k;
     }
+    pass_on(writer);
     if (last < 63)
         put_code(writer, ac->put[0]);
     return set == 0;
@@ -118,7 +112,8 @@ typedef struct {
     Writer writer;
     float inverse[3][64]; /* of 8 times the quantisers, in natural order */
     Py_ssize_t size, wide; /* wide: rounded up to MCUs */
-    Buffer buffer;         /* of what follows */
+    Py_ssize_t header;     /* bytes; what the writer holds behind them is not stuffed yet */
+    Buffer buffer;         /* of the samples */
     int16_t *samples;      /* three planes of the rows of an MCU, less 128 */
 } Encoder;
 
@@ -178,8 +173,10 @@ INLINE void encode_block(Encoder *encoder, Writer *writer, int c, Py_ssize_t x, 
     int16_t block[64];
     Int8 v[8], unused = {0};
     if (c == 0 && (8 * x >= encoder->size || 8 * y >= encoder->size)) {
+        pass_on(writer);
         put_code(writer, dc->put[0]);
         put_code(writer, ac->put[0]);
+        pass_on(writer);
         return;
     }
     forward_dct(samples, encoder->wide, v);
@@ -262,23 +259,45 @@ static int encode(Encoder *encoder, const uint8_t *header, Py_ssize_t n, const u
     for (int table = 0; table < 2; table++)
         fill_small(&jpeg->ac_codes[table]);
     writer->out = writer->start;
-    if (reserve(&encoder->buffer, 3 * 8 * jpeg->h * encoder->wide * (Py_ssize_t)sizeof(*encoder->samples)) || make_room(writer, n))
+    if (reserve(&encoder->buffer, 3 * 8 * jpeg->h * encoder->wide * (Py_ssize_t)sizeof(*encoder->samples)) || make_room(writer, n + 16))
         return -1;
     encoder->samples = encoder->buffer.start;
     memcpy(writer->out, header, (size_t)n);
     writer->out += n;
     writer->bits = 0;
-    writer->left = 64;
+    writer->free = 64;
     if (jpeg->h == 1 ? encode_rows(encoder, image, 1) : encode_rows(encoder, image, 2))
         return -1;
-    const int padding = writer->left % 8; /* with ones */
-    writer->bits = writer->bits << padding | ((1u << padding) - 1);
-    for (int shift = 56 - writer->left + padding; shift >= 0; shift -= 8)
-        put_byte(writer, writer->bits >> shift);
-    *writer->out++ = 0xff;
-    *writer->out++ = 0xd9;
+    pass_on(writer);
+    put(writer, 0xff, 8); /* a begun byte is filled with ones */
+    *writer->out = (uint8_t)(writer->bits >> 56);
+    writer->out += writer->free < 56;
+    encoder->header = n;
     rgb_box(&encoder->decoder, pixels);
     return 0;
+}
+
+/* Bytes of the finished file: with a zero behind every 255 of the compressed data, and EOI. */
+static Py_ssize_t finished_bytes(const Encoder *encoder)
+{
+    const uint8_t *end = encoder->writer.out;
+    Py_ssize_t bytes = end - encoder->writer.start + 2;
+    for (const uint8_t *at = encoder->writer.start + encoder->header; (at = memchr(at, 0xff, (size_t)(end - at))); at++)
+        bytes++;
+    return bytes;
+}
+
+static void finish(const Encoder *encoder, uint8_t *out)
+{
+    const uint8_t *end = encoder->writer.out, *at = encoder->writer.start, *mark = at + encoder->header;
+    while ((mark = memchr(mark, 0xff, (size_t)(end - mark)))) {
+        memcpy(out, at, (size_t)(++mark - at));
+        out += mark - at;
+        *out++ = 0;
+        at = mark;
+    }
+    memcpy(out, at, (size_t)(end - at));
+    memcpy(out + (end - at), "\xff\xd9", 2);
 }
 
 #endif

@@ -10,7 +10,7 @@ whatever is damaged, is declined, so that a library decides what it means. */
 
 enum { LOOK = 11 }; /* bits looked up at once: 16 KiB of pairs, which the first cache holds twice */
 enum { END_OF_BLOCK = 128 };
-enum { SMALL = 32 }; /* the encoder looks up values from -SMALL to SMALL - 1 together with the zeros before them */
+enum { SMALL = 128 }; /* the encoder looks up values from -SMALL to SMALL - 1 together with the zeros before them */
 
 /* A code: its bits and those of the value behind it, those of the value, and how far it moves in the block. No bits: no such code, or one
 longer than LOOK. */
@@ -33,7 +33,7 @@ typedef struct {
     Pair pairs[1 << LOOK];
     int32_t limit[17], offset[17]; /* of codes longer than LOOK: first 16 bits beyond them, and symbol less code */
     uint32_t put[256]; /* for the encoder: a symbol's code with room for the value behind it, and in the low 5 bits how many bits that is */
-    uint32_t small[16][2 * SMALL]; /* the same with the value, by zeros before it and value + SMALL; made when it is first needed */
+    uint32_t small[2 * SMALL][16]; /* the same with the value, by value + SMALL and zeros before it; made when it is first needed */
     int has_small;
 } Huffman;
 

@@ -243,8 +243,8 @@ static PyObject *encode_jpeg(PyObject *module, PyObject *arguments)
             Py_END_ALLOW_THREADS
             if (failed)
                 PyErr_SetString(PyExc_ValueError, "not the header of such a JPEG");
-            else
-                result = PyBytes_FromStringAndSize((const char *)encoder->writer.start, encoder->writer.out - encoder->writer.start);
+            else if ((result = PyBytes_FromStringAndSize(NULL, finished_bytes(encoder))))
+                finish(encoder, (uint8_t *)PyBytes_AS_STRING(result));
         }
         return_encoder(encoder);
     }
