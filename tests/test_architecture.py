@@ -15,7 +15,7 @@ from .conftest import ROOT
 
 FILES = sorted(path for top in ("pipeline", "model", "cli") for path in (ROOT / top).rglob("*.py"))
 LAYERS = (
-    ("errors", "config", "hashing"),
+    ("errors", "config", "hashing", "columns"),
     ("remote", "kernels"),
     ("storage",),
     ("tracing", "doctor"),
