@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Shaped
 
-_OFFSETS = {pa.binary(): np.int32, pa.string(): np.int32, pa.large_binary(): np.int64}
+_LARGEST = (1 << 31) - 1  # offset in an array whose offsets have 32 bits
 
 
 def numbers(values: Shaped[np.ndarray, "n"]) -> pa.Array:
@@ -20,11 +20,12 @@ def numbers(values: Shaped[np.ndarray, "n"]) -> pa.Array:
 
 def strings(values: Sequence[bytes], kind: pa.DataType) -> pa.Array:
     """Return an array of `kind` (binary, string, large_binary); of strings, the bytes are UTF-8. OverflowError beyond 2 GiB in all."""
-    size = _OFFSETS[kind]
     ends = np.cumsum([0, *map(len, values)], dtype=np.int64)
-    if ends[-1] > np.iinfo(size).max:
-        raise OverflowError(f"{ends[-1]} bytes do not fit into one array of {kind}")
-    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(ends.astype(size)), pa.py_buffer(b"".join(values))])
+    if kind != pa.large_binary():
+        if ends[-1] > _LARGEST:
+            raise OverflowError(f"{ends[-1]} bytes do not fit into one array of {kind}")
+        ends = ends.astype(np.int32)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(values))])
 
 
 def plain(array: pa.Array) -> Shaped[np.ndarray, "n"]:
