@@ -29,6 +29,8 @@ def strings(values: Sequence[bytes], kind: pa.DataType) -> pa.Array:
 
 
 def plain(array: pa.Array) -> Shaped[np.ndarray, "n"]:
-    """Return the numbers of an array that has no nulls, in the same memory."""
+    """Return the numbers of an array, in the same memory; ValueError if it has nulls."""
+    if array.null_count:
+        raise ValueError(f"{array.null_count} values are missing")
     values = np.frombuffer(array.buffers()[1], array.type.to_pandas_dtype())
     return values[array.offset : array.offset + len(array)]

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from alexprep.pipeline import DataError, Records, compute_stats, load_stats, read_manifest
+from alexprep.pipeline.columns import numbers, plain, strings
 from alexprep.pipeline.images import decode_record
 
 from .conftest import ROOT, command, make_images, make_shards
@@ -255,3 +256,13 @@ def test_there_may_be_more_shards_than_files_a_process_may_have_open(tmp_path):
 
     assert len(records.shards) == 40
     assert sums == [int(Records(records.manifest, "train").pixels(number).sum()) for number in range(40)]
+
+
+def test_columns_are_numbers_and_back_and_a_missing_number_is_refused():
+    """A shard of somebody else's may have nulls where a label should be; what lies in their place is no label."""
+    array = numbers(np.arange(9, dtype=np.int32))
+
+    assert plain(array[2:5]).tolist() == [2, 3, 4]
+    assert strings([b"a", b"", b"bc"], pa.binary()).to_pylist() == [b"a", b"", b"bc"]
+    with pytest.raises(ValueError, match="1 values are missing"):
+        plain(pa.array([1, None, 3]))
