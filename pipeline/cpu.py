@@ -26,6 +26,7 @@ from .stats import Stats
 from .tracing import Trace, span
 from .views import Feed, center_mean, channel_mean, divisor, mean_image, windows
 
+LINE = 64  # bytes of a cache's line: from there on, native/views.h writes past the caches
 DTYPES = {"float32": np.float32, "bfloat16": np.uint16, "float16": np.float16}  # numpy has no bfloat16
 
 
@@ -156,7 +157,9 @@ class _Memory:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         block = next((block for block in self._free if len(block) >= size), None)
         if block is None:
-            block = np.empty(size, np.uint8)
+            whole = np.empty(size + LINE, np.uint8)
+            start = -whole.ctypes.data % LINE
+            block = whole[start : start + size]
         else:
             self._free = deque(other for other in self._free if other is not block)
         array = block[:size].view(dtype).reshape(shape)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from alexprep.pipeline import Loader, compute_stats, kernels, read_manifest, reference
-from alexprep.pipeline.cpu import CpuEngine, laid_out, plain_views
+from alexprep.pipeline.cpu import LINE, CpuEngine, _Memory, laid_out, plain_views
 from alexprep.pipeline.kernels import NUMBERS, Recipe, encode_jpeg, render
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -42,7 +42,9 @@ def test_compiled_views_are_those_of_numpy(compiled, draw, raw, kind, planes, me
         encoded = [encode_jpeg(image, 95) for image in pixels]
         images, pixels = [np.frombuffer(one.data, np.uint8) for one in encoded], [one.pixels for one in encoded]
     shape = (records, views, *((3, crop, crop) if planes else (crop, crop, 3)))
-    out, expected = np.zeros(shape, TYPES[kind]), np.zeros(shape, TYPES[kind])
+    memory = _Memory(1)
+    out, expected = memory.lease(shape, TYPES[kind]), np.zeros(shape, TYPES[kind])
+    out[...] = 0
     for i in range(records):
         plain_views(pixels[i], placed[i], offsets[i], recipe, expected[i])
 
@@ -50,18 +52,19 @@ def test_compiled_views_are_those_of_numpy(compiled, draw, raw, kind, planes, me
     assert np.array_equal(out.view(np.uint8), expected.view(np.uint8))
 
 
-def test_halves_are_rounded_as_torch_rounds_them(compiled):  # noqa: F811
+@pytest.mark.parametrize("crop", [1, 16])  # a number at a time, and eight
+def test_halves_are_rounded_as_torch_rounds_them(compiled, crop):  # noqa: F811
     """Halfway cases, subnormals, the largest number and beyond."""
     values = np.concatenate([np.float32(2.0) ** np.arange(-26, 18), [65504, 65519.9, 65520, 1e6, 2.5, 2049, 2051, 1 / 3]]).astype(np.float32)
     values = np.concatenate([values, values * np.float32(1 + 2**-11), values * np.float32(1 + 3 * 2**-11)])
     for kind in ("float16", "bfloat16"):
-        out = np.zeros((1, 1, 3, 1, 1), TYPES[kind])
+        out = np.zeros((1, 1, 3, crop, crop), TYPES[kind])
         for value in values:
-            recipe = Recipe(1, 1, 1, True, NUMBERS.index(kind), 1.0, None, None)
+            recipe = Recipe(crop, crop, 1, True, NUMBERS.index(kind), 1.0, None, None)
             offsets = np.array([[-value, value, 0]], np.float32)
-            render([np.zeros((1, 1, 3), np.uint8)], True, np.zeros((1, 1, 3), np.int32), offsets, out, recipe, 0, 1)
-            exact = torch.tensor([value, -value, 0]).to(getattr(torch, kind)).view(torch.uint16).numpy()
-            assert np.array_equal(out.ravel().view(np.uint16) & 0x7FFF, exact & 0x7FFF), value
+            render([np.zeros((crop, crop, 3), np.uint8)], True, np.zeros((1, 1, 3), np.int32), offsets, out, recipe, 0, 1)
+            exact = torch.tensor([value, -value, 0]).to(getattr(torch, kind)).view(torch.uint16).numpy().reshape(3, 1, 1)
+            assert np.all(out[0, 0].view(np.uint16) & 0x7FFF == exact & 0x7FFF), value
 
 
 @pytest.mark.parametrize(
@@ -100,6 +103,11 @@ def test_buffers_that_do_not_fit_are_refused(compiled, change):  # noqa: F811
     assert compiled.render(*given_.values()) == []
     with pytest.raises(ValueError, match="do not fit|bytes instead of"):
         compiled.render(*(given_ | change).values())
+
+
+def test_a_batch_begins_at_a_cache_line(shards):
+    """So that it is written past the caches."""
+    assert all(batch.images.data_ptr() % LINE == 0 for batch in Loader(shards / "raw", crop=CROP, batch_size=20))
 
 
 def test_a_record_that_is_no_usual_jpeg_is_left_to_the_twin(compiled):  # noqa: F811

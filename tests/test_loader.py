@@ -410,7 +410,7 @@ def test_a_trace_shows_what_each_thread_did(shards, tmp_path):
     assert sum(event["args"]["records"] for event in spans if event["name"] == "views") >= 6 * 20
     assert [event["args"]["step"] for event in spans if event["name"] == "wait for the batch"] == list(range(6))
     assert sum(event["name"] == "consumer" for event in spans) == 6
-    assert len({event["tid"] for event in spans}) == 3  # two threads and the consumer
+    assert len({event["tid"] for event in spans}) in (2, 3)  # the consumer and two threads, of which one may have been too late for work
     assert {event["args"]["name"].partition("_")[0] for event in events if event["ph"] == "M"} == {"alexprep", "MainThread"}
 
 

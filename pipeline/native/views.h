@@ -102,107 +102,145 @@ INLINE __m128i eight_halves(__m256 eight, int kind)
 
 #endif
 
-/* Row y of a view from one of its colours, still unmirrored. */
-INLINE void put_colour(const float *restrict from, const Recipe *recipe, Py_ssize_t y, int c, int flip, int planes, int kind, void *restrict out)
-{
-    const Py_ssize_t n = recipe->crop, plane = n * n;
-    const float *restrict after = recipe->after ? recipe->after + (planes ? plane * c + n * y : 4 * n * y + c) : NULL;
-    const Py_ssize_t start = planes ? plane * c + n * y : 3 * n * y + c, stride = planes ? 1 : 3;
-    Py_ssize_t i = 0;
-#if defined(__AVX2__) && defined(__F16C__)
-    for (; kind != FLOAT32 && planes && i + 8 <= n; i += 8) {
-        __m256 eight = _mm256_loadu_ps(from + (flip ? n - 8 - i : i));
-        if (flip)
-            eight = _mm256_permutevar8x32_ps(eight, _mm256_setr_epi32(7, 6, 5, 4, 3, 2, 1, 0));
-        if (after)
-            eight = _mm256_sub_ps(eight, _mm256_loadu_ps(after + i));
-        _mm_storeu_si128((__m128i *)((uint16_t *)out + start + i), eight_halves(eight, kind));
-    }
-#endif
-    if (after)
-        for (; i < n; i++)
-            put_number(out, start + stride * i, from[flip ? n - 1 - i : i] - after[planes ? i : 4 * i], kind);
-    else if (flip)
-        for (; i < n; i++)
-            put_number(out, start + stride * i, from[n - 1 - i], kind);
-    else
-        for (; i < n; i++)
-            put_number(out, start + stride * i, from[i], kind);
-}
-
 /* Row y of a view, colour by colour. */
 INLINE void put_row(const uint32_t *row, const Recipe *recipe, const float *before, const float *offsets, Py_ssize_t y, int flip, int planes, int kind,
                     float *scratch, void *out)
 {
-    const Py_ssize_t plane = (Py_ssize_t)recipe->size * recipe->size;
+    const Py_ssize_t n = recipe->crop, all = (Py_ssize_t)recipe->size * recipe->size, step = planes ? 1 : 4, stride = planes ? 1 : 3;
     for (int c = 0; c < 3; c++) {
-        const float *mine = before ? before + (planes ? plane * c : c) : NULL;
-        levelled(row, recipe->crop, c, mine, planes ? 1 : 4, offsets[c], recipe->scale, scratch);
-        put_colour(scratch, recipe, y, c, flip, planes, kind, out);
+        levelled(row, n, c, before ? before + (planes ? all * c : c) : NULL, step, offsets[c], recipe->scale, scratch);
+        const float *after = recipe->after ? recipe->after + (planes ? n * n * c + n * y : 4 * n * y + c) : NULL;
+        const Py_ssize_t start = planes ? n * n * c + n * y : 3 * n * y + c;
+        for (Py_ssize_t i = 0; i < n; i++) {
+            const float number = scratch[flip ? n - 1 - i : i];
+            put_number(out, start + stride * i, after ? number - after[step * i] : number, kind);
+        }
     }
 }
 
 #if defined(__AVX2__) && defined(__F16C__)
 
-/* Four numbers to `out`, of which `count` are meant; the others are overwritten by what follows. */
-INLINE void put_four(void *out, Py_ssize_t i, __m128 four, int kind, size_t count)
+/* The same, 16 pixels at a time: what all three planes of 224 pixels take is a whole line of a cache, so that it can be written past it,
+which is 1.3 times as fast. The last 16 pixels of a row overlap those before them; a row has no less. */
+enum { STEP = 16, LINE = 64 };
+
+INLINE __m256i eight_words(const uint32_t *row, int flip)
 {
-    if (kind == FLOAT32) {
-        memcpy((float *)out + i, &four, 4 * count);
-        return;
-    }
-    const __m128i halves = eight_halves(_mm256_castps128_ps256(four), kind);
-    memcpy((uint16_t *)out + i, &halves, 2 * count);
+    const __m256i words = _mm256_loadu_si256((const __m256i *)row);
+    return flip ? _mm256_permutevar8x32_epi32(words, _mm256_setr_epi32(7, 6, 5, 4, 3, 2, 1, 0)) : words;
 }
 
-/* Row y of a view that is rows of pixels, a pixel at a time in a vector of four. */
+INLINE __m256 eight_numbers(const float *from, int flip)
+{
+    const __m256 numbers = _mm256_loadu_ps(from);
+    return flip ? _mm256_permutevar8x32_ps(numbers, _mm256_setr_epi32(7, 6, 5, 4, 3, 2, 1, 0)) : numbers;
+}
+
+/* As numbers `i` and following of `out`; `past` the caches, to an address that is a multiple of a vector's size. */
+INLINE void put_eight(void *out, Py_ssize_t i, __m256 eight, int kind, int past)
+{
+    if (kind == FLOAT32 && past)
+        _mm256_stream_ps((float *)out + i, eight);
+    else if (kind == FLOAT32)
+        _mm256_storeu_ps((float *)out + i, eight);
+    else if (past)
+        _mm_stream_si128((__m128i *)((uint16_t *)out + i), eight_halves(eight, kind));
+    else
+        _mm_storeu_si128((__m128i *)((uint16_t *)out + i), eight_halves(eight, kind));
+}
+
+INLINE void put_planes(const uint32_t *restrict row, const Recipe *recipe, const float *restrict before, const float *offsets, Py_ssize_t y, int flip,
+                       int kind, int past, void *restrict out)
+{
+    const Py_ssize_t n = recipe->crop, all = (Py_ssize_t)recipe->size * recipe->size;
+    const __m256 scale = _mm256_set1_ps(recipe->scale);
+    for (Py_ssize_t step = 0; step < n; step += STEP) {
+        const Py_ssize_t i = step + STEP <= n ? step : n - STEP, at = flip ? n - STEP - i : i, first = flip ? 8 : 0, second = flip ? 0 : 8;
+        const __m256i words[2] = {eight_words(row + at + first, flip), eight_words(row + at + second, flip)};
+        for (int c = 0; c < 3; c++) {
+            const Py_ssize_t to = n * n * c + n * y + i;
+            for (int j = 0; j < 2; j++) {
+                __m256 eight = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(words[j], 8 * c), _mm256_set1_epi32(255)));
+                if (before)
+                    eight = _mm256_sub_ps(eight, eight_numbers(before + all * c + at + (j ? second : first), flip));
+                eight = _mm256_mul_ps(_mm256_sub_ps(eight, _mm256_set1_ps(offsets[c])), scale);
+                if (recipe->after)
+                    eight = _mm256_sub_ps(eight, _mm256_loadu_ps(recipe->after + to + 8 * j));
+                put_eight(out, to + 8 * j, eight, kind, past);
+            }
+        }
+    }
+}
+
+/* Two pixels as vectors of four: words, and numbers less their means. */
+INLINE __m256 two_pixels(__m128i words, const float *before, int flip, __m256 offset, __m256 scale, const float *after)
+{
+    __m256 two = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(words));
+    if (before) {
+        const __m256 mean = _mm256_loadu_ps(before);
+        two = _mm256_sub_ps(two, flip ? _mm256_permute2f128_ps(mean, mean, 1) : mean);
+    }
+    two = _mm256_mul_ps(_mm256_sub_ps(two, offset), scale);
+    return after ? _mm256_sub_ps(two, _mm256_loadu_ps(after)) : two;
+}
+
 INLINE void put_pixels(const uint32_t *restrict row, const Recipe *recipe, const float *restrict before, const float *offsets, Py_ssize_t y, int flip,
-                       int kind, float *scratch, void *restrict out)
+                       int kind, int past, void *restrict out)
 {
-    (void)scratch;
     const Py_ssize_t n = recipe->crop;
-    const __m128 offset = _mm_setr_ps(offsets[0], offsets[1], offsets[2], 0), scale = _mm_set1_ps(recipe->scale);
-    const float *after = recipe->after ? recipe->after + 4 * n * y : NULL;
-    for (Py_ssize_t i = 0; i < n; i++) {
-        const Py_ssize_t at = flip ? n - 1 - i : i;
-        __m128 pixel = _mm_cvtepi32_ps(_mm_cvtepu8_epi32(_mm_cvtsi32_si128((int)row[at])));
-        if (before)
-            pixel = _mm_sub_ps(pixel, _mm_loadu_ps(before + 4 * at));
-        pixel = _mm_mul_ps(_mm_sub_ps(pixel, offset), scale);
-        if (after)
-            pixel = _mm_sub_ps(pixel, _mm_loadu_ps(after + 4 * i));
-        if (i + 1 < n)
-            put_four(out, 3 * (n * y + i), pixel, kind, 4);
-        else
-            put_four(out, 3 * (n * y + i), pixel, kind, 3);
+    const __m256 offset = _mm256_setr_ps(offsets[0], offsets[1], offsets[2], 0, offsets[0], offsets[1], offsets[2], 0);
+    const __m256 scale = _mm256_set1_ps(recipe->scale);
+    for (Py_ssize_t step = 0; step < n; step += 8) {
+        const Py_ssize_t i = step + 8 <= n ? step : n - 8, at = flip ? n - 8 - i : i, to = 3 * (n * y + i);
+        const __m256i words = eight_words(row + at, flip);
+        const __m128i low = _mm256_castsi256_si128(words), high = _mm256_extracti128_si256(words, 1);
+        const __m128i pairs[4] = {low, _mm_unpackhi_epi64(low, low), high, _mm_unpackhi_epi64(high, high)};
+        __m256 two[4];
+        for (int j = 0; j < 4; j++)
+            two[j] = two_pixels(pairs[j], before ? before + 4 * (at + (flip ? 6 - 2 * j : 2 * j)) : NULL, flip, offset, scale,
+                                recipe->after ? recipe->after + 4 * (n * y + i + 2 * j) : NULL);
+        const __m256 a = _mm256_permutevar8x32_ps(two[0], _mm256_setr_epi32(0, 1, 2, 4, 5, 6, 0, 0)); /* without the fourths */
+        const __m256 b = _mm256_permutevar8x32_ps(two[1], _mm256_setr_epi32(2, 4, 5, 6, 0, 0, 0, 1));
+        const __m256 c = _mm256_permutevar8x32_ps(two[2], _mm256_setr_epi32(5, 6, 0, 0, 0, 1, 2, 4));
+        const __m256 d = _mm256_permutevar8x32_ps(two[3], _mm256_setr_epi32(0, 0, 0, 1, 2, 4, 5, 6));
+        put_eight(out, to, _mm256_blend_ps(a, b, 0xc0), kind, past);
+        put_eight(out, to + 8, _mm256_blend_ps(b, c, 0xf0), kind, past);
+        put_eight(out, to + 16, _mm256_blend_ps(c, d, 0xfc), kind, past);
     }
-}
-
-#else
-
-INLINE void put_pixels(const uint32_t *row, const Recipe *recipe, const float *before, const float *offsets, Py_ssize_t y, int flip, int kind,
-                       float *scratch, void *out)
-{
-    put_row(row, recipe, before, offsets, y, flip, 0, kind, scratch, out);
 }
 
 #endif
 
+INLINE void put_any(const uint32_t *row, const Recipe *recipe, const float *before, const float *offsets, Py_ssize_t y, int flip, int planes, int kind,
+                    float *scratch, void *out)
+{
+#if defined(__AVX2__) && defined(__F16C__)
+    const int past = recipe->crop % STEP == 0 && (uintptr_t)out % LINE == 0;
+    if (recipe->crop >= STEP && planes)
+        put_planes(row, recipe, before, offsets, y, flip, kind, past, out);
+    else if (recipe->crop >= STEP)
+        put_pixels(row, recipe, before, offsets, y, flip, kind, past, out);
+    else
+#endif
+        put_row(row, recipe, before, offsets, y, flip, planes, kind, scratch, out);
+}
+
+/* The loops once for each kind of view, so that none of them asks which. */
 INLINE void put_any_row(const uint32_t *row, const Recipe *recipe, const float *before, const float *offsets, Py_ssize_t y, int flip, float *scratch,
                         void *out)
 {
     if (recipe->planes && recipe->kind == FLOAT32)
-        put_row(row, recipe, before, offsets, y, flip, 1, FLOAT32, scratch, out);
+        put_any(row, recipe, before, offsets, y, flip, 1, FLOAT32, scratch, out);
     else if (recipe->planes && recipe->kind == BFLOAT16)
-        put_row(row, recipe, before, offsets, y, flip, 1, BFLOAT16, scratch, out);
+        put_any(row, recipe, before, offsets, y, flip, 1, BFLOAT16, scratch, out);
     else if (recipe->planes)
-        put_row(row, recipe, before, offsets, y, flip, 1, FLOAT16, scratch, out);
+        put_any(row, recipe, before, offsets, y, flip, 1, FLOAT16, scratch, out);
     else if (recipe->kind == FLOAT32)
-        put_pixels(row, recipe, before, offsets, y, flip, FLOAT32, scratch, out);
+        put_any(row, recipe, before, offsets, y, flip, 0, FLOAT32, scratch, out);
     else if (recipe->kind == BFLOAT16)
-        put_pixels(row, recipe, before, offsets, y, flip, BFLOAT16, scratch, out);
+        put_any(row, recipe, before, offsets, y, flip, 0, BFLOAT16, scratch, out);
     else
-        put_pixels(row, recipe, before, offsets, y, flip, FLOAT16, scratch, out);
+        put_any(row, recipe, before, offsets, y, flip, 0, FLOAT16, scratch, out);
 }
 
 /* One view of a record: of `pixels` (packed RGB), or of a decoder that has decoded that part. `scratch`: 2 * crop numbers. */
@@ -242,6 +280,9 @@ static int views_of(const uint8_t *data, Py_ssize_t bytes, Decoder *decoder, con
     }
     for (int i = 0; i < recipe->views; i++)
         one_view(data, decoder, recipe, windows[i], offsets, scratch, out + view * i);
+#ifdef __AVX2__
+    _mm_sfence(); /* what went past the caches is seen by whoever sees that this is done */
+#endif
     return 0;
 }
 
