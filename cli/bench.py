@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from .common import print_json, say, wrong_values
+from .common import a_number, print_json, say, wrong_values
 from .shards import DIRECTORY, JSON
 
 
@@ -24,8 +24,14 @@ from .shards import DIRECTORY, JSON
 @click.option("--threads", type=click.IntRange(1, 1024), help="[default: the CPUs this process may use]")
 @click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "gpu"]), help="auto: a GPU if there is one.")
 @click.option("--run", type=click.Path(path_type=Path), help="Folder of a run: how fast its training steps are without waiting.")
-@click.option("--consumer", type=click.FloatRange(0, min_open=True), metavar="IMAGES/S", help="How fast the consumer is, if it is known.")
-@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(0.1, 600), help="Of each measurement.")
+@click.option(
+    "--consumer",
+    type=click.FloatRange(0, 1e9, min_open=True),
+    metavar="IMAGES/S",
+    callback=a_number,
+    help="How fast the consumer is, if it is known.",
+)
+@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(0.1, 600), callback=a_number, help="Of each measurement.")
 @click.option("--trace", type=click.Path(path_type=Path), help="File for what each thread did when, for chrome://tracing or ui.perfetto.dev.")
 @JSON
 def bench(
@@ -45,9 +51,11 @@ def bench(
     """
     import torch
     from alexprep.pipeline import Loader, read_manifest
-    from alexprep.pipeline.binding import Stage, stages_of, verdict
+    from alexprep.pipeline.binding import Setup, Stage, stages_of, verdict
     from alexprep.pipeline.tracing import Trace
 
+    if trace is not None and (trace.is_dir() or not trace.parent.is_dir()):
+        raise click.UsageError(f"--trace {trace} is no name that a file can have here")
     manifest = read_manifest(directory)
     split = split or manifest.main_split
     recorded = Trace() if trace is not None else None
@@ -67,7 +75,9 @@ def bench(
         recorded.write(trace)
         say(f"trace: {trace}")
     rates = {stage.name: stage.rate for stage in stages}
-    sentence = verdict(rates, all_of_it.rate, loader.config.threads or 1, len(os.sched_getaffinity(0)))
+    stored = sum(shard.bytes for shard in loader.records.shards) / len(loader.records)
+    setup = Setup(loader.config.threads or 1, len(os.sched_getaffinity(0)), loader.config.dtype, 3 * manifest.config.size**2 / stored)
+    sentence = verdict(rates, all_of_it.rate, setup)
     if as_json:
         print_json({"stages": [asdict(stage) for stage in [*stages, all_of_it]], "verdict": sentence})
         return
@@ -119,7 +129,8 @@ def _consumer(run: Path | None) -> float:
 
     from .runs import RunFolder
 
-    rows = [row for row in RunFolder.existing(run).rows() if row["event"] == "step"]
+    steps = (row for row in RunFolder.existing(run).rows() if row["event"] == "step")
+    rows = [row for row in steps if 0 < row["images_per_s"] < float("inf") and 0 <= row["wait_share"] <= 1]
     if not rows:
-        raise click.ClickException(f"{run} has no step in its metrics.jsonl yet")
+        raise click.ClickException(f"{run} has no step with a rate in its metrics.jsonl")
     return statistics.median(row["images_per_s"] / max(1 - row["wait_share"], 0.01) for row in islice(reversed(rows), 50))

@@ -1,5 +1,6 @@
 """What the two commands share: errors become one message and exit code 1; progress is a bar on a terminal, lines elsewhere."""
 
+import io
 import json
 import os
 import sys
@@ -18,6 +19,9 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  (click's own signature)
         """Run the command."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # names may have what the terminal has not
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -27,6 +31,8 @@ class Commands(click.Group):
             if error.name not in ("torch", "matplotlib", "jinja2"):
                 raise
             raise click.ClickException(f"{error.name} is not installed: pip install 'alexprep[cuda12]' brings all that training needs") from error
+        except BrokenPipeError:
+            raise  # click ends quietly: nobody reads on
         except OSError as error:
             raise click.ClickException(f"{error.filename or 'the system says'}: {error.strerror or error}") from error
         except Exception as error:
@@ -58,6 +64,13 @@ def wrong_values() -> Iterator[None]:
         yield
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+
+
+def a_number(_ctx: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """Refuse what is not a number, which no range does."""
+    if value is not None and value != value:  # noqa: PLR0124
+        raise click.BadParameter("nan is not a number", param=option)
+    return value
 
 
 def say(text: str) -> None:

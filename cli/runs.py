@@ -45,7 +45,7 @@ class RunFolder:
                 raise DataError("there is no run in runs/ to resume; start one without --resume")
             directory = max(numbered, key=lambda path: int(path.name))
         if not cls(directory).begun():
-            raise DataError(f"{directory} holds no run to resume (no {CONFIG}); start it without --resume")
+            raise DataError(f"{directory} holds no run (no {CONFIG}): give a run's folder, or start one with alextrain run, without --resume")
         return cls(directory)
 
     def begun(self) -> bool:

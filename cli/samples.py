@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .common import print_json, say, wrong_values
+from .common import a_number, print_json, say, wrong_values
 from .settings import resolve, schedule_of
 from .shards import DIRECTORY, JSON
 
@@ -14,34 +14,45 @@ RUN = click.option("--run", type=click.Path(path_type=Path), help="Folder of a r
 SPLIT = click.option("--split", help="[default: train, or the only one]")
 SEED = click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="[default: 0, or the run's]")
 CROP = click.option("--crop", type=click.IntRange(1), help="Pixels a side.  [default: 224, or the run's]")
-COLOUR = click.option("--colour", type=click.FloatRange(0), help="Standard deviation of the alphas.  [default: 0.1, or the run's]")
+COLOUR = click.option(
+    "--colour", type=click.FloatRange(0, 1000), callback=a_number, help="Standard deviation of the alphas.  [default: 0.1, or the run's]"
+)
 SHUFFLE = click.option("--shuffle", type=click.Choice(["full", "block"]), help="[default: full, or the run's]")
 
 
-def _opened(directory: str, run: Path | None, step: int | None, epoch: int, given: dict[str, Any]) -> Any:  # noqa: ANN401  (their modules are heavy)
-    """Return the records, the loader's config (the run's, or a loader's defaults, but for what is given) and the statistics.
+def _opened(directory: str, run: Path | None, given: dict[str, Any]) -> Any:  # noqa: ANN401  (their modules are heavy)
+    """Return the records, what gives the loader's config in an epoch, and the statistics.
 
-    Of a run, the colour is that of the schedule in `epoch`, or in the epoch of `step`.
+    The config is the run's, or a loader's defaults, but for what is given; of a run, the colour is that of the schedule in the epoch.
     """
-    from alexprep.pipeline import LoaderConfig, Records, read_manifest
-    from alexprep.pipeline.order import Plan
+    from alexprep.pipeline import DataError, LoaderConfig, Records, read_manifest
     from alexprep.pipeline.stats import stats_for
 
     manifest = read_manifest(directory)
+    if run is not None and run.is_dir():
+        from .runs import RunFolder
+
+        start = next((row for row in RunFolder(run).rows() if row["event"] == "start"), {})
+        if start.get("plan", manifest.plan) != manifest.plan:
+            raise DataError(f"{directory} is not the data set that {run} was trained on; give that one: {start.get('data')}")
     changes = {"split": manifest.main_split, "views": "random"} | {name: value for name, value in given.items() if value is not None}
     with wrong_values():
         settings = None if run is None else resolve(None, run / "config.toml" if run.is_dir() else run, {}, ())
         config = LoaderConfig(**changes) if settings is None else settings.loader(**changes)
-    records = Records(manifest, config.split)
-    if settings is not None and given["colour"] is None:
-        epoch = epoch if step is None else step // Plan.of(len(records), config).steps
-        config = config if schedule_of(settings).phase(epoch).colour else replace(config, colour=0.0)
-    return records, config, stats_for(manifest, config.split)
+    schedule = None if settings is None else schedule_of(settings)
+
+    def config_in(epoch: int) -> LoaderConfig:
+        if schedule is not None and schedule.finished(epoch):
+            raise DataError(f"{run} ends before epoch {epoch} (from 0)")
+        coloured = schedule is None or given["colour"] is not None or schedule.phase(epoch).colour
+        return config if coloured else replace(config, colour=0.0)
+
+    return Records(manifest, config.split), config_in, stats_for(manifest, config.split)
 
 
 @click.command()
 @DIRECTORY
-@click.option("--step", required=True, type=click.IntRange(0), help="Since the start of the first epoch, as in metrics.jsonl.")
+@click.option("--step", required=True, type=click.IntRange(0, 2**63 - 1), help="Since the start of the first epoch, as in metrics.jsonl.")
 @click.option("--index", required=True, type=click.IntRange(0), help="Of the sample in the global batch.")
 @RUN
 @SPLIT
@@ -58,17 +69,21 @@ def replay(directory: str, step: int, index: int, run: Path | None, out: Path | 
     The PNG shows the sample before the mean is subtracted, and carries the receipt as its comment. Of the shards in DIRECTORY
     (shards/, or $ALEXPREP_DATA); any number of ranks has the same samples.
     """
+    from alexprep.pipeline.errors import printable
+    from alexprep.pipeline.order import Plan
     from alexprep.pipeline.receipts import receipt, sample, write_png
 
-    records, config, stats = _opened(directory, run, step, 0, given)
+    records, config_in, stats = _opened(directory, run, given)
+    config = config_in(step // Plan.of(len(records), config_in(0)).steps)
     made = receipt(records, config, stats, step, index)
     path = out or Path(f"step-{step}-index-{index}.png")
     write_png(path, sample(records, config, stats, made), made)
     if as_json:
         print_json(made.to_json() | {"png": str(path)})
         return
-    click.echo(f"step {step} is in epoch {made.epoch}; sample {index} is record {made.record}: {made.shard} row {made.row}")
-    click.echo(f"key      {made.key}\nlabel    {made.label} ({made.name})")
+    instead = "" if made.instead_of is None else f", instead of {made.instead_of}, which is damaged"
+    click.echo(f"step {step} is in epoch {made.epoch}; sample {index} is record {made.record}{instead}: {printable(made.shard)} row {made.row}")
+    click.echo(f"key      {printable(made.key)}\nlabel    {made.label} ({printable(made.name)})")
     click.echo(f"crop     {config.crop}x{config.crop} from top {made.top}, left {made.left}{', mirrored' if made.flip else ''}")
     click.echo("alphas   " + " ".join(f"{alpha:+.4f}" for alpha in made.alphas))
     click.echo("R, G, B  " + " ".join(f"{level:+.3f}" for level in made.shift) + "\n" + str(path))
@@ -81,7 +96,7 @@ def replay(directory: str, step: int, index: int, run: Path | None, out: Path | 
 @SEED
 @CROP
 @COLOUR
-@click.option("--epoch", default=0, show_default=True, type=click.IntRange(0), help="First epoch whose views are shown.")
+@click.option("--epoch", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1000), help="First epoch whose views are shown.")
 @click.option("--records", "count", default=8, show_default=True, type=click.IntRange(1, 200), help="Rows of the sheet.")
 @click.option("--views", "epochs", default=4, show_default=True, type=click.IntRange(1, 20), help="Views of each, one an epoch.")
 @click.option("--out", default=Path("preview.html"), show_default=True, type=click.Path(path_type=Path), help="A .html with receipts, or a .png.")
@@ -97,11 +112,12 @@ def preview(directory: str, run: Path | None, epoch: int, count: int, epochs: in
 
     if out.suffix.lower() not in (".html", ".png"):
         raise click.UsageError(f"--out must end in .html or .png, got {out}")
-    records, config, stats = _opened(directory, run, None, epoch, given)
+    records, config_in, stats = _opened(directory, run, given)
+    config = config_in(epoch)
     if check:
-        _check(config.seed, epoch, records.manifest.config.size - config.crop)
+        _check(config, epoch, records.manifest.config.size - config.crop)
         return
-    made = rows(records, config, stats, count, range(epoch, epoch + epochs))
+    made = rows(records, {number: config_in(number) for number in range(epoch, epoch + epochs)}, stats, count)
     if out.suffix.lower() == ".png":
         write_png(out, sheet(made))
     else:
@@ -110,10 +126,15 @@ def preview(directory: str, run: Path | None, epoch: int, count: int, epochs: in
     click.echo(out)
 
 
-def _check(seed: int, epoch: int, room: int) -> None:
+def _check(config: Any, epoch: int, room: int) -> None:  # noqa: ANN401  (LoaderConfig, imported late)
     from alexprep.pipeline.selfcheck import BOUND, RECORDS, check_draws, check_order
 
-    findings = [*check_order(seed, epoch, RECORDS), *check_draws(seed, epoch, RECORDS, max(room, 0))]
+    if room < 0:
+        raise click.UsageError(f"crop {config.crop} does not fit into records of {config.crop + room} pixels")
+    seed, full = config.seed, config.shuffle == "full"
+    if not full:
+        say(f"the order of --shuffle {config.shuffle} is not tested: it keeps neighbours together on purpose")
+    findings = [*(check_order(seed, epoch, RECORDS) if full else ()), *check_draws(seed, epoch, RECORDS, room)]
     for found in findings:
         click.echo(f"{'ok' if found.good else 'WRONG':<6}{found.z:+6.2f}  {found.name}")
     bad = sum(not found.good for found in findings)

@@ -146,6 +146,7 @@ class Run:
         return {
             "settings": asdict(self.settings),
             "data": str(self.data),
+            "plan": self.manifest.plan,
             "classes": len(self.manifest.classes),
             "parameters": parameters(self.model),
             "multiply_adds": multiply_adds(

@@ -13,11 +13,11 @@ import numpy as np
 from . import kernels
 from .augment import draws
 from .config import LoaderConfig
-from .images import decode_record
 from .records import Records
 
 SAMPLE = 256  # records that decoding and augmenting are measured with; they fit into no processor's cache
 BLOCK = 4 << 20  # bytes of a read from storage
+UNSTEADY, HARDLY = 1.1, 0.4  # shares of a ceiling beyond which it explains nothing
 MOST_READ = 1 << 30
 
 
@@ -63,7 +63,7 @@ def decoding(records: Records, config: LoaderConfig, seconds: float) -> Stage:
     def decode(i: int) -> None:
         left, top = corners[i]
         if kernels.decode_region(images[i], (left, top, left + config.crop, top + config.crop)) is None:
-            decode_record(images[i])
+            records.pixels(i)  # DataError with its name
 
     return Stage("decoding", _rate(decode, len(images), config.threads or 1, seconds), "of the region that a view needs, alone")
 
@@ -98,7 +98,17 @@ def _rate(work: Callable[[int], Any], count: int, threads: int, seconds: float) 
         return rounds * count / (time.perf_counter() - start)
 
 
-def verdict(stages: dict[str, float], loader: float, threads: int, cpus: int) -> str:
+@dataclass(frozen=True)
+class Setup:
+    """What the advice depends on."""
+
+    threads: int
+    cpus: int
+    dtype: str = "float32"
+    raw_size: float = 1.0  # bytes of a raw record by those of one as it is stored
+
+
+def verdict(stages: dict[str, float], loader: float, setup: Setup) -> str:
     """Return the sentence: which stage binds, at what share of its ceiling the loader is, and what would help.
 
     Decoding and augmenting share the threads, so that their times add up; the others run beside them.
@@ -114,22 +124,29 @@ def verdict(stages: dict[str, float], loader: float, threads: int, cpus: int) ->
     if ceilings["storage"] < loader:
         remark = f" That is with the shards in memory: read from the disk, storage would bind at {ceilings.pop('storage'):,.0f}."
     binding = min(ceilings, key=lambda name: ceilings[name])
-    share = f"{loader:,.0f} images/s are {loader / ceilings[binding]:.0%} of the {ceilings[binding]:,.0f} that {binding} allows"
-    return f"{binding.capitalize()} binds: {share}; {next(_advice(binding, stages, threads, cpus))}{remark}"
+    part = loader / ceilings[binding]
+    share = f"{loader:,.0f} images/s are {part:.0%} of the {ceilings[binding]:,.0f} that {binding} allows"
+    if part > UNSTEADY:
+        return f"The machine was busier while the stages were measured than later: {share}; measure again, with a longer --seconds.{remark}"
+    if part < HARDLY:
+        return f"None of the stages binds: {share}; the rest is spent on each batch: try a larger --batch-size.{remark}"
+    return f"{binding.capitalize()} binds: {share}; {next(_advice(binding, stages, setup))}{remark}"
 
 
-def _advice(binding: str, stages: dict[str, float], threads: int, cpus: int) -> Iterator[str]:
+def _advice(binding: str, stages: dict[str, float], setup: Setup) -> Iterator[str]:
     """Yield what would help, the best first."""
+    jpeg, size = "decoding" in stages, f"{setup.raw_size:.1f} times"
     if binding == "storage":
-        yield "--shuffle block reads in large runs, and JPEG records are a fifth of raw ones; else a faster disk, or memory for all of it."
-    if binding == "host to device":
+        smaller = "" if jpeg else ", and JPEG records are a fifth as large"
+        yield f"--shuffle block reads in large runs{smaller}; else a faster disk, or memory for all of it."
+    if binding == "host to device" and not jpeg:
         yield "JPEG records are a fifth of what raw ones copy."
-    if threads < cpus:
-        yield f"--threads {cpus} would use all CPUs."
-    if "decoding" in stages and stages["decoding"] < stages["augmenting"]:
-        allowed = f"{stages['augmenting']:,.0f}"
-        yield f"most of it is decoding: raw records (alexprep shard --encoding raw) would allow {allowed} for five times the space."
-    yield "--dtype bfloat16 writes half as much; then only more CPUs help, or a GPU."
+    if setup.threads < setup.cpus:
+        yield f"--threads {setup.cpus} would use all CPUs."
+    if jpeg and stages["decoding"] < stages["augmenting"]:
+        allowed = f"{stages['augmenting']:,.0f} at the very most"
+        yield f"most of it is decoding: raw records (alexprep shard --encoding raw) would allow {allowed}, for {size} the space."
+    yield f"{'--dtype bfloat16 writes half as much; then ' if setup.dtype == 'float32' else ''}only more CPUs help, or a GPU."
 
 
 def stages_of(records: Records, recipe: kernels.Recipe, config: LoaderConfig, seconds: float) -> Iterator[Stage]:

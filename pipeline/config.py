@@ -37,6 +37,8 @@ class ShardConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that no shard can have."""
+        for name in ("size", "quality", "records_per_shard"):
+            check(type(getattr(self, name)) is int, f"{name} must be a whole number, got {getattr(self, name)!r}")
         check(8 <= self.size <= 4096, f"size must be 8..4096 pixels, got {self.size}")
         check_choice("encoding", self.encoding, Encoding)
         check_choice("subsampling", self.subsampling, Subsampling)
@@ -112,7 +114,7 @@ class LoaderConfig:
         if self.views is not None:
             check_choice("views", self.views, Views)
         check_choice("mean", self.mean, Mean)
-        check(0 <= self.colour < float("inf"), f"colour must be a standard deviation >= 0, got {self.colour}")
+        check(0 <= self.colour <= 1000, f"colour must be a standard deviation, 0..1000, got {self.colour}")
         check(0 < self.divide < float("inf"), f"divide must be > 0, got {self.divide}")
         check_choice("shuffle", self.shuffle, Shuffle)
         check_choice("on_bad", self.on_bad, OnBad)

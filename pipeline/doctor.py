@@ -206,7 +206,7 @@ def look() -> Facts:
 def _asked(code: str) -> str:
     """Return what a fresh Python prints, or "!" and the reason why it failed: a broken library may take its process with it."""
     try:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=120, check=False)
     except subprocess.TimeoutExpired:
         return "!it takes longer than two minutes"
     if done.returncode == 0:

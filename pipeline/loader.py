@@ -19,14 +19,13 @@ from .errors import DataError, UndecodableImage
 from .kernels import Recipe
 from .manifest import Manifest, read_manifest
 from .order import BLOCK, POOL, Plan
-from .records import Records
+from .records import SEARCH, Records
 from .remote import RemotePath
 from .stats import Stats, stats_for
 from .tracing import Trace, span
 from .views import Feed
 
 UNMAP_STEPS = 4  # the memory of so many steps' records may pile up before it is given back
-SEARCH = 1000  # damaged records in a row that are passed over, before it is taken for more than an accident
 
 
 class DamagedRecord(UserWarning):
@@ -200,26 +199,19 @@ class Loader:
 
     def _mend(self, error: Exception) -> None:
         """Find substitutes for the damaged records of the current step; raise what names them if that is not wanted, or `error` if there are none."""
-        damaged = {number: reason for number in self._plan(self._step)[1].tolist() if (reason := self._damage(self.substitutes.get(number, number)))}
+        damaged = {
+            number: reason for number in self._plan(self._step)[1].tolist() if (reason := self.records.damage(self.substitutes.get(number, number)))
+        }
         if not damaged:
             raise error
         if self.config.on_bad == "raise":
             raise DataError("damaged records; alexprep repair makes their shards again:\n  " + "\n  ".join(damaged.values())) from error
         for number, reason in damaged.items():
-            others = ((number + i) % len(self.records) for i in range(1, min(SEARCH, len(self.records))))
-            good = next((other for other in others if not self._damage(other)), None)
+            good = self.records.substitute(number)
             if good is None:
                 raise DataError(f"damaged records, {SEARCH} in a row; alexprep repair makes their shards again:\n  {reason}") from error
             self.substitutes[number] = good
             warnings.warn(f"record {good} is given instead of a damaged one: {reason}", DamagedRecord, stacklevel=4)
-
-    def _damage(self, record: int) -> str:
-        """Return what is wrong with a record, with its name; nothing if it is good."""
-        try:
-            self.records.pixels(record)
-        except DataError as error:
-            return str(error)
-        return ""
 
 
 def _cache(manifest: Manifest, config: LoaderConfig) -> ShardCache | None:

@@ -126,6 +126,14 @@ def read_manifest(directory: str | Location) -> Manifest:
         classes = tuple(str(name) for name, _ in value["classes"])
         if not splits:
             raise ValueError("it has no splits")
+        files = [shard.file for split in splits.values() for shard in split.shards]
+        twice = sorted({file for file in files if files.count(file) > 1}) if len(set(files)) < len(files) else []
+        if twice:
+            raise ValueError(f"it names {twice[0]} twice")
+        for name, split in splits.items():
+            if value["splits"][name]["records"] != split.records:
+                raise ValueError(f"its shards of {name} have {split.records} rows, not the {value['splits'][name]['records']} that it says")
+        "".join((*classes, *splits, *files)).encode()  # ValueError for half a character
         config, source = ShardConfig(**value["parameters"]), dict(value.get("source", {}))
         plans = tuple(map(str, value.get("plans", ())))
         return Manifest(directory, str(value["plan"]), config, classes, splits, dict(value["versions"]), source, plans)
@@ -135,7 +143,7 @@ def read_manifest(directory: str | Location) -> Manifest:
 
 def _shard(value: dict[str, Any]) -> Shard:
     shard = Shard(str(value["file"]), int(value["rows"]), int(value["bytes"]), str(value["sha256"]))
-    if Path(shard.file).name != shard.file or shard.file.startswith("."):
+    if not shard.file or Path(shard.file).name != shard.file or shard.file.startswith("."):
         raise ValueError(f"a shard's name must not leave its folder: {shard.file!r}")
     if not 0 <= shard.rows <= shard.bytes < 1 << 60:
         raise ValueError(f"{shard.file} cannot have {shard.rows} rows in {shard.bytes} bytes")

@@ -10,6 +10,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from .config import LoaderConfig
+from .errors import DataError
 from .order import shuffled
 from .receipts import Receipt, receipt_of, sample
 from .records import Records
@@ -17,6 +18,7 @@ from .stats import Stats
 
 _GAP = 6  # white pixels between pictures
 _SWATCH = 16  # pixels a side: mid-grey, shifted as the view's colour is
+MOST_PIXELS = 100_000_000  # of a sheet: about a gigabyte while it is drawn
 _RED = (255, 40, 40)
 
 
@@ -37,12 +39,23 @@ class Row:
         return image
 
 
-def rows(records: Records, config: LoaderConfig, stats: Stats, count: int, epochs: range) -> list[Row]:
-    """Return `count` records in the order of the first of `epochs`, and what training makes of them in each."""
+def rows(records: Records, configs: dict[int, LoaderConfig], stats: Stats, count: int) -> list[Row]:
+    """Return `count` records in the order of the first epoch of `configs`, and what training makes of them in each, by the epoch's config.
+
+    DataError if there are no records, or the sheet would be too large.
+    """
+    first, config = next(iter(configs.items()))
+    count = min(count, len(records))
+    if not count:
+        raise DataError(f"{records.manifest.directory} has no records in {config.split}")
+    pixels = count * (1 + len(configs)) * records.manifest.config.size**2
+    if pixels > MOST_PIXELS:
+        raise DataError(f"a sheet of {pixels / 1e6:,.0f} megapixels is too large (at most {MOST_PIXELS / 1e6:,.0f}): fewer --records or --views")
     made = []
-    for number in shuffled(config.seed, epochs[0], len(records))[:count].tolist():
-        receipts = tuple(receipt_of(records, config, stats, epoch, number) for epoch in epochs)
-        made.append(Row(records.pixels(number), receipts, tuple(sample(records, config, stats, one) for one in receipts)))
+    for number in shuffled(config.seed, first, len(records))[:count].tolist():
+        receipts = {epoch: receipt_of(records, config, stats, epoch, number) for epoch, config in configs.items()}
+        views = tuple(sample(records, configs[epoch], stats, one) for epoch, one in receipts.items())
+        made.append(Row(records.pixels(number), tuple(receipts.values()), views))
     return made
 
 
@@ -54,7 +67,8 @@ def sheet(made: list[Row]) -> UInt8[np.ndarray, "h w 3"]:
         pictures = [row.framed]
         for one, view in zip(row.receipts, row.views, strict=True):
             marked = view.copy()
-            marked[-_SWATCH:, -_SWATCH:] = swatch(one)
+            side = min(_SWATCH, len(view) // 4)
+            marked[len(view) - side :, len(view) - side :] = swatch(one)
             pictures.append(np.pad(marked, _centred(room), constant_values=255))
         lines.append(np.concatenate([np.pad(picture, ((0, _GAP), (0, _GAP), (0, 0)), constant_values=255) for picture in pictures], 1))
     return np.concatenate(lines)
@@ -71,7 +85,8 @@ def page(made: list[Row], title: str) -> str:
     lines = []
     for row in made:
         first = row.receipts[0]
-        where = f"{html.escape(first.key)}<br>{html.escape(first.name)} (label {first.label})<br>record {first.record}, {first.shard} row {first.row}"
+        key, name, shard = map(html.escape, (first.key, first.name, first.shard))
+        where = f"{key}<br>{name} (label {first.label})<br>record {first.record}, {shard} row {first.row}"
         cells = [f"<figure><img alt='the record with its crops' src='{_data(row.framed)}'><figcaption>{where}</figcaption></figure>"]
         for one, view in zip(row.receipts, row.views, strict=True):
             colour, shift = "#{:02x}{:02x}{:02x}".format(*swatch(one)), ", ".join(f"{level:+.1f}" for level in one.shift)

@@ -38,6 +38,7 @@ class Receipt:
     flip: bool
     alphas: tuple[float, float, float]  # standard normal, one for each principal colour
     shift: tuple[float, float, float]  # what they make of R, G and B, grey levels
+    instead_of: int | None = None  # the damaged record whose turn it was, if that is skipped
 
     def to_json(self) -> dict[str, Any]:
         """Return the receipt as a JSON object."""
@@ -49,7 +50,12 @@ def receipt(records: Records, config: LoaderConfig, stats: Stats, step: int, ind
     epoch, numbers = Plan.of(len(records), replace(config, rank=0, world_size=1))(step)
     if not 0 <= index < len(numbers):
         raise DataError(f"a batch has {len(numbers)} samples, 0 to {len(numbers) - 1}; there is no {index}")
-    return receipt_of(records, config, stats, epoch, int(numbers[index]), step, index)
+    number = int(numbers[index])
+    if config.on_bad == "skip" and records.damage(number):
+        instead = records.substitute(number)
+        if instead is not None:
+            return replace(receipt_of(records, config, stats, epoch, instead, step, index), instead_of=number)
+    return receipt_of(records, config, stats, epoch, number, step, index)
 
 
 def receipt_of(records: Records, config: LoaderConfig, stats: Stats, epoch: int, record: int, step: int = -1, index: int = -1) -> Receipt:

@@ -15,12 +15,13 @@ from jaxtyping import Int32, Int64, UInt8
 from .cache import ShardCache
 from .columns import plain
 from .config import ShardConfig
-from .errors import DataError
+from .errors import DataError, printable
 from .images import decode_record
 from .manifest import Manifest
 from .remote import RemotePath, present
-from .writing import ROWS_A_BATCH
+from .writing import ROWS_A_BATCH, schema
 
+SEARCH = 1000  # damaged records in a row that are passed over, before it is taken for more than an accident
 _MADVISE = ctypes.CDLL(None, use_errno=True).madvise
 _MADVISE.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
@@ -91,13 +92,12 @@ class Records:
     def key(self, record: int) -> str:
         """Return where the record came from."""
         shard, number, row = self._place(record)
-        return str(self._reader(shard).get_batch(number).column("key")[row])
+        return str(self._batch(shard, number).column("key")[row])
 
     def keys(self) -> pa.ChunkedArray:
         """Return where every record came from, in order, as one Arrow column."""
-        readers = (self._reader(shard) for shard in range(len(self.shards)))
-        batches = (reader.get_batch(number).column("key") for reader in readers for number in range(reader.num_record_batches))
-        return pa.chunked_array(batches, pa.string())
+        batches = ((shard, number) for shard in range(len(self.shards)) for number in range(self._reader(shard).num_record_batches))
+        return pa.chunked_array((self._batch(*place).column("key") for place in batches), pa.string())
 
     def pixels(self, record: int) -> UInt8[np.ndarray, "s s 3"]:
         """Return a record's pixels, decoded if need be; DataError names the record if it is damaged or of another size."""
@@ -110,6 +110,19 @@ class Records:
         except DataError as error:
             raise DataError(f"{self.where(record)}: {error}") from error
         return image
+
+    def damage(self, record: int) -> str:
+        """Return what is wrong with a record, with its name; nothing if it is good."""
+        try:
+            self.pixels(record)
+        except DataError as error:
+            return str(error)
+        return ""
+
+    def substitute(self, record: int) -> int | None:
+        """Return the record that is given instead of a damaged one where damage is to be skipped: the next good one, if one comes soon."""
+        others = ((record + i) % self._count for i in range(1, min(SEARCH, self._count)))
+        return next((other for other in others if not self.damage(other)), None)
 
     def read_ahead(self, first: int, count: int) -> None:
         """Have the system read `count` records from the `first` on into its cache, in one run a shard, while we do something else.
@@ -140,7 +153,7 @@ class Records:
     def where(self, record: int) -> str:
         """Return the record's shard, row and key, for an error message."""
         file, row = self.place(record)
-        return f"record {record} ({file} row {row}, from {self.key(record)})"
+        return f"record {record} ({file} row {row}, from {printable(self.key(record))})"
 
     def unmap(self) -> None:
         """Give back the memory through which the shards were read: it would grow to the size of all of them.
@@ -208,6 +221,8 @@ class Records:
             held -= self.shards[shard].bytes
 
     def _check(self, reader: pa.RecordBatchFileReader, shard: int) -> None:
+        if not reader.schema.equals(schema(self.manifest.config, [], {})):
+            raise ValueError("its columns are not those of such a shard")
         facts = json.loads(reader.schema.metadata[b"alexprep"])
         if facts["plan"] not in self.manifest.shard_plans:
             raise ValueError("it belongs to another data set than manifest.json")
@@ -217,12 +232,21 @@ class Records:
         if reader.num_record_batches != batches:
             raise ValueError(f"{reader.num_record_batches} record batches instead of {batches}")
 
-    def _read(self, shard: int, number: int) -> _Block:
+    def _batch(self, shard: int, number: int) -> pa.RecordBatch:
+        """Return a record batch whose offsets and texts can be believed: Arrow itself follows them wherever they point."""
         try:
             batch = self._reader(shard).get_batch(number)
+            batch.validate(full=True)
             full = ROWS_A_BATCH[self.manifest.config.encoding]
             if len(batch) != min(full, self.shards[shard].rows - number * full):
                 raise ValueError(f"it has {len(batch)} rows")
+        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+            raise DataError(self._damaged(shard, number, error)) from error
+        return batch
+
+    def _read(self, shard: int, number: int) -> _Block:
+        batch = self._batch(shard, number)
+        try:
             column = batch.column("image")
             labels = plain(batch.column("label"))
             if labels.min() < 0 or labels.max() >= len(self.manifest.classes):
@@ -232,4 +256,8 @@ class Records:
             _, offsets, data = column.field("bytes").buffers()
             return _Block(np.frombuffer(data, np.uint8), np.frombuffer(offsets, np.int32)[: len(batch) + 1], labels)
         except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-            raise DataError(f"{self.manifest.directory / self.shards[shard].file} is damaged in record batch {number}: {error}") from error
+            raise DataError(self._damaged(shard, number, error)) from error
+
+    def _damaged(self, shard: int, number: int, error: Exception) -> str:
+        what = f"{self.manifest.directory / self.shards[shard].file} is damaged in record batch {number}"
+        return f"{what}: {error}; alexprep repair makes the shard again"

@@ -39,15 +39,17 @@ def check_draws(seed: int, epoch: int, records: int, room: int) -> Iterator[Find
     numbers = np.arange(records)
     now, later, other = (draws(*which, numbers, room) for which in ((seed, epoch), (seed, epoch + 1), ((seed + 1) % 2**64, epoch)))
     side = room + 1
-    yield Finding(f"{side} x {side} crop offsets are equally likely", chi_square(np.bincount(now.top * side + now.left, minlength=side * side)))
+    if room:
+        yield Finding(f"{side} x {side} crop offsets are equally likely", chi_square(np.bincount(now.top * side + now.left, minlength=side * side)))
     yield Finding("half of the images are mirrored", float((now.flip.mean() - 0.5) * 2 * np.sqrt(records)))
     for lane in range(3):
         yield Finding(f"alpha {lane + 1} is standard normal", kolmogorov(np.array([NORMAL.cdf(x) for x in np.sort(now.alpha[:, lane]).tolist()])))
     yield Finding("the variance of alphas is 1", float(((now.alpha**2).mean() - 1) * np.sqrt(now.alpha.size / 2)))
-    names, lanes = ("top", "left", "flip", "alpha 1", "alpha 2", "alpha 3"), _lanes(now)
+    names, first = ("top", "left", "flip", "alpha 1", "alpha 2", "alpha 3"), 0 if room else 2  # with no room, top and left are always 0
+    names, lanes = names[first:], _lanes(now)[first:]
     for (name, a), (other_name, b) in combinations(zip(names, lanes, strict=True), 2):
         yield Finding(f"{name} says nothing of {other_name}", correlation(a, b))
-    for name, here, next_epoch, next_seed in zip(names, lanes, _lanes(later), _lanes(other), strict=True):
+    for name, here, next_epoch, next_seed in zip(names, lanes, _lanes(later)[first:], _lanes(other)[first:], strict=True):
         yield Finding(f"{name} says nothing of the next epoch's", correlation(here, next_epoch))
         yield Finding(f"{name} says nothing of the next seed's", correlation(here, next_seed))
         yield Finding(f"{name} says nothing of the next record's", correlation(here[:-1], here[1:]))

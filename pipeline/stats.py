@@ -79,8 +79,11 @@ def load_stats(manifest: Manifest, split: str = "train") -> Stats:
         arrays = {name: np.array(value[name], np.float64) for name in names}
         if {name: array.shape for name, array in arrays.items()} != names or image.shape != (manifest.config.size,) * 2 + (3,):
             raise ValueError("an array has another shape than it should have")
-        if not all(np.isfinite(array).all() for array in (*arrays.values(), image)) or arrays["eigenvalues"].min() < 0:
-            raise ValueError("a number is not finite, or an eigenvalue negative")
+        for name, (low, high) in {"eigenvalues": (0, 3 * 255**2), "eigenvectors": (-1.001, 1.001), "mean": (0, 255)}.items():
+            if not ((low <= arrays[name]) & (arrays[name] <= high)).all():
+                raise ValueError(f"{name} must be within {low}..{high}")
+        if not all(np.isfinite(array).all() for array in (arrays["covariance"], image)):
+            raise ValueError("a number is not finite")
         return Stats(split, int(value["images"]), int(value["pixels"]), Colours(**arrays), image)
     except (OSError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path} or {MEAN_IMAGE} beside it is damaged ({error}); run alexprep stats --pca again") from error

@@ -3,6 +3,7 @@
 In:  bytes on their way to a name.    Out: a file of that name, complete, or none.
 """
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -36,6 +37,8 @@ def published(path: Location) -> Iterator[IO[bytes]]:
             size = file.seek(0, os.SEEK_END)
             path.put(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
         return
+    if path.exists() and not path.is_file():  # a folder, a device, a pipe
+        raise OSError(errno.EEXIST, "is no file, and cannot be replaced by one; choose another name", str(path))
     partial = aside(path, os.getpid())
     try:
         with _opened(partial) as file:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from alexprep.pipeline import DataError, Loader, LoaderConfig, Records, compute_stats, order, read_manifest, reference
-from alexprep.pipeline.binding import verdict
+from alexprep.pipeline.binding import Setup, verdict
 from alexprep.pipeline.graph import DaliEngine, build, check_graph
 from alexprep.pipeline.loader import DamagedRecord
 from alexprep.pipeline.tracing import Trace
@@ -273,7 +273,8 @@ def test_too_many_damaged_records_in_a_row_are_no_accident(shards, tmp_path, mon
     copy = shutil.copytree(shards / "jpeg", tmp_path / "shards")
     for record in range(40, 45):
         damage(copy, record, 200)
-    monkeypatch.setattr("alexprep.pipeline.loader.SEARCH", 4)
+    for module in ("loader", "records"):
+        monkeypatch.setattr(f"alexprep.pipeline.{module}.SEARCH", 4)
 
     with pytest.raises(DataError, match="damaged records, 4 in a row; alexprep repair"):
         stream(Loader(copy, crop=CROP, batch_size=130, on_bad="skip"), 1)
@@ -433,7 +434,7 @@ JPEG, RAW = {"decoding": 3000, "augmenting": 6000, "storage": 9000}, {"augmentin
     ("stages", "loader", "threads", "sentence"),
     [
         (JPEG, 1900, 2, "The processor binds: 1,900 images/s are 95% of the 2,000 that the processor allows; most of it is decoding: raw records"),
-        (JPEG, 1900, 2, "(alexprep shard --encoding raw) would allow 6,000 for five times the space."),
+        (JPEG, 1900, 2, "(alexprep shard --encoding raw) would allow 6,000 at the very most, for 5.1 times the space."),
         (JPEG, 1900, 1, "allows; --threads 2 would use all CPUs."),
         (RAW, 800, 2, "Storage binds: 800 images/s are 89% of the 900 that storage allows; --shuffle block"),
         (RAW, 4500, 2, "The processor binds: 4,500 images/s are 75% of the 6,000 that the processor allows; --dtype"),
@@ -443,7 +444,15 @@ JPEG, RAW = {"decoding": 3000, "augmenting": 6000, "storage": 9000}, {"augmentin
     ],
 )
 def test_the_verdict_names_what_binds_and_what_would_help(stages, loader, threads, sentence):
-    assert sentence in verdict(stages, loader, threads, cpus=2)
+    assert sentence in verdict(stages, loader, Setup(threads, 2, raw_size=5.13))
+
+
+def test_the_verdict_advises_nothing_that_is_done_already_and_says_when_figures_explain_nothing():
+    half = Setup(2, 2, "bfloat16")
+    assert verdict(RAW, 4500, half).split("; ")[1].startswith("only more CPUs help")
+    assert "JPEG" not in verdict(JPEG | {"storage": 1000}, 900, half)
+    assert verdict(JPEG, 2900, half).startswith("The machine was busier while the stages were measured than later: 2,900 images/s are 145%")
+    assert verdict(JPEG, 600, half).startswith("None of the stages binds: 600 images/s are 30%")
 
 
 @pytest.mark.parametrize("encoding", ["jpeg", "raw"])
@@ -455,7 +464,7 @@ def test_bench_measures_every_stage_and_ends_in_a_sentence(shards, encoding, tmp
 
     assert told.returncode == 0, told.stderr
     assert [line.split()[0] for line in told.stdout.splitlines()[: len(names) + 1]] == [*names, "loader"]
-    assert "binds: " in told.stdout.splitlines()[-1]
+    assert " images/s are " in told.stdout.splitlines()[-1]
     assert json.loads((tmp_path / "t.json").read_text())["traceEvents"]
     assert [stage["name"] for stage in printed["stages"]] == [*names, "the consumer", "loader"]
     assert all(stage["rate"] > 0 for stage in printed["stages"])

@@ -7,14 +7,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from alexprep.pipeline import DataError, Loader
+from alexprep.pipeline import DamagedRecord, DataError, Loader, read_manifest
 from alexprep.pipeline.preview import page, rows, sheet
 from alexprep.pipeline.receipts import receipt, receipt_of, sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from .conftest import command
+from .conftest import command, damage
 
 CROP = 48
 
@@ -95,7 +95,7 @@ def test_replay_of_what_there_is_not_is_one_clear_sentence(data, tmp_path, argum
 def test_the_preview_shows_records_with_their_crops_and_each_view_with_its_receipt(data, tmp_path):
     loader = Loader(data, batch_size=12, crop=CROP)
     parts = (loader.records, loader.config, loader.stats)
-    made = rows(*parts, 3, range(2, 4))
+    made = rows(loader.records, dict.fromkeys((2, 3), loader.config), loader.stats, 3)
     html = page(made, "shards <train>")
 
     assert len(made) == 3
@@ -137,3 +137,95 @@ def test_a_crop_that_does_not_fit_has_no_receipt(data):
 
     with pytest.raises(DataError, match="crop 65 does not fit"):
         receipt_of(loader.records, Loader(data, batch_size=12, crop=CROP).config.__class__(crop=65), loader.stats, 0, 1)
+
+
+def run_of(folder, data, **settings):
+    """A run's folder, as far as replay and preview read it."""
+    folder.mkdir()
+    (folder / "config.toml").write_text("".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items()))
+    start = {"event": "start", "step": 0, "ranks": 1, "classes": 2, "parameters": 1, "multiply_adds": 1, "settings": {}, "versions": {}, "device": ""}
+    (folder / "metrics.jsonl").write_text(json.dumps(start | {"data": str(data), "plan": read_manifest(data).plan}) + "\n")
+    return folder
+
+
+def test_replay_of_a_run_that_skips_damage_draws_what_was_given_instead(data, tmp_path):
+    copy = shutil.copytree(data, tmp_path / "shards")
+    for record in (40, 41):
+        damage(copy, record, 200)
+    run = run_of(tmp_path / "run", copy, batch_size=13, crop=CROP, on_bad="skip", mean="none")
+    with pytest.warns(DamagedRecord):
+        batches = list(Loader(copy, batch_size=13, crop=CROP, on_bad="skip", mean="none", divide=1.1))
+    step, index = next((step, batch.records.tolist().index(42)) for step, batch in enumerate(batches) if batch.records.tolist().count(42))
+    found = []
+    for index in range(13):
+        done = command("alexprep", "replay", copy, "--run", run, "--step", step, "--index", index, "--out", tmp_path / "a.png", "--json")
+        found.append(json.loads(done.stdout))
+
+    assert [one["record"] for one in found] == batches[step].records.tolist()
+    assert [one["label"] for one in found] == batches[step].labels.tolist()
+    instead = [one["instead_of"] for one in found if one["record"] == 42]
+    assert set(instead) <= {None, 40, 41}
+    told = command("alexprep", "replay", copy, "--run", run, "--step", step, "--index", index, "--out", tmp_path / "a.png").stdout
+    assert ("instead of" in told) == (found[index]["instead_of"] is not None)
+
+
+def test_replay_and_preview_refuse_a_run_of_other_shards_and_steps_beyond_its_end(data, shards, tmp_path):
+    run = run_of(tmp_path / "run", data, batch_size=13, crop=CROP, epochs=2)
+    for program in (["replay", shards / "raw", "--step", 1, "--index", 0], ["preview", shards / "raw"]):
+        done = command("alexprep", *program, "--run", run, "--out", tmp_path / "a.png")
+        assert (done.returncode, "is not the data set that" in done.stderr, str(data) in done.stderr) == (1, True, True)
+    late = command("alexprep", "replay", data, "--run", run, "--step", 20, "--index", 0, "--out", tmp_path / "a.png")
+
+    assert (late.returncode, "ends before epoch 2" in late.stderr) == (1, True)
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_the_preview_shows_each_epoch_with_its_own_colour(data, tmp_path):
+    """Of ten epochs, the authors' script has the colour off from the eighth on."""
+    run = run_of(tmp_path / "run", data, batch_size=13, crop=CROP, epochs=10)
+    done = command("alexprep", "preview", data, "--run", run, "--epoch", 5, "--views", 4, "--records", 1, "--out", tmp_path / "a.html")
+    shifts = re.findall(r"epoch (\d):.*?R, G, B ([^<]*)<", (tmp_path / "a.html").read_text())
+
+    assert done.returncode == 0, done.stderr
+    assert [(epoch, shift == "+0.0, +0.0, +0.0") for epoch, shift in shifts] == [("5", False), ("6", False), ("7", True), ("8", True)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--check", "--crop", 65], 2, "crop 65 does not fit into records of 64 pixels"),
+        (["--records", 200, "--views", 20, "--crop", CROP, "--split", "val"], 0, ""),  # twenty records: a small sheet
+        (["--colour", "nan", "--crop", CROP], 2, "nan is not a number"),
+        (["--colour", 1e39, "--crop", CROP], 2, "not in the range"),
+        (["--epoch", 2**64, "--crop", CROP], 2, "not in the range"),
+        (["--crop", CROP, "--out", "folder.png"], 1, "folder.png: is no file"),
+    ],
+)
+def test_a_preview_that_cannot_be_is_one_clear_sentence(data, tmp_path, arguments, code, message):
+    (tmp_path / "folder.png").mkdir()
+    done = command("alexprep", "preview", data, *arguments, cwd=tmp_path)
+
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+    assert message in done.stderr
+
+
+def test_a_sheet_that_would_fill_the_memory_is_refused(data, monkeypatch):
+    loader = Loader(data, batch_size=12, crop=CROP)
+    monkeypatch.setattr("alexprep.pipeline.preview.MOST_PIXELS", 4 * 3 * 64 * 64)
+    configs = dict.fromkeys((0, 1), loader.config)
+
+    assert len(rows(loader.records, configs, loader.stats, 4)) == 4
+    with pytest.raises(DataError, match="megapixels is too large"):
+        rows(loader.records, configs, loader.stats, 5)
+
+
+def test_the_check_of_whole_records_has_no_offsets_to_test(data):
+    done = command("alexprep", "preview", data, "--crop", 64, "--check")
+
+    assert (done.returncode, "offsets" in done.stdout, "half of the images are mirrored" in done.stdout) == (0, False, True)
+
+
+def test_the_check_leaves_out_the_order_of_a_block_shuffle(data, tmp_path):
+    done = command("alexprep", "preview", data, "--check", "--run", run_of(tmp_path / "run", data, crop=CROP, shuffle="block"))
+
+    assert (done.returncode, "the order of --shuffle block is not tested" in done.stderr, "place" in done.stdout) == (0, True, False)

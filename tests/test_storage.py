@@ -1,5 +1,8 @@
 """Files whole or not at all."""
 
+import os
+import stat
+
 import pytest
 from alexprep.pipeline.errors import DataError
 from alexprep.pipeline.storage import lock, published, read_json, remove_partials, write_json
@@ -68,8 +71,21 @@ def test_an_error_names_the_file_and_not_the_one_beside_it(tmp_path, place):
     """No such folder; a file in a folder's place; a folder in the file's."""
     (tmp_path / "taken").write_bytes(b"")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError, match="No such file|Not a directory|Is a directory") as caught, published(tmp_path / place) as file:
+    with pytest.raises(OSError, match="No such file|Not a directory|is no file") as caught, published(tmp_path / place) as file:
         file.write(b"x")
 
     assert caught.value.filename == str(tmp_path / place)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "taken"]
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+    """A device, a pipe, a folder: as root, --out /dev/null would have made it a file."""
+    pipe, folder = tmp_path / "pipe", tmp_path / "folder"
+    os.mkfifo(pipe)
+    folder.mkdir()
+    for path in (pipe, folder, Path()):
+        with pytest.raises(OSError, match="no file, and cannot be replaced"), published(path):
+            pass
+
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert sorted(tmp_path.iterdir()) == [folder, pipe]
