@@ -16,7 +16,7 @@ def write_report(folder: RunFolder, manifest: Manifest, stats: Stats) -> Path:
     """Publish report.html in the run's folder; return its path."""
     settings = folder.settings()
     conv1 = load_checkpoint(folder.directory)["model"]["conv1.weight"]
-    samples = sheet(rows(Records(manifest, "train"), settings.loader(), stats, 4, range(4)))
+    samples = sheet(rows(Records(manifest, "train"), dict.fromkeys(range(4), settings.loader()), stats, 4))
     facts = {"records": ", ".join(f"{name} {split.records:,}" for name, split in manifest.splits.items()), "folder": str(folder.directory)}
     page = render(f"AlexNet, run {folder.directory.name}", folder.rows(), conv1, samples, facts)
     path = folder.directory / REPORT

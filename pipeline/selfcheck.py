@@ -45,8 +45,8 @@ def check_draws(seed: int, epoch: int, records: int, room: int) -> Iterator[Find
     for lane in range(3):
         yield Finding(f"alpha {lane + 1} is standard normal", kolmogorov(np.array([NORMAL.cdf(x) for x in np.sort(now.alpha[:, lane]).tolist()])))
     yield Finding("the variance of alphas is 1", float(((now.alpha**2).mean() - 1) * np.sqrt(now.alpha.size / 2)))
-    names, first = ("top", "left", "flip", "alpha 1", "alpha 2", "alpha 3"), 0 if room else 2  # with no room, top and left are always 0
-    names, lanes = names[first:], _lanes(now)[first:]
+    first = 0 if room else 2  # with no room, top and left are always 0
+    names, lanes = ("top", "left", "flip", "alpha 1", "alpha 2", "alpha 3")[first:], _lanes(now)[first:]
     for (name, a), (other_name, b) in combinations(zip(names, lanes, strict=True), 2):
         yield Finding(f"{name} says nothing of {other_name}", correlation(a, b))
     for name, here, next_epoch, next_seed in zip(names, lanes, _lanes(later)[first:], _lanes(other)[first:], strict=True):
