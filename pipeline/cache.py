@@ -7,16 +7,19 @@ the system takes back however the process ends; only what nobody holds is evicte
 import fcntl
 import hashlib
 import os
+import threading
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import IO
 
 from .errors import DataError
-from .manifest import Shard
+from .manifest import Shard, is_sha256
 from .remote import RemotePath, retried
+from .storage import file_sha256
 
 CHUNK = 8 << 20  # bytes of one read from the store
 ATTEMPTS = 3  # downloads of a shard, each with its own retries of a failing store, before its bytes are taken for wrong
@@ -33,7 +36,9 @@ class ShardCache:
         self._held: dict[str, int] = {}  # open files, by SHA-256; their locks keep them
         weakref.finalize(self, _close_all, self._held)
         self._coming: dict[str, Future[None]] = {}
-        self._pool = ThreadPoolExecutor(AT_A_TIME, "alexprep-cache")
+        self._wanted: SimpleQueue[tuple[Future[None], RemotePath, Shard] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._closed = False
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -42,19 +47,52 @@ class ShardCache:
     def ask(self, source: RemotePath, shard: Shard) -> None:
         """Begin to fetch a shard, if it is not here."""
         if shard.sha256 not in self._held and shard.sha256 not in self._coming:
-            self._coming[shard.sha256] = self._pool.submit(self._fetch, source, shard)
+            self._coming[shard.sha256] = coming = Future[None]()
+            self._wanted.put((coming, source, shard))
+            if len(self._threads) < AT_A_TIME:  # daemons: what still comes is waited for neither at a program's end nor at an error
+                self._threads.append(threading.Thread(target=self._work, name="alexprep-cache", daemon=True))
+                self._threads[-1].start()
+
+    def _work(self) -> None:
+        """Fetch what is wanted, one after the other."""
+        while (item := self._wanted.get()) is not None:
+            coming, source, shard = item
+            if coming.set_running_or_notify_cancel():
+                try:
+                    self._fetch(source, shard)
+                    coming.set_result(None)
+                except BaseException as error:
+                    coming.set_exception(error)
+            del item, coming
 
     def hold(self, source: RemotePath, shard: Shard) -> Path:
         """Return the local file of a shard, which stays until `release`; DataError if there is no room, or the bytes are wrong."""
         self.ask(source, shard)
         coming = self._coming.pop(shard.sha256, None)
-        if coming is not None:
-            try:
-                coming.result()
-            except DataError:  # it was asked for when there was no room yet
-                self._let_go_of_unused()
-                self._fetch(source, shard)
+        try:
+            if coming is not None:
+                try:
+                    coming.result()
+                except DataError:  # it was asked for when there was no room yet
+                    self._let_go_of_unused()
+                    self._fetch(source, shard)
+        except OSError as error:
+            where = str(error.filename or self.folder)
+            remedy = "give the cache another folder" if where.startswith(str(self.folder)) else "go on with the same command when the store answers"
+            raise DataError(f"{where}: {error.strerror or error}; {remedy}") from error
         return self._path(shard)
+
+    def is_good(self, shard: Shard) -> bool:
+        """Tell whether the local file has the bytes that were written."""
+        try:
+            return file_sha256(self._path(shard)) == shard.sha256
+        except OSError:
+            return False
+
+    def delete(self, shard: Shard) -> None:
+        """Release and delete a bad file; whoever holds it keeps what it has."""
+        self.release(shard)
+        self._path(shard).unlink(missing_ok=True)
 
     def release(self, shard: Shard) -> None:
         """Let others evict it."""
@@ -73,7 +111,17 @@ class ShardCache:
 
     def close(self) -> None:
         """Stop fetching, and release everything."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._closed = True
+        with suppress(Empty):
+            while True:
+                item = self._wanted.get_nowait()
+                if item is not None:
+                    item[0].cancel()
+        for _ in self._threads:
+            self._wanted.put(None)
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
         _close_all(self._held)
 
     def _path(self, shard: Shard) -> Path:
@@ -101,7 +149,7 @@ class ShardCache:
     def _take(self, shard: Shard) -> bool:
         """Hold the file if it is there in full."""
         try:
-            file = os.open(self._path(shard), os.O_RDONLY | os.O_CLOEXEC)
+            file = os.open(self._path(shard), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe is not waited for
         except FileNotFoundError:
             return False
         fcntl.flock(file, fcntl.LOCK_SH)
@@ -118,10 +166,14 @@ class ShardCache:
             digest = hashlib.sha256()
             with partial.open("r+b") as file, source.open_random() as remote:
                 for start in range(0, shard.bytes, CHUNK):
+                    if self._closed:
+                        raise DataError(f"{source} is not wanted any more")
                     length = min(CHUNK, shard.bytes - start)
                     data = retried(lambda: remote.read_at(length, start), source)  # noqa: B023  (called at once)
                     digest.update(data)
                     self._write(file, data)
+                file.flush()
+                os.fsync(file.fileno())
             if digest.hexdigest() == shard.sha256:
                 return
         raise DataError(f"{source} is not as it was written (its SHA-256 differs, {ATTEMPTS} times); alexprep repair makes it again")
@@ -138,7 +190,7 @@ class ShardCache:
         """Delete what nobody holds until `size` bytes fit; call it under the folder's lock."""
         files = []
         for path in self.folder.iterdir():
-            if path.suffix in (_SHARD, _PARTIAL):
+            if path.suffix in (_SHARD, _PARTIAL) and is_sha256(path.stem):  # nothing else is ours to delete
                 with suppress(FileNotFoundError):
                     status = path.stat()
                     files.append((path.suffix != _PARTIAL, status.st_mtime_ns, status.st_size, path))

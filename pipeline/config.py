@@ -1,6 +1,8 @@
 """What can be chosen: one frozen dataclass a stage, checked when made. Defaults are written here and nowhere else."""
 
+import os
 from dataclasses import asdict, dataclass
+from operator import index
 from typing import Any, Literal, get_args
 
 Encoding = Literal["jpeg", "raw"]
@@ -18,6 +20,12 @@ def check(condition: bool, message: str) -> None:  # noqa: FBT001  (reads as an 
     """Raise ValueError with `message` unless `condition` holds."""
     if not condition:
         raise ValueError(message)
+
+
+def whole_number(name: str, value: Any) -> int:  # noqa: ANN401  (from users)
+    """Return an int, or a numpy integer as int; ValueError for anything else."""
+    check(not isinstance(value, bool) and hasattr(value, "__index__"), f"{name} must be a whole number, got {value!r}")
+    return index(value)
 
 
 def check_choice(name: str, value: Any, choices: Any) -> None:  # noqa: ANN401  (a Literal type has no type of its own)
@@ -105,6 +113,12 @@ class LoaderConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that no loader can have."""
+        for name in ("batch_size", "seed", "rank", "world_size", "crop", "prefetch", "cache_size", "threads", "device_id"):
+            value = getattr(self, name)
+            if value is not None or name not in ("threads", "device_id"):
+                object.__setattr__(self, name, whole_number(name, value))
+        for name in ("colour", "divide"):
+            check(isinstance(getattr(self, name), int | float), f"{name} must be a number, got {getattr(self, name)!r}")
         check(0 <= self.seed < 1 << 64, f"seed must be 0..2**64-1, got {self.seed}")
         check(self.world_size >= 1, f"world_size must be at least 1, got {self.world_size}")
         check(0 <= self.rank < self.world_size, f"rank must be 0..{self.world_size - 1} (world_size is {self.world_size}), got {self.rank}")
@@ -115,10 +129,13 @@ class LoaderConfig:
             check_choice("views", self.views, Views)
         check_choice("mean", self.mean, Mean)
         check(0 <= self.colour <= 1000, f"colour must be a standard deviation, 0..1000, got {self.colour}")
-        check(0 < self.divide < float("inf"), f"divide must be > 0, got {self.divide}")
+        check(1e-3 <= self.divide <= 1e6, f"divide must be 0.001..1,000,000, got {self.divide}")
         check_choice("shuffle", self.shuffle, Shuffle)
         check_choice("on_bad", self.on_bad, OnBad)
         check(self.on_bad == "raise" or self.view == "random", "on_bad=skip would count a record twice in an evaluation; use alexprep repair")
+        check(
+            self.cache is None or ("://" not in (cache := os.fspath(self.cache)) and cache != ""), f"cache must be a local folder, got {self.cache!r}"
+        )
         check(self.cache_size > 0, f"cache_size must be a number of bytes above 0, got {self.cache_size}")
         check_choice("layout", self.layout, Layout)
         check_choice("dtype", self.dtype, Dtype)

@@ -1,6 +1,7 @@
 """Batches of torch tensors. Each is a pure function of (records, config, step); the loader's state is that step, one integer."""
 
 import os
+import threading
 import warnings
 import weakref
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from .stats import Stats, stats_for
 from .tracing import Trace, span
 from .views import Feed
 
+MOST_STEPS = 1 << 62  # more than any run has; epochs of it fit into 64 bits
 UNMAP_STEPS = 4  # the memory of so many steps' records may pile up before it is given back
 
 
@@ -48,7 +50,8 @@ class Loader:
 
     Options are the fields of `LoaderConfig`; `config` gives many at once. `stats` (mean image, colours) default to those of
     the folder's training split; `trace` records what each thread does when. Raises DataError if the folder is not a whole
-    data set or a record is damaged, ValueError for an option that cannot be.
+    data set or a record is damaged, ValueError for an option that cannot be. After an error, the next batch is that of the same
+    step; threads that iterate at once share the batches; a forked process goes on where its parent was.
     """
 
     def __init__(
@@ -85,6 +88,11 @@ class Loader:
         self._step = 0
         self._trace = trace
         self._engine: Any = None
+        self._engine_of = 0  # the process whose threads it has
+        self._tried_again = -1  # the step that was tried again after an error that nothing explains
+        self._turn = threading.RLock()
+        if self._cache is not None:
+            weakref.finalize(self, self._cache.close).atexit = False  # what it still downloads is not wanted any more
         self.substitutes: dict[int, int] = {}  # damaged records met so far, and what is given instead
         self._read_ahead: tuple[int, set[int]] = (-1, set())  # epoch, and blocks that the system was asked for
 
@@ -96,14 +104,15 @@ class Loader:
         """Return {"step": steps consumed since the start of epoch 0}."""
         return {"step": self._step}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue at that step, whatever the number of ranks was."""
-        step = int(state["step"])
-        if step < 0:
-            raise ValueError(f"step must not be negative, got {step}")
-        if step != self._step:
-            self._step = step
-            self._stop()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue at that step, whatever the number of ranks was; ValueError if it is no state of a loader."""
+        step = state.get("step")
+        if type(step) is not int or not 0 <= step < MOST_STEPS:
+            raise ValueError(f"the state of a loader is {{'step': a whole number of steps}}, got {state!r}")
+        with self._turn:
+            if step != self._step:
+                self._step = step
+                self._stop()
 
     @property
     def ready(self) -> int | None:
@@ -123,23 +132,28 @@ class Loader:
         if len(self) == 0:
             return  # an evaluation split of fewer records than ranks
         epoch = self._step // len(self)
-        while self._step // len(self) == epoch:
-            step = self._step
-            with span(self._trace, "wait for the batch", step=step):
-                batch = self._next()
-            self._step += 1
+        while True:
+            with self._turn:  # of several threads, each gets batches that no other one gets
+                step = self._step
+                if step // len(self) != epoch:
+                    return
+                with span(self._trace, "wait for the batch", step=step):
+                    batch = self._next()
+                self._step = step + 1
             with span(self._trace, "consumer", step=step):
                 yield batch
 
     def _next(self) -> Batch:
         while True:
-            if self._engine is None:
-                self._engine = self._start(self._step)
+            if self._engine is None or self._engine_of != os.getpid():  # after a fork its threads are the parent's
+                self._engine, self._engine_of = self._start(self._step), os.getpid()
             try:
                 views, labels, records = self._engine.run()
                 break
-            except (RuntimeError, UndecodableImage) as error:
-                self._stop()  # DALI's is unusable from here on
+            except BaseException as error:
+                self._stop()  # it may be a step further, and DALI's is unusable
+                if not isinstance(error, RuntimeError | UndecodableImage):
+                    raise
                 self._mend(error)
         return Batch(views if self.config.layout == "CHW" else views.movedim(-1, -3), labels, records)
 
@@ -203,7 +217,10 @@ class Loader:
             number: reason for number in self._plan(self._step)[1].tolist() if (reason := self.records.damage(self.substitutes.get(number, number)))
         }
         if not damaged:
-            raise error
+            if self._tried_again == self._step:
+                raise error
+            self._tried_again = self._step  # it has passed: a bad file in a cache, which is gone now
+            return
         if self.config.on_bad == "raise":
             raise DataError("damaged records; alexprep repair makes their shards again:\n  " + "\n  ".join(damaged.values())) from error
         for number, reason in damaged.items():

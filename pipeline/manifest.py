@@ -3,6 +3,7 @@
 Everything here is JSON or .npy without pickle, and follows from the plan alone: no dates, no paths of this machine.
 """
 
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ def read_manifest(directory: str | Location) -> Manifest:
     value = read_json(path)
     try:
         if value["format_version"] != FORMAT_VERSION:
-            raise DataError(f"{path} has format version {value['format_version']}; this release reads version {FORMAT_VERSION}")
+            raise DataError(f"{path} has format version {value['format_version']!r}; this release reads version {FORMAT_VERSION}")
         splits = {
             str(name): Split(tuple(_shard(shard) for shard in split["shards"]), int(split["quarantined"])) for name, split in value["splits"].items()
         }
@@ -141,12 +142,21 @@ def read_manifest(directory: str | Location) -> Manifest:
         raise DataError(f"{path} is not a manifest of ours ({type(error).__name__}: {error}); restore it") from error
 
 
+def is_sha256(text: str) -> bool:
+    """Tell whether `text` can be a SHA-256: it becomes a name in a cache."""
+    return re.fullmatch(r"[0-9a-f]{64}", text) is not None
+
+
 def _shard(value: dict[str, Any]) -> Shard:
+    if not all(type(value[name]) is kind for name, kind in (("file", str), ("rows", int), ("bytes", int), ("sha256", str))):
+        raise TypeError(f"a shard has a file, rows, bytes and sha256, not {value}")
     shard = Shard(str(value["file"]), int(value["rows"]), int(value["bytes"]), str(value["sha256"]))
     if not shard.file or Path(shard.file).name != shard.file or shard.file.startswith("."):
         raise ValueError(f"a shard's name must not leave its folder: {shard.file!r}")
     if not 0 <= shard.rows <= shard.bytes < 1 << 60:
         raise ValueError(f"{shard.file} cannot have {shard.rows} rows in {shard.bytes} bytes")
+    if not is_sha256(shard.sha256):
+        raise ValueError(f"{shard.file} cannot have the SHA-256 {shard.sha256!r}")
     return shard
 
 

@@ -116,8 +116,17 @@ class Records:
         try:
             self.pixels(record)
         except DataError as error:
-            return str(error)
+            return self.damage(record) if self._fetched_again(self._row(record)[0]) else str(error)
         return ""
+
+    def _fetched_again(self, shard: int) -> bool:
+        """Forget a shard whose copy in the cache is not what the store has; tell whether it was so."""
+        path, facts = self.manifest.directory / self.shards[shard].file, self.shards[shard]
+        if self._cache is None or not isinstance(path, RemotePath) or self._cache.is_good(facts):
+            return False
+        self._forget(shard)
+        self._cache.delete(facts)
+        return True
 
     def substitute(self, record: int) -> int | None:
         """Return the record that is given instead of a damaged one where damage is to be skipped: the next good one, if one comes soon."""
@@ -204,7 +213,9 @@ class Records:
                 if isinstance(file, pa.Buffer):
                     self._maps[shard] = file
             except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-                raise DataError(f"{path} cannot be read as a shard: {error}") from error
+                if self._fetched_again(shard):
+                    return self._reader(shard)
+                raise DataError(f"{path} cannot be read as a shard: {error}; alexprep repair makes it again") from error
             self._readers[shard] = reader
         return reader
 
@@ -214,11 +225,14 @@ class Records:
         for shard in list(self._readers):
             if held + needed <= self._holdable:
                 return
-            del self._readers[shard]
-            self._maps.pop(shard, None)
-            self._blocks = {place: block for place, block in self._blocks.items() if place[0] != shard}
+            self._forget(shard)
             self._cache.release(self.shards[shard])  # type: ignore[union-attr]  # only called with a cache
             held -= self.shards[shard].bytes
+
+    def _forget(self, shard: int) -> None:
+        self._readers.pop(shard, None)
+        self._maps.pop(shard, None)
+        self._blocks = {place: block for place, block in self._blocks.items() if place[0] != shard}
 
     def _check(self, reader: pa.RecordBatchFileReader, shard: int) -> None:
         if not reader.schema.equals(schema(self.manifest.config, [], {})):

@@ -216,3 +216,71 @@ def test_training_and_evaluation_take_a_uri(stored, tmp_path):
     assert "32 images of val" in measured.stdout
     wrong = command("alextrain", "eval", "--checkpoint", tmp_path / "runs/1", "--cache-size", "much")
     assert (wrong.returncode, "a size is a number of bytes" in wrong.stderr) == (2, True)
+
+
+def test_only_what_is_a_cache_s_own_is_evicted(many, stored, tmp_path):
+    """A folder of the user's own shards was emptied, when only the name's end was looked at."""
+    own = tmp_path / "train-00000-of-00001.arrow"
+    own.write_bytes(bytes(200_000))
+    limit = size_of(read_manifest(many))
+    stream(Loader(uri(stored, "cached"), cache=str(tmp_path), cache_size=limit, **OPTIONS), 15)
+
+    assert own.stat().st_size == 200_000
+    assert len(kept(tmp_path)) == 21
+
+
+@pytest.mark.parametrize("place", ["nothing", "header", "images"])
+def test_a_damaged_file_in_the_cache_is_fetched_again(many, stored, tmp_path, place):
+    """Of the right size, but not what was written: the store is asked once more, and the batches are as they were."""
+    manifest = read_manifest(many)
+    options = OPTIONS | {"cache": str(tmp_path), "cache_size": size_of(manifest)}
+    stream(Loader(uri(stored, "cached"), **options), 15)
+    for path in list(tmp_path.glob("*.arrow"))[:4]:
+        with path.open("r+b") as file:
+            if place == "nothing":
+                file.write(bytes(path.stat().st_size))
+            elif place == "header":
+                file.seek(-200, 2)
+                file.write(bytes(100))
+            else:
+                file.seek(path.stat().st_size // 3)
+                file.write(bytes(3000))
+
+    for on_bad in ("raise", "skip"):
+        loader = Loader(uri(stored, "cached"), on_bad=on_bad, **options)
+        assert same(stream(loader, 15), stream(Loader(many, **OPTIONS), 15))
+        assert not loader.substitutes
+    assert all(ShardCache(tmp_path, 1 << 30).is_good(shard) for shard in manifest.split("train").shards)
+
+
+def test_a_program_that_ends_does_not_wait_for_what_is_still_to_come(many, stored, tmp_path):
+    """Twenty downloads of a second each were asked for; the loader ends after its first batch."""
+    code = f"""
+import time
+import alexprep.pipeline.cache as cache
+inner = cache.ShardCache._download
+cache.ShardCache._download = lambda *arguments: (time.sleep(1), inner(*arguments))
+from alexprep.pipeline import Loader
+loader = Loader({uri(stored, "cached")!r}, shuffle="none", crop=24, batch_size=1, cache={str(tmp_path)!r}, cache_size=1 << 30)
+next(iter(loader))
+print(time.time(), flush=True)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert time.time() - float(done.stdout) < 4
+    assert len(list(tmp_path.glob("*.arrow"))) < 20
+
+
+@pytest.mark.parametrize("cache", ["", "s3://data/cache"])
+def test_a_cache_is_a_local_folder(many, cache):
+    with pytest.raises(ValueError, match="cache must be a local folder"):
+        Loader(many, cache=cache)
+
+
+@pytest.mark.parametrize("name", ["{sha}.partial", ".{sha}.lock"])
+def test_a_cache_that_cannot_be_used_is_said_with_what_to_do(many, stored, tmp_path, name):
+    for shard in read_manifest(many).split("train").shards:
+        (tmp_path / name.format(sha=shard.sha256)).mkdir()
+
+    with pytest.raises(DataError, match="give the cache another folder"):
+        stream(Loader(uri(stored, "cached"), cache=str(tmp_path), cache_size=1 << 30, **OPTIONS), 1)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
 import numpy as np
@@ -268,6 +269,58 @@ def test_a_substitute_is_drawn_as_itself(shards, tmp_path):
     assert batches[0].labels[first] == batches[0].labels[second]
 
 
+@pytest.mark.parametrize("shuffle", ["full", "none"])
+def test_after_an_error_the_next_batch_is_that_of_the_same_step(shards, tmp_path, shuffle):
+    """A shard that is gone for a while."""
+    copy = shutil.copytree(shards / "jpeg", tmp_path / "shards")
+    options = {"crop": CROP, "batch_size": 10, "shuffle": shuffle}
+    expected = stream(Loader(shards / "jpeg", **options), 13)
+    loader = Loader(copy, **options)
+    last = max(copy.glob("train-*.arrow"))
+    last.rename(tmp_path / "away")
+    with pytest.raises(DataError, match="cannot be read"):
+        stream(loader, 13)
+    step = loader.state_dict()["step"]
+    (tmp_path / "away").rename(last)
+
+    assert all(same(a, b) for a, b in zip(stream(loader, 13 - step), expected[step:], strict=True))
+
+
+@pytest.mark.parametrize("state", [{}, {"step": 1.5}, {"step": "3"}, {"step": True}, {"step": -1}, {"step": 1 << 70}], ids=str)
+def test_a_state_that_is_none_is_refused(shards, state):
+    with pytest.raises(ValueError, match="the state of a loader is"):
+        Loader(shards / "raw", crop=CROP).load_state_dict(state)
+
+
+def test_threads_that_iterate_at_once_share_the_batches(shards):
+    loader = Loader(shards / "raw", crop=CROP, batch_size=10)
+    with ThreadPoolExecutor(4) as pool:
+        parts = list(pool.map(lambda _: [batch.records.tolist() for batch in loader], range(4)))
+
+    assert sorted(chain(*parts)) == sorted(batch.records.tolist() for batch in Loader(shards / "raw", crop=CROP, batch_size=10))
+
+
+def test_a_forked_process_goes_on_where_its_parent_was(shards):
+    """The threads stay with the parent: a child that waited for them hung."""
+    code = f"""
+import os, sys
+from alexprep.pipeline import Loader
+loader = Loader({str(shards / "raw")!r}, crop={CROP}, batch_size=10)
+batches = iter(loader)
+next(batches)
+child = os.fork()
+print(*next(batches).records.tolist(), flush=True)
+if child:
+    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+os._exit(0)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stderr
+    ours, theirs = done.stdout.splitlines()
+    assert ours == theirs
+
+
 @pytest.mark.filterwarnings("ignore::alexprep.pipeline.loader.DamagedRecord")
 def test_too_many_damaged_records_in_a_row_are_no_accident(shards, tmp_path, monkeypatch):
     copy = shutil.copytree(shards / "jpeg", tmp_path / "shards")
@@ -340,6 +393,15 @@ def test_a_run_stopped_with_four_ranks_goes_on_with_two(shards, shuffle):
         ({"rank": 2, "world_size": 2}, r"rank must be 0..1 \(world_size is 2\), got 2"),
         ({"mean": "median"}, "mean must be one of pixel, center, channel, none"),
         ({"seed": -1}, "seed must be"),
+        ({"seed": 5.5}, "seed must be a whole number, got 5.5"),
+        ({"seed": None}, "seed must be a whole number, got None"),
+        ({"batch_size": "100"}, "batch_size must be a whole number, got '100'"),
+        ({"batch_size": True}, "batch_size must be a whole number"),
+        ({"crop": 48.0}, "crop must be a whole number"),
+        ({"threads": "2"}, "threads must be a whole number"),
+        ({"divide": 1e-300}, "divide must be"),
+        ({"colour": "0.1"}, "colour must be a number"),
+        ({"colour": 1e300}, "colour must be"),
         ({"shuffle": True}, "shuffle must be one of full, block, none; got True"),
         ({"split": "val", "on_bad": "skip"}, "on_bad=skip would count a record twice in an evaluation"),
         ({"dtype": "float64"}, "dtype must be one of float32, bfloat16, float16"),

@@ -94,6 +94,8 @@ def test_an_unfinished_folder_is_told_from_an_empty_one(copy, tmp_path):
         (lambda m: m["splits"]["train"]["shards"][0].update(rows=0), "rows, not the 130 that it says"),
         (lambda m: m["splits"]["val"].update(m["splits"]["train"]), "twice"),
         (lambda m: m["splits"]["train"]["shards"][0].update(file=""), "must not leave its folder"),
+        (lambda m: m["splits"]["train"]["shards"][0].update(sha256="../evil"), "cannot have the SHA-256"),
+        (lambda m: m["splits"]["train"]["shards"][0].update(rows=True), "a shard has a file, rows, bytes and sha256"),
         (lambda m: m["classes"][0].__setitem__(0, "\ud800"), "not a manifest of ours"),
     ],
     ids=[
@@ -109,6 +111,8 @@ def test_an_unfinished_folder_is_told_from_an_empty_one(copy, tmp_path):
         "rows",
         "twice",
         "no-name",
+        "sha256",
+        "boolean",
         "half-a-character",
     ],
 )
