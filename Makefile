@@ -67,7 +67,8 @@ check: lint types docs-check test ## everything that must pass before a commit
 bench: .venv/package ## the figures of docs/performance.md on this machine, with the peers (gigabytes), in bench/
 	mkdir -p bench
 	$(BIN)/python benchmarks/response_norm.py
-	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/parallel.py
 	$(BIN)/python benchmarks/planning.py
 	$(BIN)/python benchmarks/kernels.py
 	-$(BIN)/python benchmarks/producers.py --install --venvs bench/peers
@@ -77,6 +78,7 @@ bench: .venv/package ## the figures of docs/performance.md on this machine, with
 
 bench-gpu: .venv/package ## images a second on an NVIDIA GPU
 	$(BIN)/python benchmarks/gpu.py
+	$(BIN)/python benchmarks/train.py --device gpu
 
 lock: ## requirements.lock again, from pyproject.toml
 	rm -rf .lock-venv && $(PYTHON) -m venv .lock-venv

@@ -13,6 +13,7 @@ import click
 from alexprep.pipeline.errors import DataError
 
 from .common import say
+from .safety import REQUEUE, SIGNALS
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,6 @@ def launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def restarted() -> bool:
-    """Tell whether torchrun has started the ranks again after one of them failed."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-
-
 def _gpus() -> int:
     import torch
 
@@ -81,8 +77,8 @@ def _why_no_gpu() -> str:
     return f"DALI sees a GPU but torch {torch.__version__} does not: install a torch built for CUDA"
 
 
-def launch(ranks: int, arguments: list[str]) -> int:
-    """Run `alextrain ARGUMENTS` as that many ranks on this machine; return the exit code."""
+def launch(ranks: int, arguments: list[str], max_restarts: int = 0) -> int:
+    """Run `alextrain ARGUMENTS` as that many ranks on this machine, again if one fails; return the exit code."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -96,17 +92,22 @@ def launch(ranks: int, arguments: list[str]) -> int:
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
-        max_restarts=0,
+        max_restarts=max_restarts,
         monitor_interval=0.2,
+        signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",  # the ranks get the same one
     )
     command = ("-c", "from alexprep.cli.train import main; main(prog_name='alextrain')", *arguments)
     try:
         elastic_launch(config, sys.executable)(*command)
-    except SignalException:
+    except SignalException as error:
+        if error.sigval in SIGNALS:
+            return REQUEUE
         say("interrupted; --resume continues from the last checkpoint")
         return 130
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        if failure.exitcode == REQUEUE:  # the signal went to the ranks alone
+            return REQUEUE
         if failure.exitcode < 0:  # killed: it could not say so itself
             say(f"Error: rank {rank} was killed by signal {-failure.exitcode}; --resume continues from the last checkpoint")
         return 1

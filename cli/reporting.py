@@ -15,7 +15,8 @@ REPORT = "report.html"
 def write_report(folder: RunFolder, manifest: Manifest, stats: Stats) -> Path:
     """Publish report.html in the run's folder; return its path."""
     settings = folder.settings()
-    conv1 = load_checkpoint(folder.directory)["model"]["conv1.weight"]
+    weights = load_checkpoint(folder.directory)["model"].values()
+    conv1 = next((weight for weight in weights if weight.ndim == 4 and weight.shape[1] == 3), None)
     samples = sheet(rows(Records(manifest, "train"), dict.fromkeys(range(4), settings.loader()), stats, 4))
     facts = {"records": ", ".join(f"{name} {split.records:,}" for name, split in manifest.splits.items()), "folder": str(folder.directory)}
     page = render(f"AlexNet, run {folder.directory.name}", folder.rows(), conv1, samples, facts)

@@ -1,6 +1,8 @@
 """A run's folder: config.toml, metrics.jsonl, last.pt, best.pt, report.html. All writing of training happens here."""
 
 import json
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -106,10 +108,25 @@ class RunFolder:
         try:
             with published(self.directory / f"{name}.pt") as file:
                 torch.save(state | extra, file)
-        except OSError as error:
-            raise DataError(
-                f"cannot write {self.directory / name}.pt: {error.strerror}; the one before it is kept, --resume continues from there"
-            ) from error
+        except (OSError, RuntimeError) as error:  # torch's archive says the latter of a file that takes no more
+            cause = next((one for one in (error, error.__context__) if isinstance(one, OSError)), None)
+            why = cause.strerror if cause else error
+            path = f"{self.directory / name}.pt"
+            raise DataError(f"cannot write {path}: {why}; the one before it is kept, --resume continues from there") from error
+
+    def keep(self, step: int, most: int) -> None:
+        """Keep last.pt as step-<n>.pt too, and of those the `most` newest."""
+        directory = self.directory
+        here = directory / f"step-{step}.pt"
+        if not here.exists():
+            try:
+                here.hardlink_to(directory / LAST)
+            except OSError:  # a file system without links
+                with published(here) as file, (directory / LAST).open("rb") as last:
+                    shutil.copyfileobj(last, file)
+        numbered = {int(match[1]): path for path in directory.glob("step-*.pt") if (match := re.fullmatch(r"step-([0-9]+)\.pt", path.name))}
+        for old in sorted(numbered)[:-most]:
+            numbered[old].unlink(missing_ok=True)
 
 
 # What a row of each event has, in numbers; "start" has more beside.

@@ -17,6 +17,12 @@ class Settings:
 
     preset: str = "source"
     width: float = 1.0
+    activation: str = "relu"  # or "tanh"
+    norm: bool = True  # response normalisation
+    overlap: bool = True  # pooling windows of 3, not 2, at a stride of 2
+    dropout: bool = True
+    exchange: bool = True  # conv3 and fc6 see both towers
+    sixth: bool = False  # a sixth convolution, over the last pooling layer ("1 CNN*")
     batch_size: int = 128  # of all ranks together
     epochs: int = 95
     steps: int = 0  # stop after so many; 0: when the schedule ends
@@ -33,6 +39,18 @@ class Settings:
     on_bad: str = "raise"  # or "skip": a damaged training record gives way to the next good one
     log_steps: int = 10
     checkpoint_steps: int = 1000
+    checkpoint_minutes: float = 0.0  # and so long after the last one; 0: never for that reason
+    keep: int = 1  # checkpoints beside best.pt: last.pt, and from 2 on step-<n>.pt of the last ones
+    hang_seconds: float = 1800.0  # without a step after which a rank shows its stacks and ends; 0: never
+    precision: str = "float32"  # of the arithmetic; or "bfloat16", by autocast: weights and their updates stay float32
+    compile: bool = False  # by torch.compile, which needs a C++ compiler on a CPU
+    accumulate: int = 1  # parts of a batch that are computed one after the other: less memory, the same step
+    parallel: str = "auto"  # how several ranks share the network: data, towers or hybrid; auto: whatever sends the fewest bytes
+    model: str = ""  # somebody's own network in the place of ours: package:function, called with classes=
+    ema: float = 0.0  # decay of a running mean of the weights, which is then what is evaluated; 0: none
+    deterministic: bool = False  # only algorithms that give the same bits again, where torch has them; others are refused
+    loggers: str = ""  # beside metrics.jsonl: tensorboard, wandb, trackio, separated by commas
+    gradients: str = "float32"  # in which they are averaged over ranks; or "bfloat16"
     eval_batch_size: int = 32
     threads: int = 0  # of the loader, a rank; 0: as many as it may use CPUs
     prefetch: int = 2
@@ -46,7 +64,20 @@ class Settings:
         check(0 < self.lr < float("inf"), f"lr must be above 0, got {self.lr}")
         check(self.schedule in ("scripted", "plateau", "fixed"), f"schedule must be scripted, plateau or fixed, got {self.schedule!r}")
         self.drop_shares()
-        for name in ("patience", "log_steps", "checkpoint_steps", "eval_batch_size"):
+        check(self.precision in DTYPES, f"precision must be one of {', '.join(DTYPES)}; got {self.precision!r}")
+        check(self.gradients in DTYPES, f"gradients must be one of {', '.join(DTYPES)}; got {self.gradients!r}")
+        check(self.parallel in PARALLEL, f"parallel must be one of {', '.join(PARALLEL)}; got {self.parallel!r}")
+        check(0 <= self.ema < 1, f"ema must be a decay, 0..1 (such as 0.999), got {self.ema}")
+        unknown = sorted({name.strip() for name in self.loggers.split(",")} - {"", *LOGGERS})
+        check(not unknown, f"loggers must be of {', '.join(LOGGERS)}; got {', '.join(unknown)}")
+        module, colon, function = self.model.partition(":")
+        names = [*module.split("."), function]
+        check(not self.model or (colon == ":" and all(map(str.isidentifier, names))), f"model must be package:function, got {self.model!r}")
+        check(self.accumulate <= self.batch_size, f"accumulate must be at most the batch size, {self.batch_size}; got {self.accumulate}")
+        check(self.activation in ("relu", "tanh"), f"activation must be relu or tanh, got {self.activation!r}")
+        check(0 <= self.hang_seconds < float("inf"), f"hang_seconds must not be negative, got {self.hang_seconds}")
+        check(0 <= self.checkpoint_minutes < float("inf"), f"checkpoint_minutes must not be negative, got {self.checkpoint_minutes}")
+        for name in ("patience", "log_steps", "checkpoint_steps", "eval_batch_size", "accumulate", "keep"):
             check(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         check(self.threads >= 0, f"threads must not be negative, got {self.threads}")
         self.loader()  # checks the rest
@@ -82,10 +113,32 @@ class Settings:
         return "".join(f"{name} = {json.dumps(value)}\n" for name, value in asdict(self).items())
 
 
-# What the paper's text and the authors' code (spec: sections 1, 2 and 4) say differently; the rest is Settings' own defaults.
+LOGGERS = ("tensorboard", "wandb", "trackio")
+DTYPES = ("float32", "bfloat16")
+# What a run may go on with: how far, how often it is kept, and how the same steps are computed.
+MAY_CHANGE = (
+    *("lr", "steps", "on_bad", "log_steps", "checkpoint_steps", "checkpoint_minutes", "keep", "hang_seconds", "eval_batch_size", "threads"),
+    *("prefetch", "precision", "compile", "accumulate", "parallel", "gradients", "deterministic", "loggers"),
+)
+PARALLEL = ("auto", "data", "towers", "hybrid")
+
+# What the paper's text, the authors' code (spec: sections 1, 2 and 4) and their successors say differently; the rest is Settings' own defaults.
 PRESETS: dict[str, dict[str, Any]] = {
     "source": {},
     "paper": {"mean": "pixel", "divide": 1.0, "schedule": "plateau", "epochs": 90},
+    "one-gpu": {},
+    # bvlc_alexnet: 227 pixels less the mean image, batches of 256, 450,000 steps with drops at 100,000, 200,000, 300,000 and 400,000
+    "caffe": {
+        "mean": "pixel",
+        "divide": 1.0,
+        "colour": 0.0,
+        "crop": 227,
+        "batch_size": 256,
+        "schedule": "fixed",
+        "epochs": 90,
+        "drops": "0.2222,0.4444,0.6667,0.8889",
+    },
+    "owt": {"mean": "channel", "divide": 1.0, "colour": 0.0, "schedule": "fixed", "epochs": 90, "drops": "0.3333,0.6667"},
 }
 
 
@@ -101,8 +154,8 @@ def resume(stored: Settings, given: dict[str, Any]) -> Settings:
     """Return the settings of a run that goes on: its own, but for what may change under way; ValueError for any other change."""
     wanted = _typed(asdict(stored) | given)
     changed = [field.name for field in fields(Settings) if getattr(stored, field.name) != getattr(wanted, field.name)]
-    fixed = [name for name in changed if name not in ("lr", "steps", "on_bad")]
-    check(not fixed, f"a resumed run keeps its settings: {', '.join(fixed)} cannot change (only lr, steps and on_bad can)")
+    fixed = [name for name in changed if name not in MAY_CHANGE]
+    check(not fixed, f"a resumed run keeps its settings: {', '.join(fixed)} cannot change (only {', '.join(MAY_CHANGE)} can)")
     return wanted
 
 

@@ -53,6 +53,13 @@ def cache_options(command: Any) -> Any:  # noqa: ANN401  (click decorates anythi
     return command
 
 
+PRESET = click.option(
+    "--preset",
+    type=click.Choice(["source", "paper", "one-gpu", "caffe", "owt"]),
+    help="source: what the authors ran; paper: what the text says; one-gpu: half of it; caffe: bvlc_alexnet; owt: torchvision's.  [default: source]",
+)
+
+
 @click.group(cls=TrainCommands, context_settings=HELP)
 @click.version_option(package_name="alexprep")
 def main() -> None:
@@ -68,7 +75,7 @@ def main() -> None:
 @click.argument("directory", default="shards", type=click.Path(path_type=Path), envvar="ALEXPREP_DATA")
 @place_options
 @cache_options
-@click.option("--preset", type=click.Choice(["source", "paper"]), help="source: what the authors ran; paper: what the text says.  [default: source]")
+@PRESET
 @click.option("--width", type=float, help="Factor on the kernels of every layer.  [default: 1.0]")
 @click.option("--batch-size", type=int, help="Of all ranks together.  [default: 128]")
 @click.option("--epochs", type=int, help="[default: 95 for source, 90 for paper]")
@@ -76,10 +83,23 @@ def main() -> None:
 @click.option("--lr", type=float, help="At the start.  [default: 0.01]")
 @click.option("--seed", type=int, help="Of weights, order, crops, colours and dropout.  [default: 0]")
 @click.option("--crop", type=int, help="Pixels a side.  [default: 224]")
+@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Of the arithmetic; weights stay float32.  [default: float32]")
+@click.option("--compile/--no-compile", default=None, help="By torch.compile.  [default: no]")
+@click.option(
+    "--parallel",
+    type=click.Choice(["auto", "data", "towers", "hybrid"]),
+    help="How several ranks share the network; auto: whatever sends the fewest bytes.  [default: auto]",
+)
 @click.option("--shuffle", type=click.Choice(["full", "block"]), help="block: read in large runs, for slow disks.  [default: full]")
 @click.option("--on-bad", type=click.Choice(["raise", "skip"]), help="skip: a damaged record gives way to the next good one.  [default: raise]")
+@click.option("--data", type=click.Choice(["synthetic"]), help="synthetic: noise from memory instead of DIRECTORY; measures the trainer alone.")
+@click.option("--model", metavar="PACKAGE:FUNCTION", help="Train the network that FUNCTION(classes=...) returns, instead of AlexNet.")
+@click.option("--deterministic/--no-deterministic", default=None, help="Only algorithms that give the same bits again.  [default: no]")
+@click.option("--profile", is_flag=True, help="Write what torch does in three steps to profile.json, for chrome://tracing.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the run.  [default: the next runs/<n>]")
 @click.option("--resume", is_flag=True, help="Continue the run in --out (or the newest one) from its last checkpoint.")
+@click.option("--max-restarts", default=0, show_default=True, type=click.IntRange(0), help="How often to start all ranks again after one has failed.")
+@click.option("--dry-run", is_flag=True, help="Go through everything with one batch, and leave nothing behind.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting of config.toml.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings, such as a run's config.toml.")
 @click.pass_obj
@@ -92,8 +112,12 @@ def run(
     cpu_ranks: int | None,
     cache: Path | None,
     cache_size: int,
+    data: str | None,
+    profile: bool,
     out: Path | None,
     resume: bool,
+    max_restarts: int,
+    dry_run: bool,
     assignments: tuple[str, ...],
     config: Path | None,
     preset: str | None,
@@ -108,37 +132,80 @@ def run(
     from alexprep.model.distributed import joined
     from alexprep.pipeline import DataError
 
-    from .launch import choose_layout, launch, launched, restarted
+    from .building import check_data
+    from .launch import choose_layout, launch, launched
     from .runs import RunFolder
+    from .safety import REQUEUE, restarted
     from .settings import collect, resolve
     from .settings import resume as resume_settings
-    from .training import Run, check_data
+    from .training import Run
+    from .trial import try_out
 
-    if restarted():  # torchrun has started the ranks again after one failed
+    if dry_run and resume:
+        raise click.UsageError("--dry-run tries a run that has not begun; it cannot be combined with --resume")
+    if restarted():
         if out is None:
-            raise DataError("restarted by torchrun, but without --out it is not known which run to continue: give --out")
+            raise DataError("started again by torchrun or SLURM, but without --out it is not known which run to continue: give --out")
         resume = resume or RunFolder(out).begun()
     with wrong_values():
         if resume:
             settings = resume_settings(RunFolder.existing(out).settings(), collect(preset, config, options, assignments))
         else:
             settings = resolve(preset, config, options, assignments)
+        asked = collect(preset, None, options, assignments).get("model", "")
+    if settings.model != asked:  # a file's word is not enough to run code
+        raise DataError(f"these settings are of the network {settings.model}: give --model {settings.model} too, if you trust what it runs")
+    directory = Path(data) if data else directory
     layout = choose_layout(device, gpus, cpu_ranks)
     with wrong_values():
         check_data(directory, settings, layout.ranks)
-    if layout.ranks > 1 and not launched():
-        raise SystemExit(launch(layout.ranks, arguments))
-    with joined(layout.device) as ranks:
+    if (layout.ranks > 1 or max_restarts) and not launched():
+        if max_restarts and out is None and not resume:
+            arguments = [*arguments, "--out", str(RunFolder.new(None).directory)]  # so that ranks which are started again know it
+        raise SystemExit(launch(layout.ranks, arguments, max_restarts))
+    with joined(layout.device, 1.2 * settings.hang_seconds) as ranks:  # the watchdog speaks first
+        if dry_run:
+            try_out(directory, settings, ranks, _cached(cache, cache_size))
+            return
         folder = RunFolder(Path(ranks.from_first(lambda: str((RunFolder.existing(out) if resume else RunFolder.new(out)).directory))))
-        training = Run(directory, folder, settings, ranks, _cached(cache, cache_size))
+        training = Run(directory, folder, settings, ranks, _cached(cache, cache_size), profile=profile)
         with folder.held() if ranks.first else nullcontext():
             if resume:
                 training.resume()
             if ranks.first:
                 folder.write_settings(settings)
             training.train()
+    if training.trainer.stopped:
+        raise SystemExit(REQUEUE)
     if ranks.first:
         _print_results(folder)
+
+
+@main.command()
+@PRESET
+@click.option("--width", type=float, help="Factor on the kernels of every layer.  [default: 1.0]")
+@click.option("--classes", default=1000, show_default=True, type=click.IntRange(2), help="Units of fc8.")
+@click.option("--crop", type=int, help="Pixels a side.  [default: 224; caffe 227]")
+@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting: exchange=false, norm=false, sixth=true, ...")
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
+def describe(preset: str | None, classes: int, assignments: tuple[str, ...], as_json: bool, **options: Any) -> None:  # noqa: ANN401  (settings)
+    """Print a network's layers: shapes, kernels, parameters, multiply-adds, bytes of activation, of all and of each tower."""
+    import torch
+
+    from .building import builder
+    from .describing import table, to_json
+    from .settings import resolve
+
+    with wrong_values():
+        settings = resolve(preset, None, options, assignments)
+        if settings.model:
+            raise click.UsageError("describe is for the networks of this project")
+        with torch.device("meta"):
+            model = builder(settings, classes)()
+    if as_json:
+        print_json(to_json(model, settings.crop))
+    else:
+        click.echo(table(model, settings.crop))
 
 
 def _cached(cache: Path | None, size: int) -> dict[str, Any]:
@@ -152,7 +219,8 @@ def _print_results(folder: Any) -> None:  # noqa: ANN401  (RunFolder, imported l
             click.echo(
                 f"{views}: top-1 error {100 * row['top1_error']:.2f} %, top-5 error {100 * row['top5_error']:.2f} % of {row['count']:,} val images"
             )
-    click.echo(str(folder.directory / "report.html"))
+    report = folder.directory / "report.html"
+    click.echo(str(report if report.exists() else folder.directory))
 
 
 @main.command("eval")
@@ -161,6 +229,7 @@ def _print_results(folder: Any) -> None:  # noqa: ANN401  (RunFolder, imported l
     "--data", default="shards", show_default=True, type=click.Path(path_type=Path), envvar="ALEXPREP_DATA", show_envvar=True, help="Folder of shards."
 )
 @click.option("--split", default="val", show_default=True, help="Of the shards.")
+@click.option("--model", default="", metavar="PACKAGE:FUNCTION", help="What made the network, if it is one's own.")
 @click.option("--crops", default="10", show_default=True, type=click.Choice(["10", "1"]), help="Ten views averaged, or the centre alone.")
 @place_options
 @cache_options
@@ -172,6 +241,7 @@ def evaluate(
     checkpoint: Path,
     data: Path,
     split: str,
+    model: str,
     crops: str,
     device: str,
     gpus: int | None,
@@ -184,9 +254,9 @@ def evaluate(
     from alexprep.model.distributed import joined
     from alexprep.pipeline import read_manifest
 
+    from .evaluating import evaluate_checkpoint
     from .launch import choose_layout, launch, launched
     from .runs import load_checkpoint
-    from .training import evaluate_checkpoint
 
     layout = choose_layout(device, gpus, cpu_ranks)
     if layout.ranks > 1 and not launched():
@@ -194,7 +264,7 @@ def evaluate(
         load_checkpoint(checkpoint)  # what is wrong is said once, here
         raise SystemExit(launch(layout.ranks, arguments))
     with joined(layout.device) as ranks:
-        result = evaluate_checkpoint(checkpoint, data, split, int(crops), ranks, _cached(cache, cache_size))
+        result = evaluate_checkpoint(checkpoint, data, split, int(crops), ranks, _cached(cache, cache_size), model)
     if not ranks.first:
         return
     if as_json:

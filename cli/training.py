@@ -1,76 +1,100 @@
-"""Where pipeline and model meet: loaders for the trainer, networks from checkpoints, the run from first step to report."""
+"""Where pipeline and model meet: the run, from its first step to its report."""
 
+import copy
+import json
+import os
 import platform
+import shutil
+import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from alexprep.model.alexnet import AlexNet, last_side, multiply_adds, parameters
-from alexprep.model.distributed import Ranks, cpus_of_a_rank
+from alexprep.model.alexnet import parameters
+from alexprep.model.describe import multiply_adds
+from alexprep.model.distributed import Ranks
+from alexprep.model.errors import TrainingError
 from alexprep.model.evaluator import Evaluation, evaluate
+from alexprep.model.layout import lay_out
 from alexprep.model.optimizer import RATES, PaperSGD
-from alexprep.model.trainer import Event, Pace, Trainer
-from alexprep.pipeline import DamagedRecord, DataError, Loader, Manifest, Stats, load_stats, read_manifest
-from alexprep.pipeline.config import Views
+from alexprep.model.trainer import Event, NotFinite, Pace, Trainer
+from alexprep.pipeline import DamagedRecord, DataError, Loader, load_stats
+from alexprep.pipeline.receipts import receipt
+from alexprep.pipeline.storage import published
 
+from . import synthetic
+from .building import builder, check_data, choose_layout, on_device
 from .common import Bar, say
+from .evaluating import VIEWS, evaluation, open_loader
+from .loggers import Loggers
 from .reporting import write_report
 from .runs import LAST, RunFolder, checkpoint_settings, checkpoint_stats, load_checkpoint
+from .safety import Saver, Stop, Watchdog
 from .settings import Settings, schedule_of
 from .settings import resume as resume_settings
-
-VIEWS: dict[int, Views] = {10: "ten", 1: "center"}
-
-
-def check_data(directory: Path, settings: Settings, world_size: int) -> Manifest:
-    """Return the data set if it can be trained on; DataError or ValueError says why not, before anything is started or made."""
-    last_side(settings.crop)
-    settings.loader(world_size=world_size)
-    manifest = read_manifest(directory)
-    records = manifest.split("train").records
-    if records < settings.batch_size:
-        raise DataError(f"{directory} has {records} training records, fewer than one batch of {settings.batch_size}; use a smaller --batch-size")
-    if len(manifest.classes) < 2:
-        raise DataError(f"{directory} has {len(manifest.classes)} class; training needs at least two")
-    if settings.schedule == "plateau" and "val" not in manifest.splits:
-        raise DataError(f"{directory} has no val split, and the plateau schedule follows the validation error: use --set schedule=fixed")
-    if settings.crop > manifest.config.size:
-        raise DataError(
-            f"crop {settings.crop} does not fit into the records of {directory}, {manifest.config.size} pixels a side; use a smaller --crop"
-        )
-    return manifest
-
-
-def build_model(settings: Settings, classes: int, ranks: Ranks) -> AlexNet:
-    """Return the network of these settings on the rank's device, with its initial weights."""
-    model = AlexNet(settings.preset, classes=classes, width=settings.width, crop=settings.crop, seed=settings.seed)
-    return model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class Run:
     """One training run: its parts, put together."""
 
-    def __init__(self, data: Path, folder: RunFolder, settings: Settings, ranks: Ranks, cache: dict[str, Any]) -> None:
-        """Build everything that the first step needs; `cache` is LoaderConfig's part for shards in an object store."""
+    def __init__(
+        self,
+        data: Path,
+        folder: RunFolder,
+        settings: Settings,
+        ranks: Ranks,
+        cache: dict[str, Any],
+        *,
+        most_evaluated: int | None = None,
+        profile: bool = False,
+    ) -> None:
+        """Build everything that the first step needs; `cache` is LoaderConfig's part for shards in an object store.
+
+        `most_evaluated` batches are evaluated, None: all; `profile` writes what torch does in a few steps.
+        """
+        self._profile = profile
         self.data, self.folder, self.settings, self.ranks, self._cache = data, folder, settings, ranks, cache
+        self._most_evaluated, self._saver, self._watchdog = most_evaluated, Saver(), Watchdog(settings.hang_seconds)
         self.manifest = check_data(data, settings, ranks.world_size)
-        self.stats = load_stats(self.manifest)
-        self.model = build_model(settings, len(self.manifest.classes), ranks)
+        self._synthetic = str(data) == synthetic.NAME
+        self.stats = synthetic.stats(settings) if self._synthetic else load_stats(self.manifest)
+        if settings.deterministic:  # it imports torch's compiler, 2 seconds
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+            torch.use_deterministic_algorithms(True)  # noqa: FBT003
+        build = builder(settings, len(self.manifest.classes))
+        self.whole = on_device(build(), ranks)  # with the initial weights; later what all ranks evaluate
+        name, reason = choose_layout(settings, self.whole, ranks.world_size)
+        if reason and ranks.first:
+            say(reason)
+        self.layout = lay_out(name, ranks, self.whole, half_gradients=settings.gradients == "bfloat16")
+        self.model = self.whole
+        if name != "data":
+            self.model = on_device(build(convs=self.layout.convs, fcs=self.layout.fcs), ranks)
+            self.model.load_state_dict(self.layout.part(self.whole.state_dict()))
+        elif settings.ema:
+            self.model = copy.deepcopy(self.whole)
         self._loaders: dict[str, Loader] = {}
+        self._loggers = Loggers("", folder.directory, {})
         pace = Pace(
             settings.lr,
             self.manifest.split("train").records // settings.batch_size,
             settings.steps or None,
             settings.log_steps,
             settings.checkpoint_steps,
+            60 * settings.checkpoint_minutes or float("inf"),
             settings.seed,
+            getattr(torch, settings.precision),
+            settings.accumulate,
+            settings.compile,
+            settings.ema,
         )
-        self.trainer = Trainer(self.model, PaperSGD(self.model, RATES[settings.preset]), schedule_of(settings), pace, ranks)
+        self.trainer = Trainer(self.model, PaperSGD(self.model, RATES[settings.preset]), schedule_of(settings), pace, self.layout)
 
     def resume(self) -> None:
         """Continue from last.pt, if the run came that far."""
@@ -91,20 +115,79 @@ class Run:
             raise DataError(f"{path} does not fit this run's config.toml, or it is damaged: {(str(error) or repr(error)).splitlines()[0]}") from error
 
     def train(self) -> None:
-        """Train to the end, log, evaluate with ten views and with one, and write the report."""
+        """Train to the end, log, evaluate with ten views and with one, and write the report; or stop after the step in which a signal asks for it.
+
+        TrainingError if the loss is not finite: then the state before that step and its batch's receipts are in the run's folder.
+        """
         self.ranks.check_same(f"plan {self.manifest.plan[:12]}, step {self.trainer.step}", "data set or checkpoint")
         bar = self._begin()
-        with _damage_shown():
-            for event in self.trainer.run(self._batches, lambda: self.evaluate(1), self._save):
-                if bar is not None:
-                    self._show(event, bar)
-        results = [(views, self.evaluate(views)) for views in VIEWS]
-        if bar is not None:
+        self._watchdog.alive()
+        with _damage_shown(), Stop().listening() as stop, self._profiled() as profiled:
+            try:
+                for event in self.trainer.run(self._batches, lambda: self.evaluate(1), self._save, stop):
+                    self._watchdog.alive()
+                    profiled()
+                    if bar is not None:
+                        self._show(event, bar)
+            except NotFinite as error:
+                raise TrainingError(self._keep_divergence(error)) from error
+        self._saver.close()
+        if not self.trainer.stopped:
+            self._finish(bar)
+        elif bar is not None:
             bar.close()
-            for views, result in results:
-                if result is not None:
-                    self.folder.log({"event": "result", "step": self.trainer.step, "views": views, **asdict(result)})
+            say(f"stopped by {stop.name or 'a signal to another rank'} after step {self.trainer.step}, with a checkpoint; --resume continues")
+        self._watchdog.rest()
+
+    def _finish(self, bar: Bar | None) -> None:
+        results = [(views, self.evaluate(views)) for views in VIEWS]
+        if bar is None:
+            return
+        bar.close()
+        for views, result in results:
+            if result is not None:
+                row = {"event": "result", "step": self.trainer.step, "views": views, **asdict(result)}
+                self.folder.log(row)
+                self._loggers.log(row)
+        if not self._synthetic:
             write_report(self.folder, self.manifest, self.stats)
+        self._loggers.close()
+
+    @contextmanager
+    def _profiled(self) -> Iterator[Callable[[], None]]:
+        """Yield what is called after each step; of steps 5 to 7, what torch did when is written to profile.json."""
+        if not (self._profile and self.ranks.first):
+            yield lambda: None
+            return
+        path = self.folder.directory / "profile.json"
+
+        def write(profiler: Any) -> None:  # noqa: ANN401  (torch's)
+            with tempfile.TemporaryDirectory() as folder:
+                whole = Path(folder) / "profile.json"
+                profiler.export_chrome_trace(str(whole))
+                with published(path) as file, whole.open("rb") as written:
+                    shutil.copyfileobj(written, file)
+            say(f"profile of three steps: {path} (for chrome://tracing or ui.perfetto.dev)")
+
+        when = torch.profiler.schedule(wait=3, warmup=1, active=3, repeat=1)
+        with torch.profiler.profile(schedule=when, on_trace_ready=write) as profiler:
+            yield profiler.step
+
+    def _keep_divergence(self, error: NotFinite) -> str:
+        """Keep the state before the step and the receipts of its whole batch; return what to say."""
+        state = self.trainer.state_dict()
+        if not self.ranks.first:
+            return str(error)
+        self._write("diverged", state)
+        if self._synthetic:
+            return str(error)
+        loader = next(loader for name, loader in self._loaders.items() if name.startswith("train"))
+        config, path = loader.config, self.folder.directory / "diverged.jsonl"
+        with published(path) as file:
+            for index in range(config.batch_size):
+                file.write(json.dumps(receipt(loader.records, config, self.stats, error.step, index).to_json()).encode() + b"\n")
+        drawn = f"alexprep replay {self.data} --run {self.folder.directory} --step {error.step} --index 0"
+        return f"{error}. The state before that step is {path.with_suffix('.pt')}, its batch {path}; {drawn} draws a sample of it"
 
     def _show(self, event: Event, bar: Bar) -> None:
         """Log an event and tell the user."""
@@ -115,6 +198,7 @@ class Run:
             ready = (loader.ready for name, loader in self._loaders.items() if name.startswith("train"))
             event = event | {"batches_ready": next((count for count in ready if count), 0)}
         self.folder.log(event)
+        self._loggers.log(event)
         if event["event"] == "step":
             bar.at(event["step"], f"epoch {event['epoch']}, loss {event['loss']:.3f}, {event['images_per_s']:.0f} images/s")
         else:
@@ -125,12 +209,16 @@ class Run:
         """Return the validation errors with that many views; None without a val split."""
         if "val" not in self.manifest.splits:
             return None
-        return evaluate(self.model, self._loader(f"val {views}", **_evaluation("val", views, self.settings, self.ranks)), self.ranks)
+        if self.whole is not self.model:
+            self.whole.load_state_dict(self.trainer.evaluated())
+        loader = self._loader(f"val {views}", **evaluation("val", views, self.settings, self.ranks))
+        return evaluate(self.whole, self._watchdog.over(islice(loader, self._most_evaluated)), self.ranks)
 
     def _begin(self) -> Bar | None:
         """Prepare the log and return a progress bar, on rank 0."""
         if not self.ranks.first:
             return None
+        self._loggers = Loggers(self.settings.loggers, self.folder.directory, asdict(self.settings))
         rows = self.folder.rewind(self.trainer.step, self.trainer.validated)
         if self.trainer.step:
             say(f"continuing {self.folder.directory} at step {self.trainer.step}")
@@ -148,18 +236,19 @@ class Run:
             "data": str(self.data),
             "plan": self.manifest.plan,
             "classes": len(self.manifest.classes),
-            "parameters": parameters(self.model),
-            "multiply_adds": multiply_adds(
-                AlexNet(self.settings.preset, classes=len(self.manifest.classes), width=self.settings.width, crop=self.settings.crop),
-                self.settings.crop,
-            ),
+            "parameters": parameters(self.whole),
+            "multiply_adds": 0 if self.settings.model else multiply_adds(self.whole, self.settings.crop),
+            "parallel": self.layout.name,
             "device": device,
             "ranks": self.ranks.world_size,
             "versions": {"python": platform.python_version(), "alexprep": version("alexprep"), "torch": torch.__version__},
         }
 
     def _batches(self, step: int, colour: bool) -> Iterable[Any]:
-        loader = self._loader(f"train colour {colour}", colour=self.settings.colour if colour else 0.0)
+        rank, world_size = self.layout.feed
+        if self._synthetic:
+            return synthetic.batches(step, self.trainer.pace.epoch_steps, self.settings, self.layout.feed, self.ranks.device)
+        loader = self._loader(f"train colour {colour}", colour=self.settings.colour if colour else 0.0, rank=rank, world_size=world_size)
         loader.load_state_dict({"step": step})
         return loader
 
@@ -169,8 +258,15 @@ class Run:
         return self._loaders[name]
 
     def _save(self, name: str) -> None:
+        state = self.trainer.state_dict()  # all ranks have a part in it
         if self.ranks.first:
-            self.folder.save(name, self.trainer.state_dict(), self.settings, self.manifest.classes, self.stats, self.manifest.plan)
+            kept = copy.deepcopy(state)  # training goes on while it is written
+            self._saver.submit(lambda: self._write(name, kept))
+
+    def _write(self, name: str, state: dict[str, Any]) -> None:
+        self.folder.save(name, state, self.settings, self.manifest.classes, self.stats, self.manifest.plan)
+        if name == "last" and self.settings.keep > 1:
+            self.folder.keep(state["step"], self.settings.keep)
 
 
 @contextmanager
@@ -183,56 +279,3 @@ def _damage_shown() -> Iterator[None]:
             say(f"warning: {message}") if category is DamagedRecord else show(message, category, *place)
         )
         yield
-
-
-def open_loader(data: Path, settings: Settings, stats: Stats, ranks: Ranks, **changes: Any) -> Loader:  # noqa: ANN401  (fields of LoaderConfig)
-    """Return this rank's loader."""
-    gpu = ranks.device.type == "cuda"
-    config = settings.loader(
-        rank=ranks.rank,
-        world_size=ranks.world_size,
-        device="gpu" if gpu else "cpu",
-        device_id=ranks.device.index if gpu else None,
-        threads=settings.threads or cpus_of_a_rank(),
-        **changes,
-    )
-    try:
-        return Loader(data, config, stats=stats)
-    except ValueError as error:
-        raise DataError(f"{data}: {error}") from error
-
-
-def _evaluation(split: str, views: int, settings: Settings, ranks: Ranks) -> dict[str, Any]:
-    """Return the loader's options for evaluation; every rank needs a place in a batch, and every record counts once, or none does."""
-    return {"split": split, "views": VIEWS[views], "batch_size": max(settings.eval_batch_size, ranks.world_size), "on_bad": "raise"}
-
-
-def evaluate_checkpoint(checkpoint: Path, data: Path, split: str, views: int, ranks: Ranks, cache: dict[str, Any]) -> Evaluation:
-    """Return the errors of a checkpoint on a split, with the mean image and the settings it was trained with."""
-    state = load_checkpoint(checkpoint)
-    settings = checkpoint_settings(state)
-    manifest = read_manifest(data)
-    classes = tuple(state["classes"])
-    if manifest.classes != classes:
-        different = next(
-            (f"{ours!r} against {theirs!r}" for ours, theirs in zip(classes, manifest.classes, strict=False) if ours != theirs), "a different number"
-        )
-        raise DataError(f"{data} has other classes than the checkpoint was trained on ({len(manifest.classes)} and {len(classes)}; {different})")
-    model = build_model(settings, len(classes), ranks)
-    try:
-        model.load_state_dict(state["model"])
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise DataError(f"{checkpoint} does not fit its own settings: {str(error).splitlines()[0]}") from error
-    loader = open_loader(data, settings, checkpoint_stats(state), ranks, **cache, **_evaluation(split, views, settings, ranks))
-    bar = Bar("eval", len(loader), "batches") if ranks.first else None
-
-    def watched() -> Iterable[Any]:
-        for number, batch in enumerate(loader, 1):
-            yield batch
-            if bar is not None:
-                bar.at(number)
-
-    result = evaluate(model, watched(), ranks)
-    if bar is not None:
-        bar.close()
-    return result

@@ -1,43 +1,110 @@
-"""AlexNet in two towers (paper, section 3; the 2012 code), at any width, and what its presets differ in.
+"""AlexNet in two towers (paper, section 3; the 2012 code), its relatives, and what the paper's ablations leave out.
 
 The maps of a layer are the first tower's, then the second's. A convolution that sees only its own tower has two groups;
-conv3 and the fully connected layers see both. Shapes at width 1 and 224x224 input stand beside the layers.
+conv3 and the fully connected layers see both. Shapes at width 1 and 224x224 input stand beside the layers. A network may be a
+part of one, of which other ranks have the rest (parallel.py): then every layer makes its share of the maps, and `join` fetches the others'.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import Dropout, ResponseNorm, WithinMapNorm
+from .layers import Dropout, GroupedLinear, NoDropout, ResponseNorm, WithinMapNorm
+from .parallel import WHOLE, Split
+
+Activation = Literal["relu", "tanh"]
 
 
 @dataclass(frozen=True)
 class Preset:
-    """What the paper's text and the code that its authors ran do differently in the network."""
+    """A network of the family, at width 1."""
 
-    conv_std: tuple[float, float, float, float, float]  # of the initial weights; fully connected layers have 0.01
-    norm_alpha: float  # of the sum over five maps
-    norm_towers: int  # 2: the sum stays within a tower
-    norm1_first: bool  # layer 1: norm, pool, ReLU instead of ReLU, norm, pool
-    within_map: bool  # layer 2: a second normalisation, within each map
+    maps: tuple[int, int, int, int, int]  # kernels of the convolutions, in all towers
+    conv_std: tuple[float, float, float, float, float]  # of the initial weights
+    fc_std: tuple[float, float, float] = (0.01, 0.01, 0.01)
+    hidden: int = 4096  # units of fc6 and fc7 each
+    towers: int = 2
+    bias: float = 1.0  # at first, in conv2, conv4, conv5, fc6 and fc7; elsewhere 0
+    norm_alpha: float = 1e-4 / 5  # of the sum over five maps
+    norm_k: float = 2.0
+    norm_towers: int = 1  # 2: the sum stays within a tower
+    norm: bool = True
+    norm1_first: bool = False  # layer 1: norm, pool, ReLU instead of ReLU, norm, pool
+    within_map: bool = False  # layer 2: a second normalisation, within each map
+    pixel: float = 1.0  # factor on the pixels
+    padding: int = 0  # of conv1 on all sides; without, its last window hangs over the right and bottom edge
+    inverted: bool = False  # dropout: twice the units that stay, in training, instead of half of all later
+    dropout_first: bool = False  # dropout before fc6 and fc7 instead of behind them
 
+
+_AUTHORS = Preset((96, 256, 384, 384, 256), (0.01, 0.01, 0.03, 0.03, 0.03), norm_towers=2, norm1_first=True, within_map=True)
 
 PRESETS = {
-    "paper": Preset((0.01, 0.01, 0.01, 0.01, 0.01), norm_alpha=1e-4, norm_towers=1, norm1_first=False, within_map=False),
-    # alpha is divided by the window of five
-    "source": Preset((0.01, 0.01, 0.03, 0.03, 0.03), norm_alpha=1e-4 / 5, norm_towers=2, norm1_first=True, within_map=True),
+    # alpha multiplies the sum in the formula of the text; the authors' code divides it by the window of five
+    "paper": Preset((96, 256, 384, 384, 256), (0.01,) * 5, norm_alpha=1e-4),
+    "source": _AUTHORS,
+    # the paper's net on one GPU (section 3.2): half of the kernels but for the last convolution and the fully connected layers
+    "one-gpu": replace(_AUTHORS, maps=(48, 128, 192, 192, 256), towers=1, norm_towers=1),
+    # bvlc_alexnet
+    "caffe": Preset((96, 256, 384, 384, 256), (0.01,) * 5, (0.005, 0.005, 0.01), bias=0.1, norm_k=1.0, inverted=True),
+    # One weird trick, section 5, in the form that torchvision publishes: its parameter count, and its weights fit
+    # (pixels of about unit variance, and weights of the size that torch's own layers begin with)
+    "owt": Preset(
+        (64, 192, 384, 256, 256),
+        (0.030, 0.014, 0.014, 0.010, 0.012),
+        (0.006, 0.009, 0.009),
+        towers=1,
+        bias=0.0,
+        norm=False,
+        pixel=1 / 57,
+        padding=2,
+        inverted=True,
+        dropout_first=True,
+    ),
 }
+
+
+@dataclass(frozen=True)
+class Switches:
+    """What the paper's ablations change."""
+
+    activation: Activation = "relu"
+    norm: bool = True
+    overlap: bool = True  # pooling windows of 3, not 2, at a stride of 2
+    dropout: bool = True
+    exchange: bool = True  # conv3 and fc6 see both towers; without, conv2 has 160 maps a tower and fc6 4096 units (the authors' net 150)
+    sixth: bool = False  # a convolution over the last pooling layer, of both towers ("1 CNN*")
+
+    def __post_init__(self) -> None:
+        """Refuse an activation that there is not."""
+        if self.activation not in get_args(Activation):
+            raise ValueError(f"activation must be relu or tanh, got {self.activation!r}")
 
 
 class AlexNet(nn.Module):
     """Raw 0..255 pixels minus a mean -> one logit a class. Initial weights follow from `seed` alone."""
 
-    def __init__(self, preset: str = "source", *, classes: int = 1000, width: float = 1.0, crop: int = 224, seed: int = 0) -> None:
-        """Build the network; `width` scales the number of kernels of every layer but the last."""
+    def __init__(
+        self,
+        preset: str = "source",
+        *,
+        classes: int = 1000,
+        width: float = 1.0,
+        crop: int = 224,
+        seed: int = 0,
+        switches: Switches = Switches(),
+        convs: Split = WHOLE,
+        fcs: Split = WHOLE,
+    ) -> None:
+        """Build the network; `width` scales the number of kernels of every layer but the last.
+
+        `convs` and `fcs` say which part of the convolutions and of the fully connected layers it has; a part's weights are not drawn.
+        """
         super().__init__()
         if preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}; got {preset!r}")
@@ -45,44 +112,105 @@ class AlexNet(nn.Module):
             raise ValueError(f"classes must be at least 2, got {classes}")
         if not 0 < width <= 16:
             raise ValueError(f"width must be above 0 and at most 16, got {width}")
-        self.preset, self.width = PRESETS[preset], width
+        self.preset, self.switches, self.width, self.classes = PRESETS[preset], switches, width, classes
+        self.convs, self.fcs = convs, fcs
+        p, towers = self.preset, self.preset.towers
+        if not switches.exchange and towers == 1:
+            raise ValueError(f"{preset} has one tower: there is no exchange to leave out")
 
-        def maps(a_tower: int) -> int:
-            return 2 * max(1, round(a_tower * width))
+        def maps(at_width_1: int) -> int:
+            return towers * max(1, round(at_width_1 / towers * width))
 
-        c1, c2, c3, c4, c5, fc = (maps(n) for n in (48, 128, 192, 192, 128, 2048))
-        self.overhang = -(crop - 11) % 4  # the last window of conv1 hangs over the right and bottom edge: 3 pixels at 224
-        last = last_side(crop)
+        c1, c2, c3, c4, c5 = (maps(n) for n in (p.maps if switches.exchange else (p.maps[0], 320, *p.maps[2:])))
+        fc = maps(p.hidden)
+        own = towers // convs.of  # towers here: groups of a convolution that sees its own tower only
+        joint = 1 if switches.exchange else own  # groups of one that sees both
+        seen = c2 if switches.exchange else c2 // convs.of
+        self.overhang = 0 if p.padding else -(crop - 11) % 4  # 3 pixels at 224
+        first, second, middle, last = sides(crop, p.padding, 3 if switches.overlap else 2)
+        # numbers an image that its towers show each other: the maps before conv3, conv6 and fc6, and the units before fc7 and fc8
+        maps_shown = switches.exchange * (c2 * middle**2 + c5 * last**2) + switches.sixth * c5 * last**2
+        if p.norm and switches.norm and p.norm_towers < towers:  # and the maps beyond a tower's edge that a sum sees
+            maps_shown += 2 * ResponseNorm.reach * towers * (first**2 + second**2)
+        self.exchanged = (maps_shown, fc * (1 + (1 if switches.exchange else towers)))
 
-        self.conv1 = nn.Conv2d(3, c1, 11, stride=4)  # B  96 55 55
-        self.norm1 = self._norm(c1)  #                 pooled: B  96 27 27
-        self.conv2 = nn.Conv2d(c1, c2, 5, padding=2, groups=2)  # B 256 27 27
-        self.norm2 = self._norm(c2)  #                 pooled: B 256 13 13
-        self.within2 = WithinMapNorm() if self.preset.within_map else nn.Identity()
-        self.conv3 = nn.Conv2d(c2, c3, 3, padding=1)  # B 384 13 13, from both towers
-        self.conv4 = nn.Conv2d(c3, c4, 3, padding=1, groups=2)  # B 384 13 13
-        self.conv5 = nn.Conv2d(c4, c5, 3, padding=1, groups=2)  # B 256 13 13, pooled: B 256 6 6
-        self.fc6 = nn.Linear(c5 * last * last, fc)  # 9216 -> 4096
-        self.drop6 = Dropout(6)
-        self.fc7 = nn.Linear(fc, fc)
-        self.drop7 = Dropout(7)
-        self.fc8 = nn.Linear(fc, classes)
-        self._initialise(seed)
+        self.conv1 = nn.Conv2d(3, convs.share(c1), 11, stride=4, padding=p.padding)  # B  96 55 55
+        self.norm1 = self._norm()  #                                                 pooled: B  96 27 27
+        self.conv2 = nn.Conv2d(convs.share(c1), convs.share(c2), 5, padding=2, groups=own)  # B 256 27 27
+        self.norm2 = self._norm()  #                                                 pooled: B 256 13 13
+        self.within2 = WithinMapNorm() if p.within_map and switches.norm else nn.Identity()
+        self.conv3 = nn.Conv2d(seen, convs.share(c3), 3, padding=1, groups=joint)  # B 384 13 13, from both towers
+        self.conv4 = nn.Conv2d(convs.share(c3), convs.share(c4), 3, padding=1, groups=own)  # B 384 13 13
+        self.conv5 = nn.Conv2d(convs.share(c4), convs.share(c5), 3, padding=1, groups=own)  # B 256 13 13, pooled: B 256 6 6
+        self.conv6 = nn.Conv2d(c5, convs.share(c5), 3, padding=1) if switches.sixth else None
+        inputs = c5 * last * last  # 9216
+        if switches.exchange:
+            self.fc6: nn.Module = nn.Linear(inputs, fcs.share(fc))
+            units6 = fc
+        else:
+            self.fc6 = GroupedLinear(inputs // convs.of, fcs.share(towers * fc), own)
+            units6 = towers * fc
+        self.inputs, self.units = inputs, (units6, fc)  # of the whole network's fc6; of its fc6 and fc7
+        self.drop6 = self._dropout(6, fcs, inputs if p.dropout_first else units6)
+        self.fc7 = nn.Linear(units6, fcs.share(fc))
+        self.drop7 = self._dropout(7, fcs, units6 if p.dropout_first else fc)
+        self.fc8 = nn.Linear(fc, fcs.share_padded(classes))
+        if convs.of == fcs.of == 1 and not self.conv1.weight.is_meta:  # there, normal_ imports torch's compiler, 2 seconds
+            self._initialise(seed)
 
-    def forward(self, images: Float[Tensor, "b 3 h w"], keys: Int64[Tensor, "b"] | None = None) -> Float[Tensor, "b classes"]:
-        """Return the logits; in training, `keys` (one an image, see `layers.dropout_keys`) decide which units are dropped."""
-        x = self.conv1(F.pad(images, (0, self.overhang, 0, self.overhang)))
-        x = F.relu(pool(self.norm1(x))) if self.preset.norm1_first else pool(self.norm1(F.relu(x)))
-        x = pool(self.within2(self.norm2(F.relu(self.conv2(x)))))
-        x = F.relu(self.conv3(x))
-        x = F.relu(self.conv4(x))
-        x = pool(F.relu(self.conv5(x)))
-        x = self.drop6(F.relu(self.fc6(x.flatten(1))), keys)
-        x = self.drop7(F.relu(self.fc7(x)), keys)
-        return self.fc8(x)
+    def forward(self, images: Float[Tensor, "b 3 h w"], keys: Int64[Tensor, "n"] | None = None) -> Float[Tensor, "n classes"]:
+        """Return the logits; in training, `keys` (one an image, see `layers.dropout_keys`) decide which units are dropped.
 
-    def _norm(self, maps: int) -> ResponseNorm:
-        return ResponseNorm(maps, alpha=self.preset.norm_alpha, towers=self.preset.norm_towers)
+        n = b, but for fully connected layers that are split over ranks which have other images (`fcs.batch`): then n counts theirs too.
+        """
+        x = images if self.preset.pixel == 1 else images * self.preset.pixel
+        x = self.conv1(F.pad(x, (0, self.overhang, 0, self.overhang)) if self.overhang else x)
+        x = self._act(self._pool(self._normed(self.norm1, x))) if self.preset.norm1_first else self._pool(self._normed(self.norm1, self._act(x)))
+        x = self._pool(self.within2(self._normed(self.norm2, self._act(self.conv2(x)))))
+        x = self._act(self.conv3(self.convs.join(x) if self.switches.exchange else x))
+        x = self._act(self.conv4(x))
+        x = self._pool(self._act(self.conv5(x)))
+        if self.conv6 is not None:
+            x = self._act(self.conv6(self.convs.join(x)))
+        x = (self.convs.join(x) if self.switches.exchange else x).flatten(1)
+        x = self.fcs.batch(x)
+        return self._classify(x, keys)
+
+    def _classify(self, x: Float[Tensor, "n inputs"], keys: Int64[Tensor, "n"] | None) -> Float[Tensor, "n classes"]:
+        if self.preset.dropout_first:
+            x = self.fcs.join(self._act(self.fc6(self.drop6(x, keys))))
+            x = self.fcs.join(self._act(self.fc7(self.drop7(x, keys))))
+        else:
+            x = self.fcs.join(self.drop6(self._act(self.fc6(x)), keys))
+            x = self.fcs.join(self.drop7(self._act(self.fc7(x)), keys))
+        return self.fcs.join(self.fc8(x), alike=True)[:, : self.classes]
+
+    def _act(self, x: Tensor) -> Tensor:
+        return F.relu(x) if self.switches.activation == "relu" else torch.tanh(x)
+
+    def _pool(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+        """Overlapping max pooling, window 3, stride 2 (paper, section 3.4); or windows of 2."""
+        return F.max_pool2d(x, 3 if self.switches.overlap else 2, 2)
+
+    def _norm(self) -> nn.Module:
+        p = self.preset
+        if not (p.norm and self.switches.norm):
+            return nn.Identity()
+        towers = max(1, p.norm_towers // self.convs.of)
+        return ResponseNorm(alpha=p.norm_alpha, k=p.norm_k, towers=towers)
+
+    def _normed(self, norm: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Normalise; where the sum goes over all maps and others have some of them, with the two beyond each edge."""
+        if self.convs.of == 1 or self.preset.norm_towers > 1 or not isinstance(norm, ResponseNorm):
+            return norm(x)
+        wider, before = self.convs.halo(x, norm.reach)
+        return norm(wider)[:, before : before + x.shape[1]]
+
+    def _dropout(self, layer: int, split: Split, units: int) -> nn.Module:
+        if not self.switches.dropout:
+            return NoDropout()
+        whole = self.preset.dropout_first  # then it has all units before it
+        return Dropout(layer, first=0 if whole else split.index * split.share(units), inverted=self.preset.inverted)
 
     def _initialise(self, seed: int) -> None:
         """Draw N(0, std**2) weights; biases are 1 in conv2, conv4, conv5, fc6 and fc7, else 0 (paper, section 5).
@@ -90,59 +218,50 @@ class AlexNet(nn.Module):
         A narrower net has fewer inputs a unit: its std grows by 1 / sqrt(width), so that the signal keeps its size.
         """
         generator = torch.Generator().manual_seed(seed)
-        stds = dict(zip(("conv1", "conv2", "conv3", "conv4", "conv5"), self.preset.conv_std, strict=True))
+        p = self.preset
+        stds = dict(zip(("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8"), (*p.conv_std, *p.fc_std), strict=True))
         for name, layer in self.named_children():
-            if not isinstance(layer, nn.Conv2d | nn.Linear):
+            weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
+            if weight is None or bias is None:
                 continue
-            std = stds.get(name, 0.01)
+            std = stds.get(name, p.conv_std[-1])
             if name != "conv1":
                 std /= sqrt(self.width)
-            nn.init.normal_(layer.weight, 0, std, generator=generator)
-            if layer.bias is not None:
-                nn.init.constant_(layer.bias, float(name in ("conv2", "conv4", "conv5", "fc6", "fc7")))
+            nn.init.normal_(weight, 0, std, generator=generator)
+            nn.init.constant_(bias, p.bias if name in ("conv2", "conv4", "conv5", "fc6", "fc7") else 0.0)
 
 
-def last_side(crop: int) -> int:
-    """Return the side of the maps that fc6 sees: 6 for 224 pixels. ValueError if nothing would be left."""
-    side = -(-(crop - 11) // 4) + 1  # 55 after conv1: rounded up
+def sides(crop: int, padding: int = 0, window: int = 3) -> tuple[int, int, int, int]:
+    """Return the sides of the maps after conv1 and after each pooling: 55, 27, 13, 6 for 224 pixels. ValueError if nothing would be left."""
+    side = [(crop + 2 * padding - 11) // 4 + 1 if padding else -(-(crop - 11) // 4) + 1]  # rounded up without padding
     for _ in range(3):
-        side = pooled(side)  # 27, 13, 6
-    if side < 1:
+        side.append((side[-1] - window) // 2 + 1)
+    if side[-1] < 1:
         raise ValueError(f"crop {crop} is too small for three poolings: at least 64 pixels")
-    return side
+    return tuple(side)  # type: ignore[return-value]
 
 
-def pooled(side: int) -> int:
-    """Return the side of a map after overlapping pooling."""
-    return (side - 3) // 2 + 1
+TORCHVISION_MEAN, TORCHVISION_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels between 0 and 1
+_TORCHVISION = {"conv1": 0, "conv2": 3, "conv3": 6, "conv4": 8, "conv5": 10, "fc6": 1, "fc7": 4, "fc8": 6}  # its layers' numbers
 
 
-def pool(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
-    """Overlapping max pooling, window 3, stride 2 (paper, section 3.4)."""
-    return F.max_pool2d(x, 3, 2)
+def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of torchvision's alexnet as `owt` takes them.
+
+    They see pixels less 255 * TORCHVISION_MEAN; the division by its standard deviations goes into conv1. ValueError names what is missing.
+    """
+    result = {}
+    for layer, number in _TORCHVISION.items():
+        for kind in ("weight", "bias"):
+            name = f"{'features' if layer.startswith('conv') else 'classifier'}.{number}.{kind}"
+            if name not in state:
+                raise ValueError(f"these are not the weights of torchvision's alexnet: they lack {name}")
+            result[f"{layer}.{kind}"] = state[name]
+    scale = 1 / (255 * PRESETS["owt"].pixel * torch.tensor(TORCHVISION_STD))
+    result["conv1.weight"] = result["conv1.weight"] * scale[:, None, None]
+    return result
 
 
 def parameters(model: nn.Module) -> int:
     """Return the number of trained numbers: 60,965,224 at width 1 with 1000 classes."""
     return sum(p.numel() for p in model.parameters())
-
-
-def multiply_adds(model: AlexNet, crop: int = 224) -> int:
-    """Return the multiply-adds of one image's forward pass through all layers with weights: 724,406,816 at width 1, counted by running it."""
-    counts: list[int] = []
-
-    def count(layer: nn.Module, _inputs: object, output: Tensor) -> None:
-        assert isinstance(layer, nn.Conv2d | nn.Linear)
-        counts.append(layer.weight.numel() * output[0, 0].numel())
-
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    training = model.training
-    try:
-        with torch.no_grad():
-            model.eval()(torch.zeros(1, 3, crop, crop))
-    finally:
-        model.train(training)
-        for hook in hooks:
-            hook.remove()
-    return sum(counts)

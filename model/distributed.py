@@ -4,12 +4,16 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
-from torch import Tensor, distributed, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor, distributed
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from .errors import TrainingError
+
+FOREVER = 10 * 365 * 86400
 
 
 @dataclass(frozen=True)
@@ -25,13 +29,6 @@ class Ranks:
     def first(self) -> bool:
         """Tell whether this is the process that prints and writes."""
         return self.rank == 0
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """Return `model` with gradients averaged over all ranks."""
-        if self.world_size == 1:
-            return model
-        devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
 
     def sum(self, tensor: Tensor) -> Tensor:
         """Return the sum of `tensor` over all ranks."""
@@ -71,8 +68,8 @@ def cpus_of_a_rank() -> int:
 
 
 @contextmanager
-def joined(device: str) -> Iterator[Ranks]:
-    """Join the other ranks, if there are any: `device` "cpu" over gloo, "gpu" over NCCL.
+def joined(device: str, timeout: float = 1800) -> Iterator[Ranks]:
+    """Join the other ranks, if there are any: `device` "cpu" over gloo, "gpu" over NCCL. No collective waits longer than `timeout` seconds.
 
     On a GPU cuDNN is kept to deterministic algorithms and to full float32 (not TF32), so that a run can be repeated.
     """
@@ -89,6 +86,11 @@ def joined(device: str) -> Iterator[Ranks]:
         return
     if place.type == "cpu":
         torch.set_num_threads(cpus_of_a_rank())
-    distributed.init_process_group("nccl" if place.type == "cuda" else "gloo")
+    longest = timedelta(seconds=timeout or FOREVER)
+    store, rank, world_size = next(rendezvous("env://", timeout=longest))
+    # torchrun's own store outlives the ranks that it starts again: without a name of their own they would meet the dead ones
+    fresh = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    backend = "nccl" if place.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, store=fresh, rank=rank, world_size=world_size, timeout=longest)
     yield Ranks(distributed.get_rank(), distributed.get_world_size(), local, place)
     distributed.destroy_process_group()  # not after an error: with the others still in a collective it may wait for ever

@@ -5,52 +5,54 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .kernels import normalise, takes
+
 
 class ResponseNorm(nn.Module):
-    """Local response normalisation across maps (paper, section 3.3): x / (k + alpha * sum of x**2 over `size` maps) ** 0.75.
+    """Local response normalisation across maps (paper, section 3.3): x / (k + alpha * sum of x**2 over five maps) ** 0.75.
 
-    `alpha` multiplies the sum itself, as in the paper's formula; torch's LocalResponseNorm divides it by `size` first.
+    `alpha` multiplies the sum itself, as in the paper's formula; torch's LocalResponseNorm divides it by five first.
     With `towers` > 1 the sum stays within each of that many equal groups of maps.
     """
 
-    def __init__(self, maps: int, *, alpha: float, k: float = 2.0, size: int = 5, towers: int = 1) -> None:
-        """Take the number of maps; the exponent is 0.75."""
+    reach = 2  # maps to either side that a sum sees
+
+    def __init__(self, *, alpha: float, k: float = 2.0, towers: int = 1) -> None:
+        """Take the formula's constants."""
         super().__init__()
         self.alpha, self.k, self.towers = alpha, k, towers
-        place = torch.arange(maps // towers)
-        near = (place[:, None] - place[None]).abs() <= size // 2
-        band = near.float().repeat(towers, 1)[:, :, None, None]
-        self.register_buffer("band", band, persistent=False)
-        self.band: Tensor
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Return x, normalised."""
-        return _ResponseNorm.apply(x, self.band, self.towers, self.alpha, self.k)  # type: ignore[no-untyped-call]
+        """Return x, normalised; computed in float32 or better, whatever x is of."""
+        if takes(x, self.towers) and not torch.compiler.is_compiling():
+            return _Norm.apply(x, self.towers, self.alpha, self.k)  # type: ignore[no-untyped-call]
+        return plain_norm(x, self.towers, self.alpha, self.k)
 
 
-class _ResponseNorm(torch.autograd.Function):
-    """The sum over neighbouring maps as a banded 1x1 convolution, and the gradient by formula.
+def plain_norm(x: Float[Tensor, "b c h w"], towers: int, alpha: float, k: float) -> Float[Tensor, "b c h w"]:
+    """Return the formula of `ResponseNorm`; autograd finds its gradient, and torch.compile makes one pass of it."""
+    reach, wide = ResponseNorm.reach, x if x.dtype == torch.float64 else x.float()
+    squares = F.pad(wide.square().reshape(len(x), towers, -1, *x.shape[2:]), (0, 0, 0, 0, reach, reach))
+    maps = x.shape[1] // towers
+    sums = sum((squares[:, :, i : i + maps] for i in range(1, 2 * reach + 1)), squares[:, :, :maps])
+    root = torch.rsqrt(k + alpha * sums.flatten(1, 2))
+    return (wide * (root * root.sqrt())).to(x.dtype)  # base ** -0.75
 
-    torch's own layer pads, pools in three dimensions and takes a power: 2.5 to 3 times slower here on a CPU, where it takes
-    most of AlexNet's time (benchmarks/response_norm.py). A test holds the two together.
-    """
+
+class _Norm(torch.autograd.Function):
+    """The compiled pass, which keeps nothing but x for the way back."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, band: Tensor, towers: int, alpha: float, k: float) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        base = F.conv2d(x * x, band, groups=towers).mul_(alpha).add_(k)
-        root = torch.rsqrt(base)
-        power = root.mul(root.sqrt())  # base ** -0.75
-        ctx.save_for_backward(x, base, power, band)
-        ctx.towers, ctx.alpha = towers, alpha
-        return x * power
+    def forward(ctx, x: Tensor, towers: int, alpha: float, k: float) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        ctx.save_for_backward(x)
+        ctx.facts = (towers, alpha, k)
+        return normalise(x, towers, alpha, k)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[no-untyped-def]  # noqa: ANN001
-        x, base, power, band = ctx.saved_tensors
-        direct = grad * power
-        spread = F.conv2d((direct * x).div_(base), band, groups=ctx.towers)  # the band is symmetric
-        return direct.sub_(spread.mul_(x), alpha=1.5 * ctx.alpha), None, None, None, None  # 1.5 = 2 * 0.75
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        x, (towers, alpha, k) = ctx.saved_tensors[0], ctx.facts
+        return normalise(x, towers, alpha, k, grad), None, None, None
 
 
 class WithinMapNorm(nn.Module):
@@ -66,21 +68,47 @@ class Dropout(nn.Module):
     """Dropout as of 2012 (paper, section 4.2): half the units are set to 0 in training; at test time all are halved.
 
     The mask is a pure function of (key of the image, layer, unit), so it does not depend on how a batch is split over
-    devices, and a resumed run drops the same units.
+    devices, and a resumed run drops the same units. `inverted`, as later everywhere: those that stay are doubled in training instead.
     """
 
-    def __init__(self, layer: int) -> None:
-        """Take a number that tells this layer's masks from those of the others."""
+    def __init__(self, layer: int, *, first: int = 0, inverted: bool = False) -> None:
+        """Take a number that tells this layer's masks from those of the others, and the number of the first unit that is here."""
         super().__init__()
-        self.layer = layer
+        self.layer, self.first, self.inverted = layer, first, inverted
 
     def forward(self, x: Float[Tensor, "b n"], keys: Int64[Tensor, "b"] | None) -> Float[Tensor, "b n"]:
         """Return x with units dropped, or halved; in training each image needs a key (see `dropout_keys`)."""
         if not self.training:
-            return x * 0.5
+            return x if self.inverted else x * 0.5
         if keys is None:
             raise ValueError("in training mode the network needs a dropout key for each image: model(images, keys)")
-        return x * mask(keys, self.layer, x.shape[1])
+        kept = x * mask(keys, self.layer, x.shape[1], self.first)
+        return kept * 2 if self.inverted else kept
+
+
+class NoDropout(nn.Module):
+    """Stands where the others have `Dropout`."""
+
+    def forward(self, x: Float[Tensor, "b n"], keys: Int64[Tensor, "b"] | None) -> Float[Tensor, "b n"]:  # noqa: ARG002
+        """Return x."""
+        return x
+
+
+class GroupedLinear(nn.Module):
+    """A fully connected layer in `groups` equal parts, each of which sees its own part of the inputs (of flattened maps: its tower's)."""
+
+    def __init__(self, inputs: int, units: int, groups: int) -> None:
+        """Take the inputs and units of all groups."""
+        super().__init__()
+        self.groups = groups
+        self.weight = nn.Parameter(torch.empty(units, inputs // groups))
+        self.bias = nn.Parameter(torch.empty(units))
+
+    def forward(self, x: Float[Tensor, "b n"]) -> Float[Tensor, "b units"]:
+        """Return the units' sums."""
+        rows = x.reshape(len(x), self.groups, -1).movedim(1, 0)
+        weight, bias = self.weight.reshape(self.groups, -1, rows.shape[-1]), self.bias.reshape(self.groups, 1, -1)
+        return torch.baddbmm(bias, rows, weight.mT).movedim(0, 1).flatten(1)
 
 
 def dropout_keys(seed: int, step: int, records: Int64[Tensor, "b"]) -> Int64[Tensor, "b"]:
@@ -89,9 +117,9 @@ def dropout_keys(seed: int, step: int, records: Int64[Tensor, "b"]) -> Int64[Ten
     return _mix(_mix(start) ^ (records * _ODD))
 
 
-def mask(keys: Int64[Tensor, "b"], layer: int, units: int) -> Bool[Tensor, "b {units}"]:
-    """Return which units stay: each with probability one half, the same on every device."""
-    unit = _mix(torch.arange(units, device=keys.device) + (layer << 32))
+def mask(keys: Int64[Tensor, "b"], layer: int, units: int, first: int = 0) -> Bool[Tensor, "b {units}"]:
+    """Return which of `units` units from the `first` on stay: each with probability one half, the same on every device."""
+    unit = _mix(torch.arange(first, first + units, device=keys.device) + (layer << 32))
     return _mix(keys[:, None] ^ unit[None]) < 0
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .kernels import update
+
 
 @dataclass(frozen=True)
 class Rates:
@@ -20,6 +22,9 @@ class Rates:
 RATES = {
     "paper": Rates(bias_lr=1, bias_annealed=True, bias_decay=True),
     "source": Rates(bias_lr=2, bias_annealed=False, bias_decay=False),
+    "one-gpu": Rates(bias_lr=2, bias_annealed=False, bias_decay=False),
+    "caffe": Rates(bias_lr=2, bias_annealed=True, bias_decay=False),
+    "owt": Rates(bias_lr=1, bias_annealed=True, bias_decay=True),
 }
 
 
@@ -59,9 +64,9 @@ class PaperSGD:
             if parameter.grad is None or lr == 0:
                 continue
             decay = 0.0 if _is_bias(name) and not self.rates.bias_decay else self.rates.weight_decay
-            velocity = self._velocity[name]
-            velocity.mul_(self.rates.momentum).add_(parameter, alpha=-lr * decay).add_(parameter.grad, alpha=-lr)
-            parameter.add_(velocity)
+            values = (parameter, self._velocity[name], parameter.grad, self.rates.momentum, lr * decay, lr)
+            if not update(*values):
+                plain_update(*values)
 
     def velocities(self) -> dict[str, Tensor]:
         """Return the velocity of each parameter by its name in the model."""
@@ -73,6 +78,12 @@ class PaperSGD:
             raise ValueError("the velocities are of a network with other layers")
         for name, value in values.items():
             self._velocity[name].copy_(value)
+
+
+def plain_update(weight: Tensor, velocity: Tensor, grad: Tensor, momentum: float, decay: float, lr: float) -> None:
+    """Update a weight and its velocity: the formula of `PaperSGD`; `decay` holds the learning rate."""
+    velocity.mul_(momentum).add_(weight, alpha=-decay).add_(grad, alpha=-lr)
+    weight.add_(velocity)
 
 
 def _is_bias(name: str) -> bool:

@@ -14,11 +14,11 @@ from .figures import Curve, curves, kernels
 Rows = Sequence[dict[str, Any]]
 
 
-def render(title: str, rows: Rows, conv1: Float[Tensor, "c 3 k k"], samples: UInt8[np.ndarray, "h w 3"], facts: dict[str, str]) -> str:
+def render(title: str, rows: Rows, conv1: Float[Tensor, "c 3 k k"] | None, samples: UInt8[np.ndarray, "h w 3"], facts: dict[str, str]) -> str:
     """Return the page.
 
     rows     of metrics.jsonl: "start", "step", "eval" and "result" events
-    conv1    weights of the first layer
+    conv1    weights of the first layer, if it has kernels that one can look at
     samples  a sheet of augmented images
     facts    further lines for the table of the run, such as where its data lies
     """
@@ -34,7 +34,7 @@ def render(title: str, rows: Rows, conv1: Float[Tensor, "c 3 k k"], samples: UIn
         settings=settings,
         facts=_facts(start, steps) | facts,
         plots=_plots(rows, steps),
-        kernels=_picture(kernels(conv1), "PNG"),
+        kernels="" if conv1 is None else _picture(kernels(conv1), "PNG"),
         samples=_picture(samples, "JPEG"),
     )
 

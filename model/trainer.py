@@ -2,18 +2,20 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 from .alexnet import AlexNet
-from .distributed import Ranks
 from .errors import TrainingError
 from .evaluator import Evaluation
 from .layers import dropout_keys
+from .layout import Layout
 from .optimizer import PaperSGD
 from .schedule import Schedule
 
@@ -32,7 +34,21 @@ class Pace:
     steps: int | None = None  # stop after so many in all
     log_steps: int = 10
     checkpoint_steps: int = 1000  # and at the end of each epoch
+    checkpoint_seconds: float = float("inf")  # and so long after the last one
     seed: int = 0
+    dtype: torch.dtype = torch.float32  # of the arithmetic, by autocast; weights and their updates are float32
+    accumulate: int = 1  # parts of a batch that are computed one after the other: less memory, the same step
+    compile: bool = False  # by torch.compile
+    ema: float = 0.0  # decay of a running mean of the weights; 0: none
+
+
+class NotFinite(TrainingError):
+    """The loss is no number; nothing was changed by the step. `records` are those of this rank's part of its batch."""
+
+    def __init__(self, message: str, step: int, records: Tensor) -> None:
+        """Take what happened before which step's update."""
+        super().__init__(message)
+        self.step, self.records = step, records
 
 
 class Trainer:
@@ -43,20 +59,33 @@ class Trainer:
     save(name)              keeps `state_dict()` as "last" or "best"; called on every rank
     """
 
-    def __init__(self, model: AlexNet, optimizer: PaperSGD, schedule: Schedule, pace: Pace, ranks: Ranks) -> None:
-        """Take the parts; the model is on its device already."""
-        self.model, self.optimizer, self.schedule, self.pace, self.ranks = model, optimizer, schedule, pace, ranks
+    def __init__(self, model: AlexNet, optimizer: PaperSGD, schedule: Schedule, pace: Pace, layout: Layout) -> None:
+        """Take the parts; the model is this rank's part, on its device already."""
+        self.model, self.optimizer, self.schedule, self.pace, self.layout = model, optimizer, schedule, pace, layout
         self.step = 0
         self.validated = 0  # epochs
         self.best_error = float("inf")
+        self.stopped = False  # because `stop` said so
+        self._averaging: DistributedDataParallel | None = None
+        self._saved = time.monotonic()
+        self.averages = {name: value.detach().clone() for name, value in model.named_parameters()} if pace.ema else {}
 
-    def run(self, batches: Batches, evaluate: Callable[[], Evaluation | None], save: Callable[[str], None]) -> Iterator[Event]:
+    def run(
+        self,
+        batches: Batches,
+        evaluate: Callable[[], Evaluation | None],
+        save: Callable[[str], None],
+        stop: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Event]:
         """Train to the end of the schedule (or `pace.steps`); yields an event a step and one an evaluation.
 
-        "tick" events only say that a step is done; "step" events carry loss (of that step's whole batch) and rates.
-        Raises TrainingError when the loss is not finite.
+        "tick" events only say that a step is done; "step" events carry loss (of that step's whole batch) and rates. When `stop()` is true on
+        any rank after a step, all save and return, with `stopped` set. Raises NotFinite when the loss is not finite.
         """
-        network = self.ranks.wrap(self.model)
+        network = self.layout.network(self.model)
+        self._averaging = network if isinstance(network, DistributedDataParallel) else None
+        if self.pace.compile:
+            network = torch.compile(network)  # type: ignore[assignment]
         self.model.train()
         yield from self._validate(evaluate, save)  # if a kill came between the epoch's last step and its validation
         while not self._ended():
@@ -65,15 +94,17 @@ class Trainer:
             self.optimizer.set_rates(phase.lr, phase.conv1, self.pace.lr)
             clock = _Clock()
             for images, labels, records in clock.watch(batches(self.step, phase.colour)):
-                loss = self._update(network, images, labels, records)
+                loss, self.stopped, due = self._update(network, images, labels, records, stop)
                 self.step += 1
-                clock.images += len(labels) * self.ranks.world_size
+                clock.images += len(labels) * self.layout.feed[1]
                 yield self._event(loss, phase.lr, epoch, clock)
-                if self._out_of_steps():
+                if self.stopped or self._out_of_steps():
                     break
-                if self.step % self.pace.checkpoint_steps == 0 and self.step % self.pace.epoch_steps:
-                    self._save(save, "last", loss)
-            self._save(save, "last", loss)
+                if due and self.step % self.pace.epoch_steps:
+                    self._save(save, "last")
+            self._save(save, "last")
+            if self.stopped:
+                return
             yield from self._validate(evaluate, save)
 
     def _ended(self) -> bool:
@@ -82,27 +113,55 @@ class Trainer:
     def _out_of_steps(self) -> bool:
         return self.pace.steps is not None and self.step >= self.pace.steps
 
-    def _update(self, network: torch.nn.Module, images: Tensor, labels: Tensor, records: Tensor) -> Tensor:
-        """Take one step; return the mean loss over this rank's part of the batch."""
+    def _update(
+        self, network: torch.nn.Module, images: Tensor, labels: Tensor, records: Tensor, stop: Callable[[], bool]
+    ) -> tuple[float, bool, bool]:
+        """Take one step; return the batch's mean loss, whether to stop, and whether a checkpoint is due, the same on all ranks.
+
+        Raises NotFinite, before the weights have changed, if the loss is not finite.
+        """
         self.optimizer.zero_grad()
-        logits = network(images, dropout_keys(self.pace.seed, self.step, records))
-        loss = F.cross_entropy(logits, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = torch.zeros((), device=images.device)
+        chunks = [values.chunk(self.pace.accumulate) for values in (images, labels, records)]
+        last = len(chunks[0]) - 1
+        for number, (part, its_labels, its_records) in enumerate(zip(*chunks, strict=True)):
+            share = len(part) / len(images)
+            later = self._averaging.no_sync() if self._averaging is not None and number < last else nullcontext()
+            with later:  # gradients are averaged once
+                loss += share * self._backward(network, part, its_labels, its_records, share)
+        mean, stopping, due = self._agreed(loss, stop)
+        if not abs(mean) < float("inf"):
+            raise NotFinite(f"the loss is {mean} at step {self.step + 1}: {_DIVERGED}", self.step, records)
         self.optimizer.step()
+        if self.averages:
+            torch._foreach_lerp_(list(self.averages.values()), [value.detach() for value in self.model.parameters()], 1 - self.pace.ema)
+        return mean, stopping, due
+
+    def evaluated(self) -> dict[str, Tensor]:
+        """Return the whole network's state that evaluation is to see: with the mean weights, if there are; all ranks must call it."""
+        return self.layout.whole(self.model.state_dict() | self.averages)
+
+    def _backward(self, network: torch.nn.Module, images: Tensor, labels: Tensor, records: Tensor, share: float) -> Tensor:
+        """Add the gradients of `share` times the mean loss; return the mean loss."""
+        layout = self.layout
+        keys, labels = layout.of_batch(dropout_keys(self.pace.seed, self.step, records)), layout.of_batch(labels)
+        with torch.autocast(images.device.type, self.pace.dtype, enabled=self.pace.dtype != torch.float32):
+            logits = network(images, keys)
+        loss = F.cross_entropy(logits.float(), labels)
+        (loss * share).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def _event(self, loss: Tensor, lr: float, epoch: int, clock: "_Clock") -> Event:
+    def _agreed(self, loss: Tensor, stop: Callable[[], bool]) -> tuple[float, bool, bool]:
+        """Return what the ranks say together: mean loss, whether to stop, whether a checkpoint is due."""
+        late = time.monotonic() - self._saved >= self.pace.checkpoint_seconds
+        said = torch.stack([loss.double(), *torch.tensor([stop(), late], dtype=torch.float64, device=loss.device)])
+        total, stopping, due = self.layout.ranks.sum(said).tolist()
+        return total / self.layout.ranks.world_size, stopping > 0, due > 0 or (self.step + 1) % self.pace.checkpoint_steps == 0
+
+    def _event(self, loss: float, lr: float, epoch: int, clock: "_Clock") -> Event:
         if self.step % self.pace.log_steps:
             return {"event": "tick", "step": self.step}
-        mean = self._finite(loss)
-        return {"event": "step", "step": self.step, "epoch": epoch + 1, "loss": mean, "lr": lr, **clock.read()}
-
-    def _finite(self, loss: Tensor) -> float:
-        """Return the loss over all ranks; TrainingError if it is not a number."""
-        mean = float(self.ranks.sum(loss)) / self.ranks.world_size
-        if not abs(mean) < float("inf"):
-            raise TrainingError(f"the loss is {mean} at step {self.step}: {_DIVERGED}")
-        return mean
+        return {"event": "step", "step": self.step, "epoch": epoch + 1, "loss": loss, "lr": lr, **clock.read()}
 
     def _validate(self, evaluate: Callable[[], Evaluation | None], save: Callable[[str], None]) -> Iterator[Event]:
         """Validate the epoch that has just ended, unless that was done."""
@@ -119,31 +178,36 @@ class Trainer:
             yield {"event": "eval", "step": self.step, "epoch": epoch, "views": 1, **asdict(result)}
         save("last")
 
-    def _save(self, save: Callable[[str], None], name: str, loss: Tensor) -> None:
-        self._finite(loss)  # never over a good checkpoint with a diverged one
-        if not all(bool(parameter.isfinite().all()) for parameter in self.model.parameters()):
+    def _save(self, save: Callable[[str], None], name: str) -> None:
+        """Save, but never over a good checkpoint with a diverged one."""
+        good = all(bool(parameter.isfinite().all()) for parameter in self.model.parameters())
+        if float(self.layout.ranks.sum(torch.tensor(float(not good), device=self.layout.ranks.device))):
             raise TrainingError(f"a weight is not finite after step {self.step}: {_DIVERGED}")
+        self._saved = time.monotonic()
         save(name)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return tensors and plain values only, so that it loads with `weights_only=True`."""
+        """Return tensors and plain values only, so that it loads with `weights_only=True`; of the whole network, and all ranks must call it."""
         return {
             "step": self.step,
             "validated": self.validated,
             "best_error": self.best_error,
-            "model": self.model.state_dict(),
-            "velocities": self.optimizer.velocities(),
+            "model": self.layout.whole(self.model.state_dict()),
+            "velocities": self.layout.whole(self.optimizer.velocities()),
             "schedule": self.schedule.state_dict(),
+            **({"averages": self.layout.whole(self.averages)} if self.averages else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue where `state_dict` was taken."""
+        """Continue where `state_dict` was taken, in any layout."""
         if min(int(state["step"]), int(state["validated"])) < 0:
             raise ValueError("a negative step")
         self.step, self.validated, self.best_error = int(state["step"]), int(state["validated"]), float(state["best_error"])
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_velocities(state["velocities"])
+        self.model.load_state_dict(self.layout.part(state["model"]))
+        self.optimizer.load_velocities(self.layout.part(state["velocities"]))
         self.schedule.load_state_dict(state["schedule"])
+        for name, value in self.layout.part(state["averages"] if self.averages else {}).items():
+            self.averages[name].copy_(value)
 
 
 class _Clock:

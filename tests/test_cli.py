@@ -95,14 +95,14 @@ def test_wrong_use_of_alexprep_is_one_clear_message(images, tmp_path, arguments,
         (("run", "DATA", "--set", "lrr=1"), 2, "no setting lrr; there are preset, width"),
         (("run", "DATA", "--set", "lr=fast"), 2, "lr must be a float, got 'fast'"),
         (("run", "DATA", "--lr", "0"), 2, "lr must be above 0"),
-        (("run", "DATA", "--batch-size", "13", "--cpu-ranks", "2", "--crop", "64"), 2, "divisible by world_size: 13 by 2"),
+        (("run", "DATA", "--batch-size", "13", "--cpu-ranks", "2", "--crop", "64", "--parallel", "data"), 2, "divisible by world_size: 13 by 2"),
         (("run", "DATA", "--batch-size", "12"), 1, "crop 224 does not fit into the records of"),
         (("run", "DATA", "--crop", "32"), 2, "crop 32 is too small for three poolings: at least 64 pixels"),
-        (("run", "DATA", "--set", "preset=[1]"), 2, "preset must be one of source, paper; got [1]"),
+        (("run", "DATA", "--set", "preset=[1]"), 2, "preset must be one of source, paper, one-gpu, caffe, owt; got [1]"),
         (("run", "DATA", "--set", "drops=2"), 2, "drops are shares of the run"),
         (("run", "DATA", "--set", "threads=100000"), 2, "threads must be 1..1024"),
         (("run", "DATA", "--cpu-ranks", "2", "--gpus", "1"), 2, "cannot be combined"),
-        (("run", "DATA", "--resume", "--out", "nothing"), 1, "holds no run to resume"),
+        (("run", "DATA", "--resume", "--out", "nothing"), 1, "holds no run (no config.toml)"),
         (("eval", "--checkpoint", "nowhere"), 1, "no checkpoint nowhere"),
         (
             ("run", "DATA", *TINY, "--device", "gpu"),
@@ -231,7 +231,7 @@ def test_a_folder_with_a_run_is_not_overwritten_and_keeps_its_settings(finished,
     assert again.returncode == 1
     assert "already holds a run: --resume continues it" in again.stderr
     assert changed.returncode == 2
-    assert "a resumed run keeps its settings: width, seed cannot change (only lr, steps and on_bad can)" in changed.stderr
+    assert "a resumed run keeps its settings: width, seed cannot change (only lr, steps, on_bad, log_steps," in changed.stderr
 
 
 def test_resuming_takes_no_other_settings_by_the_back_door_and_no_lost_checkpoint(finished, data, tmp_path):

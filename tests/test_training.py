@@ -9,6 +9,7 @@ from alexprep.model.alexnet import AlexNet
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
 from alexprep.model.evaluator import evaluate, probabilities
+from alexprep.model.layout import Layout
 from alexprep.model.optimizer import RATES, PaperSGD
 from alexprep.model.schedule import SCRIPT, Phase, Plateau, Timetable, drops_at
 from alexprep.model.trainer import Pace, Trainer
@@ -33,7 +34,7 @@ def test_the_update_rule_is_the_papers_over_a_drop_of_the_rate(preset):
     w, b, vw, vb = 2.0, 1.0, 0.0, 0.0
     for step in range(40):
         lr = 0.01 if step < 20 else 0.001
-        bias_lr, decay = (lr, 0.0005) if preset == "paper" else (0.02, 0.0)
+        bias_lr, decay = {"paper": (lr, 0.0005), "owt": (lr, 0.0005), "caffe": (2 * lr, 0.0)}.get(preset, (0.02, 0.0))
         optimizer.set_rates(lr, 1.0, 0.01)
         optimizer.zero_grad()
         (3 * model.weight + model.bias).square().backward()
@@ -169,7 +170,7 @@ def test_evaluation_leaves_the_network_in_training_and_refuses_what_is_not_finit
 def make_trainer(**pace):
     model = AlexNet(**SMALL)
     schedule = Timetable(0.01, 3, SCRIPT)
-    return Trainer(model, PaperSGD(model, RATES["source"]), schedule, Pace(lr=0.01, epoch_steps=4, log_steps=1, **pace), Ranks())
+    return Trainer(model, PaperSGD(model, RATES["source"]), schedule, Pace(lr=0.01, epoch_steps=4, log_steps=1, **pace), Layout(Ranks()))
 
 
 def fake_batches(step, _colour):

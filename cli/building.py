@@ -1,0 +1,112 @@
+"""What a run is built of: its data set, its network, how that lies on the ranks; and what cannot be, said before anything is made."""
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from alexprep.model.alexnet import AlexNet, Switches
+from alexprep.model.distributed import Ranks
+from alexprep.model.layout import TOWERS, Name, choose, unfit
+from alexprep.pipeline import DataError, Manifest, read_manifest
+from torch import Tensor, nn
+
+from . import synthetic
+from .settings import Settings
+
+
+def check_data(directory: Path, settings: Settings, world_size: int) -> Manifest:
+    """Return the data set if it can be trained on; DataError or ValueError says why not, before anything is started or made."""
+    manifest = synthetic.manifest(settings) if str(directory) == synthetic.NAME else read_manifest(directory)
+    records = manifest.split("train").records
+    name: Name = "data"
+    if settings.model:
+        if settings.parallel not in ("auto", "data"):
+            raise DataError(f"--parallel {settings.parallel} is for the networks of this project; one's own is trained with data")
+    else:
+        with torch.device("meta"):
+            whole = builder(settings, max(2, len(manifest.classes)))()  # ValueError for a network that cannot be
+        name = choose_layout(settings, whole, world_size)[0]
+        why_not = unfit(name, whole, world_size)
+        if why_not:
+            raise DataError(why_not)
+    settings.loader(world_size=world_size // TOWERS if name == "towers" and world_size > 1 else world_size)
+    if records < settings.batch_size:
+        raise DataError(f"{directory} has {records} training records, fewer than one batch of {settings.batch_size}; use a smaller --batch-size")
+    if len(manifest.classes) < 2:
+        raise DataError(f"{directory} has {len(manifest.classes)} class; training needs at least two")
+    if settings.schedule == "plateau" and "val" not in manifest.splits:
+        raise DataError(f"{directory} has no val split, and the plateau schedule follows the validation error: use --set schedule=fixed")
+    if settings.crop > manifest.config.size:
+        raise DataError(
+            f"crop {settings.crop} does not fit into the records of {directory}, {manifest.config.size} pixels a side; use a smaller --crop"
+        )
+    return manifest
+
+
+class Own(nn.Module):
+    """A network of the user's, which is given images only. Its weights have the names that it gave them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        """Take the network."""
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor, _keys: Tensor | None = None) -> Tensor:
+        """Return its logits."""
+        return self.network(images)
+
+    def named_parameters(self, *arguments: Any, **options: Any) -> Iterator[tuple[str, nn.Parameter]]:  # noqa: ANN401  (torch's)
+        """Return its parameters by its names."""
+        return self.network.named_parameters(*arguments, **options)
+
+    def state_dict(self, *arguments: Any, **options: Any) -> dict[str, Any]:  # type: ignore[override]  # noqa: ANN401  (torch's)
+        """Return its state."""
+        return self.network.state_dict(*arguments, **options)
+
+    def load_state_dict(self, state: Any, *arguments: Any, **options: Any) -> Any:  # type: ignore[override]  # noqa: ANN401  (torch's)
+        """Take a state of its."""
+        return self.network.load_state_dict(state, *arguments, **options)
+
+
+def own(settings: Settings, classes: int) -> Own:
+    """Return the network that package:function of the settings makes, its weights by the settings' seed; DataError if it cannot."""
+    module, _, function = settings.model.partition(":")
+    sys.path.insert(0, "")  # the current folder, as python -m has it
+    try:
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise DataError(f"--model {settings.model}: {error}") from error
+    finally:
+        sys.path.remove("")
+    torch.manual_seed(settings.seed)
+    network = make(classes=classes)
+    if not isinstance(network, nn.Module):
+        raise DataError(f"--model {settings.model} returned a {type(network).__name__} instead of a torch.nn.Module")
+    return Own(network)
+
+
+def builder(settings: Settings, classes: int) -> Callable[..., AlexNet]:
+    """Return what makes the network of these settings, or with `convs` and `fcs` a part of it."""
+    if settings.model:
+        return partial(own, settings, classes)  # type: ignore[return-value]  # the trainer asks no more of it
+    switches = Switches(**{field.name: getattr(settings, field.name) for field in fields(Switches)})
+    return partial(AlexNet, settings.preset, classes=classes, width=settings.width, crop=settings.crop, seed=settings.seed, switches=switches)
+
+
+def on_device(model: AlexNet, ranks: Ranks) -> AlexNet:
+    """Return the network where this rank computes."""
+    return model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def choose_layout(settings: Settings, whole: AlexNet, world_size: int) -> tuple[Name, str]:
+    """Return how the network lies on so many ranks, and why, if that was left open."""
+    if settings.model:
+        return "data", ""
+    number = {"float32": 4, "bfloat16": 2}
+    bytes_of = {"activation": number[settings.precision], "gradient": number[settings.gradients]}
+    return choose(settings.parallel, world_size, whole, settings.batch_size, **bytes_of)  # type: ignore[arg-type]

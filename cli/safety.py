@@ -1,0 +1,106 @@
+"""What keeps a run from losing a step: checkpoints written beside the training, signals that ask for one, a watch over hangs."""
+
+import faulthandler
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from alexprep.pipeline.errors import DataError
+
+from .common import say
+
+REQUEUE = 75  # exit code: stopped on demand with a checkpoint, start it again (EX_TEMPFAIL of sysexits.h)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # torchrun and SLURM (--signal=USR1@60) send these before they kill
+
+
+class Saver:
+    """Writes one checkpoint at a time in a thread of its own, while training goes on.
+
+    What cannot be written (a full disk) is a warning: the checkpoint before it is kept, and the next one is tried when it is due.
+    """
+
+    def __init__(self) -> None:
+        """Prepare the thread."""
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[None] | None = None
+        self._error: DataError | None = None
+
+    def submit(self, write: Callable[[], None]) -> None:
+        """Write when the one before is written."""
+        self.wait()
+        self._pending = self._pool.submit(write)
+
+    def wait(self) -> None:
+        """Wait for what is being written."""
+        pending, self._pending, self._error = self._pending, None, None if self._pending is not None else self._error
+        try:
+            if pending is not None:
+                pending.result()
+        except DataError as error:
+            self._error = error
+            say(f"warning: {error}")
+
+    def close(self) -> None:
+        """Wait; raise the DataError if the last checkpoint could not be written."""
+        self.wait()
+        self._pool.shutdown()
+        if self._error is not None:
+            raise self._error
+
+
+class Stop:
+    """Remembers that a signal asked to stop; the step under way is finished first."""
+
+    def __init__(self) -> None:
+        """Know of none yet."""
+        self.name = ""
+
+    def __call__(self) -> bool:
+        """Tell whether one came."""
+        return bool(self.name)
+
+    @contextmanager
+    def listening(self) -> Iterator["Stop"]:
+        """Take the signals; a second one ends the process as usual."""
+        before = {number: signal.signal(number, self._take) for number in SIGNALS}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _take(self, number: int, _frame: Any) -> None:  # noqa: ANN401  (a frame)
+        self.name = signal.Signals(number).name
+        signal.signal(number, signal.SIG_DFL)
+
+
+class Watchdog:
+    """Ends the process with every thread's stack when nothing moves for some time: a collective whose other end hangs, a dead disk."""
+
+    def __init__(self, seconds: float) -> None:
+        """Take the patience; 0: for ever."""
+        self._seconds = seconds
+
+    def alive(self) -> None:
+        """Start counting anew."""
+        if self._seconds:
+            faulthandler.dump_traceback_later(self._seconds, exit=True, file=sys.stderr)
+
+    def rest(self) -> None:
+        """Stop counting."""
+        faulthandler.cancel_dump_traceback_later()
+
+    def over(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Yield `batches`; each of them is a sign of life."""
+        for batch in batches:
+            self.alive()
+            yield batch
+
+
+def restarted() -> bool:
+    """Tell whether torchrun has started the ranks again after one failed, or SLURM has put the job back into the queue."""
+    return any(int(os.environ.get(name) or "0") > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))

@@ -1,0 +1,87 @@
+"""What of a training step on a CPU is bound by memory, in one pass each: compiled, if there was a compiler.
+
+Where there is none, and on other devices, torch does it. The twins are `layers.plain_norm` and `optimizer.plain_update`; tests hold them together.
+"""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from importlib import import_module
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def _load() -> Any:  # noqa: ANN401  (a module, compiled from native/)
+    try:
+        return import_module("._kernels", __package__)
+    except ImportError:  # it was installed without a compiler
+        return None
+
+
+_kernels = _load()
+_KINDS = (torch.float32, torch.bfloat16)  # in the order of native/kernels.c
+_MOST_MAPS = 4096  # a tower
+_SHARE = 1 << 16  # numbers below which another thread does not pay
+
+
+def takes(x: Tensor, towers: int) -> bool:
+    """Tell whether `normalise` computes with such maps."""
+    return _kernels is not None and x.device.type == "cpu" and x.dtype in _KINDS and x.shape[1] // towers <= _MOST_MAPS
+
+
+def normalise(
+    x: Float[Tensor, "b c h w"], towers: int, alpha: float, k: float, grad: Float[Tensor, "b c h w"] | None = None
+) -> Float[Tensor, "b c h w"]:
+    """Return `layers.plain_norm` of an x that `takes` takes; with `grad`, the gradient of that, return x's. In float32, rounded at the end."""
+    last = torch.channels_last
+    x = x.contiguous(memory_format=last)
+    gradient = None if grad is None else _buffer(grad.to(x.dtype).contiguous(memory_format=last))
+    out = torch.empty_like(x, memory_format=last)
+    facts = (x.shape[1] // towers, towers, alpha, k, _KINDS.index(x.dtype))
+    source, target, rows = _buffer(x), _buffer(out), x.numel() // x.shape[1]
+    _shared(lambda first, count: _kernels.normalise(source, gradient, target, *facts, first, count), rows, x.shape[1])
+    return out
+
+
+def update(weight: Tensor, velocity: Tensor, grad: Tensor, momentum: float, decay: float, lr: float) -> bool:
+    """Do as `optimizer.plain_update` does, in place; False if nothing was done."""
+    tensors = (weight, velocity, grad)
+    alike = all(t.device.type == "cpu" and t.dtype == torch.float32 and t.stride() == weight.stride() for t in tensors)
+    if _kernels is None or not alike or not _dense(weight):
+        return False
+    buffers = [_buffer(t.detach()) for t in tensors]
+    _shared(lambda first, count: _kernels.update(*buffers, momentum, decay, lr, first, count), weight.numel(), 1)
+    return True
+
+
+def _dense(x: Tensor) -> bool:
+    return x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
+
+
+def _buffer(x: Tensor) -> Any:  # noqa: ANN401  (an array)
+    """Return the memory of a dense tensor; numpy has no bfloat16."""
+    x = x if x.is_contiguous() else x.permute(0, 2, 3, 1)
+    return (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()
+
+
+def _shared(work: Callable[[int, int], None], rows: int, row: int) -> None:
+    """Do `work(first, count)` of all rows of `row` numbers on torch's threads."""
+    threads = max(1, min(torch.get_num_threads(), rows * row // _SHARE))
+    ends = [rows * i // threads for i in range(threads + 1)]
+    if threads == 1:
+        work(0, rows)
+        return
+    shares = [_pool(os.getpid(), threads).submit(work, low, high - low) for low, high in pairwise(ends)]
+    for share in shares:
+        share.result()
+
+
+@lru_cache
+def _pool(_process: int, threads: int) -> ThreadPoolExecutor:
+    """Return threads of this process: a forked one has none of its parent's."""
+    return ThreadPoolExecutor(threads, "alexprep-model")

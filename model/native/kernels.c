@@ -1,0 +1,196 @@
+/* What of a training step on a CPU is bound by memory, in one pass each: response normalisation and its gradient, and the update rule.
+`kernels.py` says what they compute, `layers.py` and `optimizer.py` have their twins in torch. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+/* The loops once for each generation of processors; which is taken is found out when the module is loaded. */
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__)
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define FOR_EACH_PROCESSOR
+#endif
+#define INLINE static inline __attribute__((always_inline))
+
+enum { FLOAT32, BFLOAT16 };
+enum { REACH = 2, MOST = 4096 }; /* maps to either side that a sum sees; maps a tower */
+
+typedef struct {
+    Py_ssize_t maps, towers; /* `maps` are of one tower */
+    float alpha, k;
+    int kind;
+} Norm;
+
+INLINE void read_row(const void *from, Py_ssize_t at, Py_ssize_t n, int kind, float *restrict out)
+{
+    if (kind == FLOAT32) {
+        memcpy(out, (const float *)from + at, (size_t)n * sizeof(float));
+        return;
+    }
+    const uint16_t *restrict halves = (const uint16_t *)from + at;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        const uint32_t bits = (uint32_t)halves[i] << 16;
+        memcpy(out + i, &bits, sizeof(bits));
+    }
+}
+
+/* Rounded half to even; not a number stays so. */
+INLINE void write_row(const float *restrict from, Py_ssize_t at, Py_ssize_t n, int kind, void *out)
+{
+    if (kind == FLOAT32) {
+        memcpy((float *)out + at, from, (size_t)n * sizeof(float));
+        return;
+    }
+    uint16_t *restrict halves = (uint16_t *)out + at;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, from + i, sizeof(bits));
+        const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+        halves[i] = (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
+    }
+}
+
+/* `base` and base ** -0.75 of a tower's maps at one place. */
+INLINE void powers(const float *restrict x, const Norm *norm, float *restrict squares, float *restrict base, float *restrict power)
+{
+    const Py_ssize_t n = norm->maps;
+    for (Py_ssize_t i = 0; i < n; i++)
+        squares[REACH + i] = x[i] * x[i];
+    for (Py_ssize_t i = 0; i < n; i++)
+        base[i] = norm->k + norm->alpha * (squares[i] + squares[i + 1] + squares[i + 2] + squares[i + 3] + squares[i + 4]);
+    for (Py_ssize_t i = 0; i < n; i++) {
+        const float root = 1 / sqrtf(base[i]);
+        power[i] = root * sqrtf(root);
+    }
+}
+
+typedef struct {
+    float x[MOST], grad[MOST], base[MOST], power[MOST], sums[MOST + 2 * REACH];
+} Scratch;
+
+INLINE void normalise_rows(const void *x, const Norm *norm, Py_ssize_t first, Py_ssize_t count, int kind, Scratch *s, void *out)
+{
+    const Py_ssize_t n = norm->maps;
+    for (Py_ssize_t row = first * norm->towers; row < (first + count) * norm->towers; row++) {
+        read_row(x, row * n, n, kind, s->x);
+        powers(s->x, norm, s->sums, s->base, s->power);
+        for (Py_ssize_t i = 0; i < n; i++)
+            s->x[i] *= s->power[i];
+        write_row(s->x, row * n, n, kind, out);
+    }
+}
+
+INLINE void differentiate_rows(const void *x, const void *grad, const Norm *norm, Py_ssize_t first, Py_ssize_t count, int kind, Scratch *s, void *out)
+{
+    const Py_ssize_t n = norm->maps;
+    const float factor = 1.5f * norm->alpha; /* 2 * 0.75 */
+    for (Py_ssize_t row = first * norm->towers; row < (first + count) * norm->towers; row++) {
+        read_row(x, row * n, n, kind, s->x);
+        read_row(grad, row * n, n, kind, s->grad);
+        powers(s->x, norm, s->sums, s->base, s->power);
+        float *sums = s->sums;
+        for (Py_ssize_t i = 0; i < n; i++)
+            s->grad[i] *= s->power[i];
+        for (Py_ssize_t i = 0; i < n; i++)
+            sums[REACH + i] = s->grad[i] * s->x[i] / s->base[i];
+        for (Py_ssize_t i = 0; i < n; i++)
+            s->grad[i] -= factor * s->x[i] * (sums[i] + sums[i + 1] + sums[i + 2] + sums[i + 3] + sums[i + 4]);
+        write_row(s->grad, row * n, n, kind, out);
+    }
+}
+
+FOR_EACH_PROCESSOR static void normalise_all(const void *x, const void *grad, const Norm *norm, Py_ssize_t first, Py_ssize_t count, Scratch *s, void *out)
+{
+    memset(s->sums, 0, REACH * sizeof(float)); /* maps beyond the edges */
+    memset(s->sums + REACH + norm->maps, 0, REACH * sizeof(float));
+    if (grad && norm->kind == FLOAT32)
+        differentiate_rows(x, grad, norm, first, count, FLOAT32, s, out);
+    else if (grad)
+        differentiate_rows(x, grad, norm, first, count, BFLOAT16, s, out);
+    else if (norm->kind == FLOAT32)
+        normalise_rows(x, norm, first, count, FLOAT32, s, out);
+    else
+        normalise_rows(x, norm, first, count, BFLOAT16, s, out);
+}
+
+FOR_EACH_PROCESSOR static void update_all(float *restrict weight, float *restrict velocity, const float *restrict grad, Py_ssize_t n, float momentum, float decay, float lr)
+{
+    for (Py_ssize_t i = 0; i < n; i++) {
+        velocity[i] = velocity[i] * momentum - decay * weight[i] - lr * grad[i];
+        weight[i] += velocity[i];
+    }
+}
+
+/* normalise(x, grad or None, out, maps, towers, alpha, k, kind, first, count): rows `first` and following, `count` of them. */
+static PyObject *normalise(PyObject *module, PyObject *arguments)
+{
+    Py_buffer x, grad, out;
+    Py_ssize_t first, count;
+    Norm norm;
+    PyObject *result = NULL;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "y*z*w*nnffinn:normalise", &x, &grad, &out, &norm.maps, &norm.towers, &norm.alpha, &norm.k, &norm.kind, &first, &count))
+        return NULL;
+    const Py_ssize_t width = norm.kind == FLOAT32 ? 4 : 2;
+    const int fits = norm.maps > 0 && norm.maps <= MOST && norm.towers > 0 && norm.towers <= MOST && (norm.kind == FLOAT32 || norm.kind == BFLOAT16) &&
+                     first >= 0 && count >= 0 && out.len == x.len && (!grad.buf || grad.len == x.len) && x.len % (norm.maps * norm.towers * width) == 0 &&
+                     first <= x.len / (norm.maps * norm.towers * width) - count;
+    if (fits) {
+        Scratch *scratch = PyMem_RawMalloc(sizeof(*scratch));
+        if (scratch) {
+            Py_BEGIN_ALLOW_THREADS
+            normalise_all(x.buf, grad.buf, &norm, first, count, scratch, out.buf);
+            Py_END_ALLOW_THREADS
+            PyMem_RawFree(scratch);
+            result = Py_NewRef(Py_None);
+        } else
+            PyErr_NoMemory();
+    } else
+        PyErr_SetString(PyExc_ValueError, "the buffers do not fit together");
+    PyBuffer_Release(&x);
+    if (grad.obj)
+        PyBuffer_Release(&grad);
+    PyBuffer_Release(&out);
+    return result;
+}
+
+/* update(weight, velocity, grad, momentum, decay, lr, first, count): of float32 numbers `first` and following. */
+static PyObject *update(PyObject *module, PyObject *arguments)
+{
+    Py_buffer weight, velocity, grad;
+    Py_ssize_t first, count;
+    float momentum, decay, lr;
+    PyObject *result = NULL;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "w*w*y*fffnn:update", &weight, &velocity, &grad, &momentum, &decay, &lr, &first, &count))
+        return NULL;
+    if (weight.len == velocity.len && weight.len == grad.len && first >= 0 && count >= 0 && first <= weight.len / 4 - count) {
+        Py_BEGIN_ALLOW_THREADS
+        update_all((float *)weight.buf + first, (float *)velocity.buf + first, (const float *)grad.buf + first, count, momentum, decay, lr);
+        Py_END_ALLOW_THREADS
+        result = Py_NewRef(Py_None);
+    } else
+        PyErr_SetString(PyExc_ValueError, "the buffers do not fit together");
+    PyBuffer_Release(&weight);
+    PyBuffer_Release(&velocity);
+    PyBuffer_Release(&grad);
+    return result;
+}
+
+static PyMethodDef methods[] = {
+    {"normalise", normalise, METH_VARARGS, "normalise(x, grad, out, maps, towers, alpha, k, kind, first, count): see kernels.py"},
+    {"update", update, METH_VARARGS, "update(weight, velocity, grad, momentum, decay, lr, first, count): see kernels.py"},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot slots[] = {{0, NULL}};
+
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_kernels", "The loops of kernels.py.", 0, methods, slots, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__kernels(void)
+{
+    return PyModuleDef_Init(&definition);
+}
