@@ -36,7 +36,7 @@ test-gpu: .venv/package ## the tests that need an NVIDIA GPU
 
 .venv-examples/dependencies: examples/requirements.txt requirements.lock | .venv/package
 	$(PYTHON) -m venv --clear .venv-examples
-	grep -v '^torch==' requirements.lock > .venv-examples/constraints.txt
+	grep -v -E '^(torch|pillow)==' requirements.lock > .venv-examples/constraints.txt
 	$(EXAMPLES)/python -m pip install --quiet --disable-pip-version-check --constraint .venv-examples/constraints.txt \
 		--requirement examples/requirements.txt "$$(echo dist/alexprep-*.whl)[train]" beartype pytest pytest-timeout
 	@touch $@
@@ -45,8 +45,8 @@ test-gpu: .venv/package ## the tests that need an NVIDIA GPU
 	$(EXAMPLES)/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall dist/alexprep-*.whl
 	@touch $@
 
-test-examples: .venv-examples/package ## the examples with timm and Lightning, in .venv-examples/
-	$(EXAMPLES)/python -m pytest tests/test_examples.py
+test-examples: .venv-examples/package ## the examples with timm and Lightning, loggers, others' networks, in .venv-examples/
+	$(EXAMPLES)/python -m pytest tests/test_examples.py tests/test_options.py -k "example or logger or hub"
 
 lint: .venv/dependencies ## ruff (style and format), hadolint
 	$(BIN)/ruff check .

@@ -69,6 +69,14 @@ def make_shards(source, out, *, workers=1, max_bad=0.01, **config):
     return job.manifest
 
 
+def training_shards(root, a_class):
+    """Shards of 72 pixels and their statistics: two classes, `a_class` training images each and some to validate on."""
+    make_images(root / "images", {"train/ant": a_class, "train/bee": a_class, "val/ant": 9, "val/bee": 8})
+    make_shards(root / "images", root / "shards", size=72)
+    assert command("alexprep", "stats", root / "shards", "--pca").returncode == 0
+    return root / "shards"
+
+
 def stream(loader, steps):
     """The first `steps` batches from where the loader is, across epochs."""
     batches = []

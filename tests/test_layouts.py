@@ -44,7 +44,7 @@ def network(name, **parts):
     return AlexNet(given["preset"], width=0.0625, classes=CLASSES, crop=64, seed=3, switches=switches, **parts)
 
 
-def batches(step, feed):
+def batches(step, feed, device):
     """One epoch of global batches from `step` on, this rank's part of each; a pure function of the step."""
     index, count = feed
     share = BATCH // count
@@ -53,21 +53,22 @@ def batches(step, feed):
         images = torch.randn(BATCH, 3, 64, 64, generator=generator) * 60
         labels = torch.randint(0, CLASSES, (BATCH,), generator=generator)
         mine = slice(index * share, (index + 1) * share)
-        yield images[mine].to(memory_format=torch.channels_last), labels[mine], torch.arange(BATCH)[mine] + BATCH * s
+        records = torch.arange(BATCH)[mine] + BATCH * s
+        yield images[mine].to(device, memory_format=torch.channels_last), labels[mine].to(device), records.to(device)
 
 
 def train(name, ranks, layout_name, **pace):
     """Train over all steps; return losses, the first gradients and the last weights of the whole network, and the bytes sent in the last step."""
-    whole = network(name)
+    whole = network(name).to(ranks.device)
     layout = lay_out(layout_name, ranks, whole) if ranks.world_size > 1 else Layout(ranks)
     model = whole
     if layout_name != "data":
-        model = network(name, convs=layout.convs, fcs=layout.fcs)
+        model = network(name, convs=layout.convs, fcs=layout.fcs).to(ranks.device)
         model.load_state_dict(layout.part(whole.state_dict()))
     rates = dataclasses.replace(RATES["source"])
     trainer = Trainer(model, PaperSGD(model, rates), Timetable(0.002, 1, ()), Pace(0.002, STEPS, log_steps=1, **pace), layout)
     losses, first, before, counted = [], {}, {}, {}
-    for event in trainer.run(lambda step, _colour: batches(step, layout.feed), lambda: None, lambda _name: None):
+    for event in trainer.run(lambda step, _colour: batches(step, layout.feed, ranks.device), lambda: None, lambda _name: None):
         if event["event"] == "step":
             losses.append(event["loss"])
             if event["step"] == 1:
@@ -76,8 +77,13 @@ def train(name, ranks, layout_name, **pace):
     return {"losses": losses, "gradients": first, "weights": trainer.state_dict()["model"], "sent": counted}
 
 
-def on_a_rank(rank, count, cases):
-    return {case: train(case[1], Ranks(rank, count), case[0]) for case in cases}
+def on_a_rank(rank, count, cases, device="cpu"):
+    place = torch.device(device, rank) if device == "cuda" else torch.device(device)
+    return {case: on_cpu(train(case[1], Ranks(rank, count, rank, place), case[0])) for case in cases}
+
+
+def on_cpu(result):
+    return {kind: {k: v.cpu() for k, v in value.items()} if kind in ("gradients", "weights") else value for kind, value in result.items()}
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +96,18 @@ def together(request):
     count = request.param
     cases = [(layout, name) for ranks, layout, name in CASES if ranks == count]
     return count, cases, on_ranks(count, on_a_rank, cases)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("layout", ["data", "towers", "hybrid"])
+def test_two_gpus_are_the_network_on_one_cpu(alone, layout):
+    """Over NCCL; a GPU's sums differ more from a CPU's than two ranks from one, and grow over the steps."""
+    results = on_ranks(2, on_a_rank, [(layout, "source")], "cuda", backend="nccl")
+    for result in (ranks[layout, "source"] for ranks in results):
+        assert result["losses"][:5] == pytest.approx(alone["source"]["losses"][:5], rel=1e-3)
+        for name, value in alone["source"]["gradients"].items():
+            assert close(result["gradients"][name], value, 1e-3), name
 
 
 def close(ours, theirs, bound):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from alexprep.cli.runs import load_checkpoint
 
-from .conftest import command, make_images, make_shards
+from .conftest import command, training_shards
 from .test_safety import losses, rows
 
 SMALL = ["--width", 0.0625, "--crop", 64, "--batch-size", 16, "--seed", 4, "--set", "log_steps=1"]
@@ -31,11 +31,8 @@ def number(classes):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    root = tmp_path_factory.mktemp("options")
-    make_images(root / "images", {"train/ant": 60, "train/bee": 60, "val/ant": 9, "val/bee": 8})
-    make_shards(root / "images", root / "shards", size=72)
-    assert command("alexprep", "stats", root / "shards", "--pca").returncode == 0
-    return root / "shards"
+    """Seven steps an epoch."""
+    return training_shards(tmp_path_factory.mktemp("options"), 60)
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +183,22 @@ def test_deterministic_runs_are_the_same_twice(data, tmp_path):
         run(data, tmp_path / name, "--deterministic", "--steps", 3)
 
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
+
+
+HUBS = {
+    "timm": "def hub(classes):\n    import timm\n    return timm.create_model('resnet18', num_classes=classes)\n",
+    "torchvision": "def hub(classes):\n    from torchvision.models import resnet18\n    return resnet18(num_classes=classes)\n",
+}
+
+
+@pytest.mark.parametrize("package", HUBS)
+def test_a_network_of_a_hub_is_trained_as_documented(data, tmp_path, package):
+    if find_spec("timm") is None:  # torchvision alone may be there and not fit this torch
+        pytest.skip("timm and torchvision are not installed here: make test-examples")
+    (tmp_path / "mine.py").write_text(HUBS[package])
+    run(data, tmp_path / "run", "--model", "mine:hub", "--set", "mean=channel", "--set", "divide=57", "--steps", 2, cwd=tmp_path)
+
+    assert len(losses(tmp_path / "run")) == 2
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio"])

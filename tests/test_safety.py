@@ -17,7 +17,7 @@ from alexprep.cli.runs import load_checkpoint
 from alexprep.cli.safety import Saver
 from alexprep.pipeline import DataError
 
-from .conftest import children_of, command, make_images, make_shards
+from .conftest import children_of, command, training_shards
 
 SMALL = ["--width", 0.05, "--crop", 64, "--batch-size", 16, "--seed", 4]
 EACH_STEP = ["--set", "checkpoint_steps=1", "--set", "log_steps=1"]
@@ -26,11 +26,7 @@ EACH_STEP = ["--set", "checkpoint_steps=1", "--set", "log_steps=1"]
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """Twelve steps an epoch."""
-    root = tmp_path_factory.mktemp("safety")
-    make_images(root / "images", {"train/ant": 100, "train/bee": 100, "val/ant": 9, "val/bee": 8})
-    make_shards(root / "images", root / "shards", size=72)
-    assert command("alexprep", "stats", root / "shards", "--pca").returncode == 0
-    return root / "shards"
+    return training_shards(tmp_path_factory.mktemp("safety"), 100)
 
 
 def started(*arguments, **options):
