@@ -21,7 +21,7 @@ from .settings import Settings
 
 def check_data(directory: Path, settings: Settings, world_size: int) -> Manifest:
     """Return the data set if it can be trained on; DataError or ValueError says why not, before anything is started or made."""
-    manifest = synthetic.manifest(settings) if str(directory) == synthetic.NAME else read_manifest(directory)
+    manifest = synthetic.manifest(settings) if directory == synthetic.NOWHERE else read_manifest(directory)
     records = manifest.split("train").records
     name: Name = "data"
     if settings.model:
@@ -32,6 +32,8 @@ def check_data(directory: Path, settings: Settings, world_size: int) -> Manifest
             whole = builder(settings, max(2, len(manifest.classes)))()  # ValueError for a network that cannot be
         name = choose_layout(settings, whole, world_size)[0]
         why_not = unfit(name, whole, world_size)
+        if settings.compile and name != "data" and world_size > 1:
+            why_not = f"--compile does not see through the exchanges of --parallel {name}; use --parallel data, or no --compile"
         if why_not:
             raise DataError(why_not)
     settings.loader(world_size=world_size // TOWERS if name == "towers" and world_size > 1 else world_size)
@@ -76,15 +78,14 @@ class Own(nn.Module):
 def own(settings: Settings, classes: int) -> Own:
     """Return the network that package:function of the settings makes, its weights by the settings' seed; DataError if it cannot."""
     module, _, function = settings.model.partition(":")
+    torch.manual_seed(settings.seed)
     sys.path.insert(0, "")  # the current folder, as python -m has it
     try:
-        make = getattr(importlib.import_module(module), function)
+        network = getattr(importlib.import_module(module), function)(classes=classes)
     except (ImportError, AttributeError) as error:
         raise DataError(f"--model {settings.model}: {error}") from error
     finally:
         sys.path.remove("")
-    torch.manual_seed(settings.seed)
-    network = make(classes=classes)
     if not isinstance(network, nn.Module):
         raise DataError(f"--model {settings.model} returned a {type(network).__name__} instead of a torch.nn.Module")
     return Own(network)
@@ -105,7 +106,7 @@ def on_device(model: AlexNet, ranks: Ranks) -> AlexNet:
 
 def choose_layout(settings: Settings, whole: AlexNet, world_size: int) -> tuple[Name, str]:
     """Return how the network lies on so many ranks, and why, if that was left open."""
-    if settings.model:
+    if settings.model or (settings.compile and settings.parallel == "auto"):
         return "data", ""
     number = {"float32": 4, "bfloat16": 2}
     bytes_of = {"activation": number[settings.precision], "gradient": number[settings.gradients]}

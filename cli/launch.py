@@ -6,14 +6,17 @@ A process that torchrun started (ours or the user's own) finds RANK and WORLD_SI
 import logging
 import os
 import sys
+import tempfile
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 from alexprep.pipeline.errors import DataError
 
 from .common import say
-from .safety import REQUEUE, SIGNALS
+from .safety import REQUEUE, SIGNALS, STOPPED
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,10 @@ def _why_no_gpu() -> str:
 
 def launch(ranks: int, arguments: list[str], max_restarts: int = 0) -> int:
     """Run `alextrain ARGUMENTS` as that many ranks on this machine, again if one fails; return the exit code."""
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the rank itself has said what was wrong
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # a step and a checkpoint, before the ranks are killed
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
     config = LaunchConfig(
         min_nodes=1,
@@ -97,17 +99,27 @@ def launch(ranks: int, arguments: list[str], max_restarts: int = 0) -> int:
         signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",  # the ranks get the same one
     )
     command = ("-c", "from alexprep.cli.train import main; main(prog_name='alextrain')", *arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ[STOPPED] = str(Path(folder) / "stopped")
+        code = _run(lambda: elastic_launch(config, sys.executable)(*command))
+        return REQUEUE if code and Path(os.environ[STOPPED]).exists() else code
+
+
+def _run(ranks: Callable[[], object]) -> int:
+    """Run the ranks; return the exit code."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
     try:
-        elastic_launch(config, sys.executable)(*command)
+        ranks()
     except SignalException as error:
         if error.sigval in SIGNALS:
-            return REQUEUE
+            say("Error: the ranks were stopped before they could write a checkpoint; --resume continues from the last one")
+            return 1
         say("interrupted; --resume continues from the last checkpoint")
         return 130
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        if failure.exitcode == REQUEUE:  # the signal went to the ranks alone
-            return REQUEUE
         if failure.exitcode < 0:  # killed: it could not say so itself
             say(f"Error: rank {rank} was killed by signal {-failure.exitcode}; --resume continues from the last checkpoint")
         return 1

@@ -14,6 +14,9 @@ class Logger(Protocol):
     def log(self, numbers: dict[str, float], step: int) -> None:
         """Take numbers by name, such as "step/loss"."""
 
+    def flush(self) -> None:
+        """Write out what is there."""
+
     def close(self) -> None:
         """Write out what is left."""
 
@@ -31,6 +34,10 @@ class TensorBoard:
         """Take numbers by name."""
         for name, value in numbers.items():
             self._writer.add_scalar(name, value, step)
+
+    def flush(self) -> None:
+        """Write out what is there."""
+        self._writer.flush()
 
     def close(self) -> None:
         """Write out what is left."""
@@ -51,6 +58,9 @@ class Wandb:
         """Take numbers by name."""
         self._run.log(numbers, step=step)
 
+    def flush(self) -> None:
+        """Do nothing: it writes by itself."""
+
     def close(self) -> None:
         """Write out what is left."""
         self._run.finish()
@@ -69,6 +79,9 @@ class Trackio:
     def log(self, numbers: dict[str, float], step: int) -> None:
         """Take numbers by name."""
         self._trackio.log(numbers, step=step)
+
+    def flush(self) -> None:
+        """Do nothing: it writes by itself."""
 
     def close(self) -> None:
         """Write out what is left."""
@@ -97,6 +110,11 @@ class Loggers:
         if event != "start":
             for logger in self._loggers:
                 logger.log(numbers, row["step"])
+
+    def flush(self) -> None:
+        """Write out what is there, whatever comes next."""
+        for logger in self._loggers:
+            logger.flush()
 
     def close(self) -> None:
         """Write out what is left."""

@@ -115,18 +115,18 @@ class RunFolder:
             raise DataError(f"cannot write {path}: {why}; the one before it is kept, --resume continues from there") from error
 
     def keep(self, step: int, most: int) -> None:
-        """Keep last.pt as step-<n>.pt too, and of those the `most` newest."""
+        """Keep a copy of last.pt as step-<n>.pt, and of those up to this step the `most` newest; later ones are of a course that was left."""
         directory = self.directory
         here = directory / f"step-{step}.pt"
-        if not here.exists():
-            try:
-                here.hardlink_to(directory / LAST)
-            except OSError:  # a file system without links
-                with published(here) as file, (directory / LAST).open("rb") as last:
-                    shutil.copyfileobj(last, file)
-        numbered = {int(match[1]): path for path in directory.glob("step-*.pt") if (match := re.fullmatch(r"step-([0-9]+)\.pt", path.name))}
-        for old in sorted(numbered)[:-most]:
-            numbered[old].unlink(missing_ok=True)
+        try:
+            with published(here) as file, (directory / LAST).open("rb") as last:
+                shutil.copyfileobj(last, file)
+            numbered = {int(match[1]): path for path in directory.glob("step-*.pt") if (match := re.fullmatch(r"step-([0-9]+)\.pt", path.name))}
+            kept = sorted(number for number in numbered if number <= step)[-most:]
+            for number in set(numbered) - set(kept):
+                numbered[number].unlink(missing_ok=True)
+        except OSError as error:
+            raise DataError(f"cannot keep {here}: {error.strerror}; {LAST} is written") from error
 
 
 # What a row of each event has, in numbers; "start" has more beside.

@@ -4,6 +4,7 @@ import faulthandler
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from alexprep.pipeline.errors import DataError
 from .common import say
 
 REQUEUE = 75  # exit code: stopped on demand with a checkpoint, start it again (EX_TEMPFAIL of sysexits.h)
+AGAIN = 20  # seconds
+STOPPED = "ALEXPREP_STOPPED"  # names the file that rank 0 makes when it has stopped as it was asked to
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # torchrun and SLURM (--signal=USR1@60) send these before they kill
 
 
@@ -57,7 +60,7 @@ class Stop:
 
     def __init__(self) -> None:
         """Know of none yet."""
-        self.name = ""
+        self.name, self._since = "", 0.0
 
     def __call__(self) -> bool:
         """Tell whether one came."""
@@ -65,17 +68,21 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator["Stop"]:
-        """Take the signals; a second one ends the process as usual."""
+        """Take the signals. One that comes again soon is the same, from the launcher or the group; a later one ends the process as usual."""
         before = {number: signal.signal(number, self._take) for number in SIGNALS}
         try:
             yield self
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            if not self.name:  # else the process is about to end by itself
+                for number, handler in before.items():
+                    signal.signal(number, handler)
 
     def _take(self, number: int, _frame: Any) -> None:  # noqa: ANN401  (a frame)
-        self.name = signal.Signals(number).name
-        signal.signal(number, signal.SIG_DFL)
+        if self.name and time.monotonic() - self._since > AGAIN:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif not self.name:
+            self.name, self._since = signal.Signals(number).name, time.monotonic()
 
 
 class Watchdog:
@@ -102,5 +109,8 @@ class Watchdog:
 
 
 def restarted() -> bool:
-    """Tell whether torchrun has started the ranks again after one failed, or SLURM has put the job back into the queue."""
-    return any(int(os.environ.get(name) or "0") > 0 for name in ("TORCHELASTIC_RESTART_COUNT", "SLURM_RESTART_COUNT"))
+    """Tell whether torchrun may have started the ranks again, after one failed or joined, or SLURM has put the job back into the queue.
+
+    Where ranks come and go, torchrun does not count it: with --max-restarts, a run that has begun is always gone on with.
+    """
+    return any(int(os.environ.get(name) or "0") > 0 for name in ("TORCHELASTIC_MAX_RESTARTS", "SLURM_RESTART_COUNT"))

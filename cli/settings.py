@@ -75,8 +75,8 @@ class Settings:
         check(not self.model or (colon == ":" and all(map(str.isidentifier, names))), f"model must be package:function, got {self.model!r}")
         check(self.accumulate <= self.batch_size, f"accumulate must be at most the batch size, {self.batch_size}; got {self.accumulate}")
         check(self.activation in ("relu", "tanh"), f"activation must be relu or tanh, got {self.activation!r}")
-        check(0 <= self.hang_seconds < float("inf"), f"hang_seconds must not be negative, got {self.hang_seconds}")
-        check(0 <= self.checkpoint_minutes < float("inf"), f"checkpoint_minutes must not be negative, got {self.checkpoint_minutes}")
+        check(0 <= self.hang_seconds <= 1e8, f"hang_seconds must be 0..100,000,000, got {self.hang_seconds}")
+        check(0 <= self.checkpoint_minutes <= 1e8, f"checkpoint_minutes must be 0..100,000,000, got {self.checkpoint_minutes}")
         for name in ("patience", "log_steps", "checkpoint_steps", "eval_batch_size", "accumulate", "keep"):
             check(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         check(self.threads >= 0, f"threads must not be negative, got {self.threads}")

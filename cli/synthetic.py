@@ -12,16 +12,16 @@ from torch import Tensor
 
 from .settings import Settings
 
-NAME = "synthetic"
+NOWHERE = Path("--data synthetic")  # stands for the data set's folder
 RECORDS = 1_281_167  # as ILSVRC 2012 has, of 1000 classes
 CLASSES = 1000
 
 
 def manifest(settings: Settings) -> Manifest:
     """Return a data set that is nowhere."""
-    shards = (Shard(NAME, RECORDS, 2 * RECORDS, "0" * 64),)
+    shards = (Shard("synthetic", RECORDS, 2 * RECORDS, "0" * 64),)
     classes = tuple(f"class {number}" for number in range(CLASSES))
-    return Manifest(Path(NAME), NAME, ShardConfig(size=max(256, settings.crop)), classes, {"train": Split(shards, 0)}, {})
+    return Manifest(NOWHERE, "synthetic", ShardConfig(size=max(256, settings.crop)), classes, {"train": Split(shards, 0)}, {})
 
 
 def stats(settings: Settings) -> Stats:

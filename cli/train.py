@@ -136,32 +136,26 @@ def run(
     from .launch import choose_layout, launch, launched
     from .runs import RunFolder
     from .safety import REQUEUE, restarted
-    from .settings import collect, resolve
-    from .settings import resume as resume_settings
+    from .synthetic import NOWHERE
     from .training import Run
     from .trial import try_out
 
     if dry_run and resume:
         raise click.UsageError("--dry-run tries a run that has not begun; it cannot be combined with --resume")
     if restarted():
-        if out is None:
-            raise DataError("started again by torchrun or SLURM, but without --out it is not known which run to continue: give --out")
-        resume = resume or RunFolder(out).begun()
-    with wrong_values():
-        if resume:
-            settings = resume_settings(RunFolder.existing(out).settings(), collect(preset, config, options, assignments))
-        else:
-            settings = resolve(preset, config, options, assignments)
-        asked = collect(preset, None, options, assignments).get("model", "")
-    if settings.model != asked:  # a file's word is not enough to run code
-        raise DataError(f"these settings are of the network {settings.model}: give --model {settings.model} too, if you trust what it runs")
-    directory = Path(data) if data else directory
+        if out is None and not resume:
+            raise DataError("under torchrun --max-restarts, or put back by SLURM, it must be known which run to go on with: give --out")
+        resume = resume or (out is not None and RunFolder(out).begun())
+    settings = _settings(RunFolder.existing(out).settings() if resume else None, preset, config, options, assignments)
+    directory = NOWHERE if data else directory
     layout = choose_layout(device, gpus, cpu_ranks)
     with wrong_values():
         check_data(directory, settings, layout.ranks)
     if (layout.ranks > 1 or max_restarts) and not launched():
-        if max_restarts and out is None and not resume:
-            arguments = [*arguments, "--out", str(RunFolder.new(None).directory)]  # so that ranks which are started again know it
+        if not resume and out is not None and RunFolder(out).begun():
+            RunFolder.new(out)  # says why not
+        if max_restarts and out is None:  # ranks which are started again must know it
+            arguments = [*arguments, "--out", str((RunFolder.existing(None) if resume else RunFolder.new(None)).directory)]
         raise SystemExit(launch(layout.ranks, arguments, max_restarts))
     with joined(layout.device, 1.2 * settings.hang_seconds) as ranks:  # the watchdog speaks first
         if dry_run:
@@ -179,6 +173,21 @@ def run(
         raise SystemExit(REQUEUE)
     if ranks.first:
         _print_results(folder)
+
+
+def _settings(stored: Any, preset: str | None, config: Path | None, options: dict[str, Any], assignments: tuple[str, ...]) -> Any:  # noqa: ANN401
+    """Return the settings of a run (Settings, imported late), of one that goes on those `stored`; a usage error for what cannot be."""
+    from alexprep.pipeline import DataError
+
+    from .settings import collect, resolve, resume
+
+    with wrong_values():
+        given = collect(preset, config, options, assignments)
+        settings = resolve(preset, config, options, assignments) if stored is None else resume(stored, given)
+        asked = collect(preset, None, options, assignments).get("model", "")
+    if settings.model != asked:  # a file's word is not enough to run code
+        raise DataError(f"these settings are of the network {settings.model}: give --model {settings.model} too, if you trust what it runs")
+    return settings
 
 
 @main.command()

@@ -35,7 +35,7 @@ from .evaluating import VIEWS, evaluation, open_loader
 from .loggers import Loggers
 from .reporting import write_report
 from .runs import LAST, RunFolder, checkpoint_settings, checkpoint_stats, load_checkpoint
-from .safety import Saver, Stop, Watchdog
+from .safety import STOPPED, Saver, Stop, Watchdog
 from .settings import Settings, schedule_of
 from .settings import resume as resume_settings
 
@@ -62,7 +62,7 @@ class Run:
         self.data, self.folder, self.settings, self.ranks, self._cache = data, folder, settings, ranks, cache
         self._most_evaluated, self._saver, self._watchdog = most_evaluated, Saver(), Watchdog(settings.hang_seconds)
         self.manifest = check_data(data, settings, ranks.world_size)
-        self._synthetic = str(data) == synthetic.NAME
+        self._synthetic = data == synthetic.NOWHERE
         self.stats = synthetic.stats(settings) if self._synthetic else load_stats(self.manifest)
         if settings.deterministic:  # it imports torch's compiler, 2 seconds
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
@@ -93,8 +93,10 @@ class Run:
             settings.accumulate,
             settings.compile,
             settings.ema,
+            reseed=bool(settings.model),
         )
-        self.trainer = Trainer(self.model, PaperSGD(self.model, RATES[settings.preset]), schedule_of(settings), pace, self.layout)
+        optimizer = PaperSGD(self.model, RATES[settings.preset], first_layer="" if settings.model else "conv1.")
+        self.trainer = Trainer(self.model, optimizer, schedule_of(settings), pace, self.layout)
 
     def resume(self) -> None:
         """Continue from last.pt, if the run came that far."""
@@ -102,7 +104,8 @@ class Run:
         if not path.is_file():
             if (self.folder.directory / "best.pt").exists():
                 raise DataError(f"{path} is gone, and with it the state to continue from; restore it, or start a new run in another --out")
-            say(f"{self.folder.directory} was stopped before its first checkpoint: beginning again")
+            if self.ranks.first:
+                say(f"{self.folder.directory} was stopped before its first checkpoint: beginning again")
             return
         state = load_checkpoint(path)
         if state["plan"] != self.manifest.plan:
@@ -131,12 +134,18 @@ class Run:
                         self._show(event, bar)
             except NotFinite as error:
                 raise TrainingError(self._keep_divergence(error)) from error
-        self._saver.close()
-        if not self.trainer.stopped:
-            self._finish(bar)
-        elif bar is not None:
-            bar.close()
-            say(f"stopped by {stop.name or 'a signal to another rank'} after step {self.trainer.step}, with a checkpoint; --resume continues")
+            finally:
+                self._loggers.flush()
+            self._saver.close()
+            self.ranks.sum(torch.zeros(1, device=self.ranks.device))  # nobody leaves before it is written: that would end the others
+            if not self.trainer.stopped:
+                self._finish(bar)
+            elif bar is not None:
+                bar.close()
+                say(f"stopped by {stop.name or 'a signal to another rank'} after step {self.trainer.step}, with a checkpoint; --resume continues")
+                if STOPPED in os.environ:
+                    Path(os.environ[STOPPED]).touch()
+        self._loggers.close()
         self._watchdog.rest()
 
     def _finish(self, bar: Bar | None) -> None:
@@ -146,12 +155,9 @@ class Run:
         bar.close()
         for views, result in results:
             if result is not None:
-                row = {"event": "result", "step": self.trainer.step, "views": views, **asdict(result)}
-                self.folder.log(row)
-                self._loggers.log(row)
+                self._log({"event": "result", "step": self.trainer.step, "views": views, **asdict(result)})
         if not self._synthetic:
             write_report(self.folder, self.manifest, self.stats)
-        self._loggers.close()
 
     @contextmanager
     def _profiled(self) -> Iterator[Callable[[], None]]:
@@ -197,18 +203,26 @@ class Run:
         if event["event"] == "step":
             ready = (loader.ready for name, loader in self._loaders.items() if name.startswith("train"))
             event = event | {"batches_ready": next((count for count in ready if count), 0)}
-        self.folder.log(event)
-        self._loggers.log(event)
+        self._log(event)
         if event["event"] == "step":
             bar.at(event["step"], f"epoch {event['epoch']}, loss {event['loss']:.3f}, {event['images_per_s']:.0f} images/s")
         else:
             errors = f"top-1 error {100 * event['top1_error']:.2f} %, top-5 {100 * event['top5_error']:.2f} %"
             say(f"epoch {event['epoch']}: val {errors}, loss {event['loss']:.4f}")
 
+    def _log(self, row: dict[str, Any]) -> None:
+        """Log a row. A disk that is full is no reason to stop."""
+        try:
+            self.folder.log(row)
+            self._loggers.log(row)
+        except OSError as error:
+            say(f"warning: a row of step {row['step']} is not in {error.filename or self.folder.directory}: {error.strerror}")
+
     def evaluate(self, views: int) -> Evaluation | None:
         """Return the validation errors with that many views; None without a val split."""
         if "val" not in self.manifest.splits:
             return None
+        self.layout.align(self.model)
         if self.whole is not self.model:
             self.whole.load_state_dict(self.trainer.evaluated())
         loader = self._loader(f"val {views}", **evaluation("val", views, self.settings, self.ranks))
@@ -225,7 +239,7 @@ class Run:
             before, now = next((row["ranks"] for row in reversed(rows) if row["event"] == "start"), 1), self.ranks.world_size
             if before != now:
                 say(f"so far {before} ranks have trained it, now {now}: the same batches, but float32 sums are rounded differently")
-        self.folder.log({"event": "start", "step": self.trainer.step, **self._facts()})
+        self._log({"event": "start", "step": self.trainer.step, **self._facts()})
         steps, total = self.settings.steps, self.settings.epochs * self.trainer.pace.epoch_steps
         return Bar("train", min(steps, total) if steps else total, "steps")
 
@@ -260,13 +274,21 @@ class Run:
     def _save(self, name: str) -> None:
         state = self.trainer.state_dict()  # all ranks have a part in it
         if self.ranks.first:
-            kept = copy.deepcopy(state)  # training goes on while it is written
+            self._saver.wait()  # so that there are two copies at most
+            kept = _copied(state)  # training goes on while it is written
             self._saver.submit(lambda: self._write(name, kept))
 
     def _write(self, name: str, state: dict[str, Any]) -> None:
         self.folder.save(name, state, self.settings, self.manifest.classes, self.stats, self.manifest.plan)
         if name == "last" and self.settings.keep > 1:
             self.folder.keep(state["step"], self.settings.keep)
+
+
+def _copied(state: Any) -> Any:  # noqa: ANN401  (tensors and plain values)
+    """Return a copy in the CPU's memory."""
+    if isinstance(state, dict):
+        return {name: _copied(value) for name, value in state.items()}
+    return state.detach().to("cpu", copy=True) if isinstance(state, torch.Tensor) else state
 
 
 @contextmanager

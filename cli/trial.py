@@ -21,7 +21,7 @@ def try_out(data: Path, settings: Settings, ranks: Ranks, cache: dict[str, Any])
     """Take one step, write a checkpoint, evaluate a batch with each number of views, draw the report; say what it took."""
     folder = RunFolder(Path(ranks.from_first(lambda: tempfile.mkdtemp(prefix="alextrain-dry-run-"))))
     try:
-        training = Run(data, folder, replace(settings, steps=1, log_steps=1), ranks, cache, most_evaluated=1)
+        training = Run(data, folder, replace(settings, steps=1, log_steps=1, loggers=""), ranks, cache, most_evaluated=1)
         if ranks.first:
             folder.write_settings(settings)
         start = time.perf_counter()

@@ -76,7 +76,7 @@ def _shared(work: Callable[[int, int], None], rows: int, row: int) -> None:
     if threads == 1:
         work(0, rows)
         return
-    shares = [_pool(os.getpid(), threads).submit(work, low, high - low) for low, high in pairwise(ends)]
+    shares = [_pool(os.getpid(), torch.get_num_threads()).submit(work, low, high - low) for low, high in pairwise(ends)]
     for share in shares:
         share.result()
 

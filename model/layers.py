@@ -61,7 +61,7 @@ class WithinMapNorm(nn.Module):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Return x, normalised."""
         root = torch.rsqrt(1 + 1e-3 * F.avg_pool2d(x * x, 5, stride=1, padding=2))
-        return x * root * root.sqrt()
+        return (x * root * root.sqrt()).to(x.dtype)  # autocast makes float32 of a root on a GPU
 
 
 class Dropout(nn.Module):

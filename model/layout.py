@@ -58,6 +58,11 @@ class Layout:
         )
         return wrapped
 
+    def align(self, model: nn.Module) -> None:
+        """Give every rank rank 0's buffers, such as BatchNorm's running means, which each rank has from its own images."""
+        for buffer in model.buffers() if self.averaging is not None else ():
+            distributed.broadcast(buffer, 0)
+
     def of_batch(self, values: Tensor) -> Tensor:
         """Return labels or keys of all images that the loss is taken over; `values` are those of this rank's images."""
         if not self.fcs.batches:

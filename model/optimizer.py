@@ -36,9 +36,12 @@ class PaperSGD:
     needed, and its constructor imports torch's compiler, 2.5 seconds.)
     """
 
-    def __init__(self, model: nn.Module, rates: Rates) -> None:
-        """Take the parameters of `model`; set rates before the first step."""
-        self.rates = rates
+    def __init__(self, model: nn.Module, rates: Rates, first_layer: str = "conv1.") -> None:
+        """Take the parameters of `model`; set rates before the first step.
+
+        `first_layer` begins the names of the parameters that the schedule slows and freezes; "": of none.
+        """
+        self.rates, self._first_layer = rates, first_layer
         self._parameters = dict(model.named_parameters())
         self._velocity = {name: torch.zeros_like(parameter) for name, parameter in self._parameters.items()}
         self._lr = dict.fromkeys(self._parameters, 0.0)
@@ -49,7 +52,7 @@ class PaperSGD:
             rate = lr
             if _is_bias(name):
                 rate = (lr if self.rates.bias_annealed else first_lr) * self.rates.bias_lr
-            self._lr[name] = rate * conv1 if name.startswith("conv1.") else rate
+            self._lr[name] = rate * conv1 if self._first_layer and name.startswith(self._first_layer) else rate
 
     def zero_grad(self) -> None:
         """Forget the gradients."""

@@ -40,10 +40,11 @@ class Pace:
     accumulate: int = 1  # parts of a batch that are computed one after the other: less memory, the same step
     compile: bool = False  # by torch.compile
     ema: float = 0.0  # decay of a running mean of the weights; 0: none
+    reseed: bool = False  # torch's own generator, at each step: of a network that draws from it, such as with nn.Dropout
 
 
 class NotFinite(TrainingError):
-    """The loss is no number; nothing was changed by the step. `records` are those of this rank's part of its batch."""
+    """The loss is no number; no weight was changed by the step. `records` are those of this rank's part of its batch."""
 
     def __init__(self, message: str, step: int, records: Tensor) -> None:
         """Take what happened before which step's update."""
@@ -120,6 +121,9 @@ class Trainer:
 
         Raises NotFinite, before the weights have changed, if the loss is not finite.
         """
+        if self.pace.reseed:
+            rank = torch.tensor([self.layout.ranks.rank])
+            torch.manual_seed(int(dropout_keys(self.pace.seed, self.step, rank)) & ((1 << 63) - 1))
         self.optimizer.zero_grad()
         loss = torch.zeros((), device=images.device)
         chunks = [values.chunk(self.pace.accumulate) for values in (images, labels, records)]

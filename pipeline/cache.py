@@ -38,7 +38,8 @@ class ShardCache:
         self._coming: dict[str, Future[None]] = {}
         self._wanted: SimpleQueue[tuple[Future[None], RemotePath, Shard] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._closed = False
+        self._good: set[str] = set()
+        self._closed, self._process = False, os.getpid()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -46,6 +47,8 @@ class ShardCache:
 
     def ask(self, source: RemotePath, shard: Shard) -> None:
         """Begin to fetch a shard, if it is not here."""
+        if self._process != os.getpid():  # a fork: its parent's threads, and what they fetch, stayed there
+            self._process, self._threads, self._coming, self._wanted = os.getpid(), [], {}, SimpleQueue()
         if shard.sha256 not in self._held and shard.sha256 not in self._coming:
             self._coming[shard.sha256] = coming = Future[None]()
             self._wanted.put((coming, source, shard))
@@ -83,14 +86,15 @@ class ShardCache:
         return self._path(shard)
 
     def is_good(self, shard: Shard) -> bool:
-        """Tell whether the local file has the bytes that were written."""
-        try:
-            return file_sha256(self._path(shard)) == shard.sha256
-        except OSError:
-            return False
+        """Tell whether the local file has the bytes that were written; of a good one, that is found out once."""
+        with suppress(OSError):
+            if shard.sha256 not in self._good and file_sha256(self._path(shard)) == shard.sha256:
+                self._good.add(shard.sha256)
+        return shard.sha256 in self._good
 
     def delete(self, shard: Shard) -> None:
         """Release and delete a bad file; whoever holds it keeps what it has."""
+        self._good.discard(shard.sha256)
         self.release(shard)
         self._path(shard).unlink(missing_ok=True)
 

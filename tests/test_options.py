@@ -22,7 +22,8 @@ NETWORK = """
 from torch import nn
 
 def tiny(classes):
-    return nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes))
+    head = nn.Sequential(nn.Dropout(), nn.Linear(8, classes))
+    return nn.Sequential(nn.Conv2d(3, 8, 5, stride=4), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
 
 def number(classes):
     return classes
@@ -83,7 +84,7 @@ def test_noise_from_memory_stands_for_imagenet(tmp_path):
     done = run("nowhere", tmp_path / "run", "--data", "synthetic", "--steps", 3, "--cpu-ranks", 2)
     start = rows(tmp_path / "run", "start")[0]
 
-    assert (start["data"], start["classes"]) == ("synthetic", 1000)
+    assert (start["data"], start["classes"]) == ("--data synthetic", 1000)
     assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3]
     assert done.stdout.strip() == str(tmp_path / "run")
     again = command("alextrain", "run", "--data", "synthetic", "--resume", "--steps", 5, "--out", tmp_path / "run")
@@ -106,7 +107,7 @@ def test_somebody_s_own_network_is_trained_resumed_and_evaluated(data, tmp_path,
 
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     assert set(weights) == {
-        *("0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked", "5.weight", "5.bias")
+        *("0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked", "5.1.weight", "5.1.bias")
     }
     assert int(weights["1.num_batches_tracked"]) == 7
     assert json.loads(evaluated.stdout)["top1_error"] == rows(tmp_path / "run", "eval")[-1]["top1_error"]
@@ -139,6 +140,8 @@ def test_nobody_s_code_runs_on_a_file_s_word(data, tmp_path):
         (["--model", "mine:tiny", "--parallel", "towers"], 1, "one's own is trained with data"),
         (["--set", "loggers=carrierpigeon"], 2, "loggers must be of tensorboard, wandb, trackio; got carrierpigeon"),
         (["--set", "loggers=trackio"], 1, "pip install trackio"),
+        (["--compile", "--parallel", "towers", "--cpu-ranks", 2], 1, "--compile does not see through the exchanges of --parallel towers"),
+        (["--set", "hang_seconds=1e11"], 2, "hang_seconds must be"),
         (["--set", "ema=1.5"], 2, "ema must be a decay"),
         (["--set", "accumulate=17"], 2, "accumulate must be at most the batch size, 16"),
         (["--set", "precision=float8"], 2, "precision must be one of float32, bfloat16"),

@@ -5,6 +5,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from alexprep.cli.runs import load_checkpoint
+from alexprep.cli.runs import RunFolder, load_checkpoint
 from alexprep.cli.safety import Saver
 from alexprep.pipeline import DataError
 
@@ -122,6 +123,26 @@ def test_a_signal_to_the_launcher_stops_all_ranks_alike_and_slurm_goes_on(data, 
     assert [row["step"] for row in rows(out)] == list(range(1, step + 3))
 
 
+@pytest.mark.parametrize("whom", ["one rank", "all processes"])
+def test_a_signal_to_one_rank_or_to_all_processes_stops_all_alike(data, tmp_path, whom):
+    """The whole group at once, as systemd does it: the ranks get it twice, once from the launcher. One rank alone: the others agree."""
+    out = tmp_path / "run"
+    arguments = ["run", data, *SMALL, "--set", "log_steps=1", "--epochs", 5, "--cpu-ranks", 2, "--out", out]
+    process = started(*arguments, start_new_session=True)
+    wait_for(lambda: len(rows(out)) >= 3, process)
+    if whom == "one rank":
+        os.kill(children_of(process.pid)[-1], signal.SIGTERM)
+    else:
+        os.killpg(process.pid, signal.SIGTERM)
+        time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+
+    assert process.returncode == 75, told
+    assert load_checkpoint(out)["step"] == rows(out)[-1]["step"]
+    assert not list(out.glob(".*.partial"))
+
+
 def test_the_launcher_starts_the_ranks_again_after_one_was_killed(data, tmp_path):
     arguments = ["run", data, *SMALL, *EACH_STEP, "--epochs", 1, "--cpu-ranks", 2, "--parallel", "data"]
     assert command("alextrain", *arguments, "--out", tmp_path / "calm").returncode == 0
@@ -169,6 +190,30 @@ def test_a_disk_too_small_for_a_checkpoint_keeps_the_run_going_and_says_so(data,
     assert told.count("warning: cannot write") >= 3
     assert "last.pt: File too large; the one before it is kept, --resume continues from there" in told
     assert not list(out.glob("*.pt")) + list(out.glob(".*.partial"))
+
+
+def test_a_disk_too_full_for_a_row_of_the_log_is_a_warning(data, tmp_path):
+    out = tmp_path / "run"
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2_500, 2_500))
+    process = started("run", data, *SMALL, "--set", "log_steps=1", "--steps", 12, "--out", out, preexec_fn=limit)
+    _, told = process.communicate(timeout=120)
+
+    assert process.returncode == 1
+    assert "warning: a row of step" in told
+    assert "Traceback" not in told
+
+
+def test_going_back_to_a_kept_checkpoint_leaves_the_others_as_they_were(tmp_path):
+    """Copies, not links; and what came after the step that training went back to goes first."""
+    folder = RunFolder(tmp_path)
+    for step in (10, 20, 30):
+        (tmp_path / "last.pt").write_bytes(b"%d" % step)
+        folder.keep(step, 3)
+    shutil.copyfile(tmp_path / "step-20.pt", tmp_path / "last.pt")
+    assert (tmp_path / "step-30.pt").read_bytes() == b"30"
+    folder.keep(25, 3)
+
+    assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-10.pt", "step-20.pt", "step-25.pt"]
 
 
 def test_a_checkpoint_that_can_be_written_later_is_and_only_the_last_failure_counts(capsys):

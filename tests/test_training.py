@@ -76,6 +76,17 @@ def test_a_rate_of_zero_freezes_conv1_and_nothing_else():
     assert [name for name in before if torch.equal(before[name], after[name])] == ["conv1.weight", "conv1.bias"]
 
 
+def test_a_layer_of_somebody_s_own_network_called_conv1_is_like_all_others():
+    model = AlexNet(**SMALL)
+    optimizer = PaperSGD(model, RATES["source"], first_layer="")
+    optimizer.set_rates(0.01, 0.0, 0.01)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.eval()(torch.randn(2, 3, 64, 64)).square().sum().backward()
+    optimizer.step()
+
+    assert not [name for name, value in model.state_dict().items() if torch.equal(before[name], value)]
+
+
 def test_the_script_is_the_authors_at_95_epochs():
     """Spec section 4: drops at 22, 49 and 81; colour off and conv1 / 10 at 66; conv1 frozen at 73; the end at 95."""
     script = Timetable(0.01, 95, SCRIPT)
