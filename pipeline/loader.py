@@ -51,7 +51,8 @@ class Loader:
     Options are the fields of `LoaderConfig`; `config` gives many at once. `stats` (mean image, colours) default to those of
     the folder's training split; `trace` records what each thread does when. Raises DataError if the folder is not a whole
     data set or a record is damaged, ValueError for an option that cannot be. After an error, the next batch is that of the same
-    step; threads that iterate at once share the batches; a forked process goes on where its parent was.
+    step; threads that iterate at once share the batches; a forked process goes on where its parent was, if the
+    shards are on a local disk (the clients of object stores do not survive a fork).
     """
 
     def __init__(

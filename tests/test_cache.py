@@ -284,22 +284,3 @@ def test_a_cache_that_cannot_be_used_is_said_with_what_to_do(many, stored, tmp_p
 
     with pytest.raises(DataError, match="give the cache another folder"):
         stream(Loader(uri(stored, "cached"), cache=str(tmp_path), cache_size=1 << 30, **OPTIONS), 1)
-
-
-def test_a_forked_process_fetches_for_itself(many, stored, tmp_path):
-    """The threads that fetch stayed with the parent."""
-    code = f"""
-import os, sys
-from alexprep.pipeline import Loader
-loader = Loader({uri(stored, "cached")!r}, shuffle="none", crop=24, batch_size=20, cache={str(tmp_path)!r}, cache_size=1 << 30)
-batches = iter(loader)
-next(batches)
-child = os.fork()
-rest = [batch.records.tolist() for batch in batches]
-if child:
-    sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-os._exit(rest != [list(range(start, start + 20)) for start in range(20, 300, 20)])
-"""
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60, check=False)
-
-    assert done.returncode == 0, done.stderr
