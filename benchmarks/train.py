@@ -8,7 +8,8 @@ ours       channels_last, our normalisation, dropout and update; in float32, in 
 
 "share" is the share of this machine's bfloat16 matrix rate, of 4096x4096 matrices, measured in each round: 4.136 GFLOP a training image.
 With --loader, shards in FOLDER (as alexprep shard makes them) train against `--data synthetic` through the command line, in turn, and the
-ratio of the two rates is the loader's: 1 means that nothing is ever waited for. On a GPU TF32 is off, unless torch's own default says so.
+ratio of the two rates is the loader's: 1 means that nothing is ever waited for. On a GPU float16 (without a loss scale) and CUDA graphs
+("graphs": torch.compile's reduce-overhead) are measured too, and TF32 with --tf32.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def usual() -> nn.Module:
     return model
 
 
-def step_of(model: nn.Module, batch: int, device: str, *, dtype: torch.dtype, last: bool, compiled: bool, ours: bool) -> Callable[[], Any]:
+def step_of(model: nn.Module, batch: int, device: str, *, dtype: torch.dtype, last: bool, compiled: bool | str, ours: bool) -> Callable[[], Any]:
     """Return a whole training step."""
     layout = torch.channels_last if last else torch.contiguous_format
     model = model.to(device, memory_format=layout).train()  # type: ignore[call-overload]
@@ -56,7 +57,7 @@ def step_of(model: nn.Module, batch: int, device: str, *, dtype: torch.dtype, la
     optimizer: Any = PaperSGD(model, RATES["paper"]) if ours else torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=5e-4)
     if ours:
         optimizer.set_rates(0.01, 1.0, 0.01)
-    network = torch.compile(model) if compiled else model
+    network = torch.compile(model, mode=compiled if isinstance(compiled, str) else None) if compiled else model
 
     def step() -> None:
         optimizer.zero_grad()
@@ -71,14 +72,24 @@ def step_of(model: nn.Module, batch: int, device: str, *, dtype: torch.dtype, la
 
 
 def variants(batch: int, device: str) -> dict[str, Callable[[], Any]]:
+    def ours(dtype: torch.dtype, compiled: bool | str = False) -> Callable[[], Any]:  # noqa: FBT001, FBT002
+        return step_of(AlexNet("paper"), batch, device, dtype=dtype, last=True, compiled=compiled, ours=True)
+
     half, whole = torch.bfloat16, torch.float32
-    return {
+    table = {
         "usual": step_of(usual(), batch, device, dtype=whole, last=False, compiled=False, ours=False),
         "compiled": step_of(usual(), batch, device, dtype=half, last=True, compiled=True, ours=False),
-        "ours float32": step_of(AlexNet("paper"), batch, device, dtype=whole, last=True, compiled=False, ours=True),
-        "ours bfloat16": step_of(AlexNet("paper"), batch, device, dtype=half, last=True, compiled=False, ours=True),
-        "ours bfloat16 compiled": step_of(AlexNet("paper"), batch, device, dtype=half, last=True, compiled=True, ours=True),
+        "ours float32": ours(whole),
+        "ours bfloat16": ours(half),
+        "ours bfloat16 compiled": ours(half, compiled=True),
     }
+    if device == "cuda":
+        table |= {
+            "ours float16": ours(torch.float16),
+            "ours float16 compiled": ours(torch.float16, compiled=True),
+            "ours bfloat16 graphs": ours(half, compiled="reduce-overhead"),
+        }
+    return table
 
 
 def matrix_rate(device: str) -> float:
@@ -148,9 +159,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
+    parser.add_argument("--tf32", action="store_true", help="let float32 matrix products and convolutions of a GPU be TF32")
     parser.add_argument("--loader", type=Path, help="folder of shards")
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = arguments.tf32
     table = steps(arguments.batch, "cuda" if arguments.device == "gpu" else "cpu", arguments.rounds)
     place = torch.cuda.get_device_name() if arguments.device == "gpu" else f"{platform.machine()}, {torch.get_num_threads()} threads"
     print(f"{place}, Python {platform.python_version()}, torch {torch.__version__}; batch {arguments.batch}, {arguments.rounds} rounds\n")

@@ -51,7 +51,8 @@ def normalise(
 def update(weight: Tensor, velocity: Tensor, grad: Tensor, momentum: float, decay: float, lr: float) -> bool:
     """Do as `optimizer.plain_update` does, in place; False if nothing was done."""
     tensors = (weight, velocity, grad)
-    alike = all(t.device.type == "cpu" and t.dtype == torch.float32 and t.stride() == weight.stride() for t in tensors)
+    here = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
+    alike = here and all(t.shape == weight.shape and t.stride() == weight.stride() for t in tensors)
     if _kernels is None or not alike or not _dense(weight):
         return False
     buffers = [_buffer(t.detach()) for t in tensors]

@@ -5,12 +5,13 @@ import math
 
 import pytest
 import torch
+from alexprep.model import kernels
 from alexprep.model.alexnet import AlexNet
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
 from alexprep.model.evaluator import evaluate, probabilities
 from alexprep.model.layout import Layout
-from alexprep.model.optimizer import RATES, PaperSGD
+from alexprep.model.optimizer import RATES, PaperSGD, plain_update
 from alexprep.model.schedule import SCRIPT, Phase, Plateau, Timetable, drops_at
 from alexprep.model.trainer import Pace, Trainer
 from torch import nn
@@ -46,6 +47,21 @@ def test_the_update_rule_is_the_papers_over_a_drop_of_the_rate(preset):
 
         assert model.weight.item() == pytest.approx(w, rel=1e-12)
         assert model.bias.item() == pytest.approx(b, rel=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(7,), (300, 301), (4, 3, 5, 5)])
+def test_the_compiled_update_is_the_plain_one(shape):
+    """To float32 rounding; several threads' shares, and memory in channels_last, too."""
+    layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+    weight, velocity, grad = (torch.randn(shape).to(memory_format=layout) for _ in range(3))
+    plain = [[value.double()] for value in (weight, velocity, grad)]
+    assert kernels.update(weight, velocity, grad, 0.9, 0.0005 * 0.01, 0.01), "the extension is not there"
+    plain_update(*plain, 0.9, 0.0005 * 0.01, 0.01)
+
+    assert torch.allclose(velocity.double(), plain[1][0], rtol=1e-6, atol=1e-6)
+    assert torch.allclose(weight.double(), plain[0][0], rtol=1e-6, atol=1e-6)
+    assert not kernels.update(weight.double(), velocity.double(), grad.double(), 0.9, 0.0, 0.01)
+    assert not kernels.update(weight, velocity, grad[..., :1], 0.9, 0.0, 0.01)
 
 
 def test_torchs_own_sgd_would_differ_after_a_drop():
