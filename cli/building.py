@@ -16,6 +16,7 @@ from alexprep.pipeline import DataError, Manifest, read_manifest
 from torch import Tensor, nn
 
 from . import synthetic
+from .loggers import check_installed
 from .settings import Settings
 
 
@@ -23,6 +24,7 @@ def check_data(directory: Path, settings: Settings, world_size: int) -> Manifest
     """Return the data set if it can be trained on; DataError or ValueError says why not, before anything is started or made."""
     manifest = synthetic.manifest(settings) if directory == synthetic.NOWHERE else read_manifest(directory)
     records = manifest.split("train").records
+    check_installed(settings.loggers)
     name: Name = "data"
     if settings.model:
         if settings.parallel not in ("auto", "data"):
@@ -82,13 +84,21 @@ def own(settings: Settings, classes: int) -> Own:
     sys.path.insert(0, "")  # the current folder, as python -m has it
     try:
         network = getattr(importlib.import_module(module), function)(classes=classes)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # somebody's code
         raise DataError(f"--model {settings.model}: {error}") from error
     finally:
         sys.path.remove("")
     if not isinstance(network, nn.Module):
         raise DataError(f"--model {settings.model} returned a {type(network).__name__} instead of a torch.nn.Module")
-    return Own(network)
+    try:
+        with torch.no_grad():
+            logits = network.eval()(torch.zeros(2, 3, settings.crop, settings.crop))
+        shape = tuple(logits.shape)
+    except Exception as error:  # somebody's code
+        raise DataError(f"--model {settings.model} does not take images of [2,3,{settings.crop},{settings.crop}]: {error}") from error
+    if shape != (2, classes) or not any(True for _ in network.parameters()):
+        raise DataError(f"--model {settings.model} gives {list(shape)} for two images instead of [2,{classes}], or has no parameters")
+    return Own(network.train())
 
 
 def builder(settings: Settings, classes: int) -> Callable[..., AlexNet]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -91,17 +92,24 @@ class Trackio:
 LOGGERS: dict[str, Callable[[Path, dict[str, Any]], Logger]] = {"tensorboard": TensorBoard, "wandb": Wandb, "trackio": Trackio}
 
 
+def names_of(names: str) -> list[str]:
+    """Return the names in a comma-separated list."""
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def check_installed(names: str) -> None:
+    """Raise DataError if a logger's package is not here."""
+    for name in names_of(names):
+        if find_spec(name) is None:
+            raise DataError(f"{name} is not installed: pip install {name}, or leave it out of loggers")
+
+
 class Loggers:
     """All that a run was given."""
 
     def __init__(self, names: str, folder: Path, settings: dict[str, Any]) -> None:
-        """Open those named, separated by commas; DataError if one is not installed."""
-        self._loggers = []
-        for name in filter(None, map(str.strip, names.split(","))):
-            try:
-                self._loggers.append(LOGGERS[name](folder, settings))
-            except ImportError as error:
-                raise DataError(f"{name} cannot be logged to: {error}; pip install {name}") from error
+        """Open those named, separated by commas."""
+        self._loggers = [LOGGERS[name](folder, settings) for name in names_of(names)]
 
     def log(self, row: dict[str, Any]) -> None:
         """Take a row of metrics.jsonl that belongs to a step."""

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -36,6 +37,8 @@ class RunFolder:
         directory.mkdir(parents=True, exist_ok=True)
         if cls(directory).begun():
             raise DataError(f"{directory} already holds a run: --resume continues it; or choose another --out")
+        if (directory / METRICS).exists() or any(directory.glob("*.pt")):
+            raise DataError(f"{directory} holds a run's files, but no {CONFIG}: restore that, or choose another --out")
         return cls(directory)
 
     @classmethod
@@ -166,6 +169,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"no checkpoint {path}: give a run folder or one of its .pt files")
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+            bad = archive.testzip()
+        if bad is not None:
+            raise ValueError(f"the checksum of its part {bad} differs")
         state = torch.load(path, map_location="cpu", weights_only=True)
         if state["format"] != CHECKPOINT_FORMAT:
             raise DataError(f"{path} has checkpoint format {state['format']}; this release reads {CHECKPOINT_FORMAT}")
@@ -176,7 +183,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # torch.load raises anything on strange bytes
         what = f": {error}" if isinstance(error, ValueError) else f" ({type(error).__name__})"  # torch's own texts advise to run its code
-        raise DataError(f"{path} is not a checkpoint of ours, or it is damaged{what}") from error
+        raise DataError(f"{path} is not a checkpoint of ours, or it is damaged{what}; best.pt or a step-<n>.pt beside it may be good") from error
     return dict(state)
 
 

@@ -1,5 +1,6 @@
 """What keeps a run from losing a step: checkpoints written beside the training, signals that ask for one, a watch over hangs."""
 
+import ctypes
 import faulthandler
 import os
 import signal
@@ -8,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from alexprep.pipeline.errors import DataError
@@ -16,6 +18,7 @@ from .common import say
 
 REQUEUE = 75  # exit code: stopped on demand with a checkpoint, start it again (EX_TEMPFAIL of sysexits.h)
 AGAIN = 20  # seconds
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 STOPPED = "ALEXPREP_STOPPED"  # names the file that rank 0 makes when it has stopped as it was asked to
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # torchrun and SLURM (--signal=USR1@60) send these before they kill
 
@@ -56,11 +59,11 @@ class Saver:
 
 
 class Stop:
-    """Remembers that a signal asked to stop; the step under way is finished first."""
+    """Remembers that a signal asked to stop; the step under way is finished first. While `at_once`, there is nothing to lose: it ends the process."""
 
     def __init__(self) -> None:
         """Know of none yet."""
-        self.name, self._since = "", 0.0
+        self.name, self._since, self.at_once = "", 0.0, True
 
     def __call__(self) -> bool:
         """Tell whether one came."""
@@ -83,6 +86,10 @@ class Stop:
             os.kill(os.getpid(), number)
         elif not self.name:
             self.name, self._since = signal.Signals(number).name, time.monotonic()
+            if self.at_once:
+                tell_launcher()
+                say(f"stopped by {self.name}; the same command continues, with --resume if a step was taken")
+                raise SystemExit(REQUEUE)
 
 
 class Watchdog:
@@ -108,9 +115,26 @@ class Watchdog:
             yield batch
 
 
+def tell_launcher() -> None:
+    """Have our launcher, if it is ours, answer with REQUEUE, and start no rank again."""
+    if STOPPED in os.environ:
+        Path(os.environ[STOPPED]).touch()
+
+
+def stopped_before() -> bool:
+    """Tell whether the ranks have stopped as they were asked to, and the launcher took it for a failure."""
+    return STOPPED in os.environ and Path(os.environ[STOPPED]).exists()
+
+
+def die_with_parent() -> None:
+    """Have the system end this rank, with a checkpoint, when our launcher is killed."""
+    if STOPPED in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def restarted() -> bool:
     """Tell whether torchrun may have started the ranks again, after one failed or joined, or SLURM has put the job back into the queue.
 
     Where ranks come and go, torchrun does not count it: with --max-restarts, a run that has begun is always gone on with.
     """
-    return any(int(os.environ.get(name) or "0") > 0 for name in ("TORCHELASTIC_MAX_RESTARTS", "SLURM_RESTART_COUNT"))
+    return any((value := os.environ.get(name, "")).isdecimal() and int(value) > 0 for name in ("TORCHELASTIC_MAX_RESTARTS", "SLURM_RESTART_COUNT"))

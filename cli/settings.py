@@ -59,7 +59,10 @@ class Settings:
         """Refuse values that no run can have."""
         check(self.preset in PRESETS, f"preset must be one of {', '.join(PRESETS)}; got {self.preset!r}")
         check(0 < self.width <= 16, f"width must be above 0 and at most 16, got {self.width}")
-        check(self.epochs >= 1, f"epochs must be at least 1, got {self.epochs}")
+        check(1 <= self.epochs <= 10**6, f"epochs must be 1..1,000,000, got {self.epochs}")
+        check(1 <= self.batch_size <= 1 << 20, f"batch_size must be 1..{1 << 20}, got {self.batch_size}")
+        check(1 <= self.eval_batch_size <= 1 << 20, f"eval_batch_size must be 1..{1 << 20}, got {self.eval_batch_size}")
+        check(self.crop <= 4096, f"crop must be at most 4096 pixels, got {self.crop}")
         check(self.steps >= 0, f"steps must not be negative, got {self.steps}")
         check(0 < self.lr < float("inf"), f"lr must be above 0, got {self.lr}")
         check(self.schedule in ("scripted", "plateau", "fixed"), f"schedule must be scripted, plateau or fixed, got {self.schedule!r}")
@@ -211,6 +214,7 @@ def _typed(given: dict[str, Any]) -> Settings:
             value = ",".join(map(str, value if isinstance(value, list) else [value]))
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        check(type(value) is kind, f"{field.name} must be a {kind.__name__}, got {value!r}")
+        names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+        check(type(value) is kind, f"{field.name} must be {names[kind]}, got {value!r}")
         values[field.name] = value
     return Settings(**values)

@@ -135,7 +135,7 @@ def run(
     from .building import check_data
     from .launch import choose_layout, launch, launched
     from .runs import RunFolder
-    from .safety import REQUEUE, restarted
+    from .safety import REQUEUE, Stop, die_with_parent, restarted, stopped_before
     from .synthetic import NOWHERE
     from .training import Run
     from .trial import try_out
@@ -157,9 +157,13 @@ def run(
         if max_restarts and out is None:  # ranks which are started again must know it
             arguments = [*arguments, "--out", str((RunFolder.existing(None) if resume else RunFolder.new(None)).directory)]
         raise SystemExit(launch(layout.ranks, arguments, max_restarts))
-    with joined(layout.device, 1.2 * settings.hang_seconds) as ranks:  # the watchdog speaks first
+    if stopped_before():
+        raise SystemExit(REQUEUE)
+    die_with_parent()
+    stop = Stop()
+    with stop.listening(), joined(layout.device, 1.2 * settings.hang_seconds) as ranks:  # the watchdog speaks first
         if dry_run:
-            try_out(directory, settings, ranks, _cached(cache, cache_size))
+            try_out(directory, settings, ranks, _cached(cache, cache_size), stop)
             return
         folder = RunFolder(Path(ranks.from_first(lambda: str((RunFolder.existing(out) if resume else RunFolder.new(out)).directory))))
         training = Run(directory, folder, settings, ranks, _cached(cache, cache_size), profile=profile)
@@ -168,7 +172,7 @@ def run(
                 training.resume()
             if ranks.first:
                 folder.write_settings(settings)
-            training.train()
+            training.train(stop)
     if training.trainer.stopped:
         raise SystemExit(REQUEUE)
     if ranks.first:

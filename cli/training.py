@@ -4,6 +4,7 @@ import copy
 import json
 import os
 import platform
+import shlex
 import shutil
 import tempfile
 import warnings
@@ -35,7 +36,7 @@ from .evaluating import VIEWS, evaluation, open_loader
 from .loggers import Loggers
 from .reporting import write_report
 from .runs import LAST, RunFolder, checkpoint_settings, checkpoint_stats, load_checkpoint
-from .safety import STOPPED, Saver, Stop, Watchdog
+from .safety import Saver, Stop, Watchdog, tell_launcher
 from .settings import Settings, schedule_of
 from .settings import resume as resume_settings
 
@@ -117,7 +118,7 @@ class Run:
         except Exception as error:  # a file's content can be wrong in any way
             raise DataError(f"{path} does not fit this run's config.toml, or it is damaged: {(str(error) or repr(error)).splitlines()[0]}") from error
 
-    def train(self) -> None:
+    def train(self, stop: Stop) -> None:
         """Train to the end, log, evaluate with ten views and with one, and write the report; or stop after the step in which a signal asks for it.
 
         TrainingError if the loss is not finite: then the state before that step and its batch's receipts are in the run's folder.
@@ -125,8 +126,9 @@ class Run:
         self.ranks.check_same(f"plan {self.manifest.plan[:12]}, step {self.trainer.step}", "data set or checkpoint")
         bar = self._begin()
         self._watchdog.alive()
-        with _damage_shown(), Stop().listening() as stop, self._profiled() as profiled:
+        with _damage_shown(), self._profiled() as profiled:
             try:
+                stop.at_once = False
                 for event in self.trainer.run(self._batches, lambda: self.evaluate(1), self._save, stop):
                     self._watchdog.alive()
                     profiled()
@@ -139,12 +141,12 @@ class Run:
             self._saver.close()
             self.ranks.sum(torch.zeros(1, device=self.ranks.device))  # nobody leaves before it is written: that would end the others
             if not self.trainer.stopped:
+                stop.at_once = True
                 self._finish(bar)
             elif bar is not None:
                 bar.close()
                 say(f"stopped by {stop.name or 'a signal to another rank'} after step {self.trainer.step}, with a checkpoint; --resume continues")
-                if STOPPED in os.environ:
-                    Path(os.environ[STOPPED]).touch()
+                tell_launcher()
         self._loggers.close()
         self._watchdog.rest()
 
@@ -178,6 +180,8 @@ class Run:
         when = torch.profiler.schedule(wait=3, warmup=1, active=3, repeat=1)
         with torch.profiler.profile(schedule=when, on_trace_ready=write) as profiler:
             yield profiler.step
+        if not path.exists():
+            say("no profile was written: the run was shorter than seven steps")
 
     def _keep_divergence(self, error: NotFinite) -> str:
         """Keep the state before the step and the receipts of its whole batch; return what to say."""
@@ -192,7 +196,7 @@ class Run:
         with published(path) as file:
             for index in range(config.batch_size):
                 file.write(json.dumps(receipt(loader.records, config, self.stats, error.step, index).to_json()).encode() + b"\n")
-        drawn = f"alexprep replay {self.data} --run {self.folder.directory} --step {error.step} --index 0"
+        drawn = shlex.join(map(str, ["alexprep", "replay", self.data, "--run", self.folder.directory, "--step", error.step, "--index", 0]))
         return f"{error}. The state before that step is {path.with_suffix('.pt')}, its batch {path}; {drawn} draws a sample of it"
 
     def _show(self, event: Event, bar: Bar) -> None:

@@ -13,11 +13,12 @@ from alexprep.model.distributed import Ranks
 
 from .common import say
 from .runs import RunFolder
+from .safety import Stop
 from .settings import Settings
 from .training import Run
 
 
-def try_out(data: Path, settings: Settings, ranks: Ranks, cache: dict[str, Any]) -> None:
+def try_out(data: Path, settings: Settings, ranks: Ranks, cache: dict[str, Any], stop: Stop) -> None:
     """Take one step, write a checkpoint, evaluate a batch with each number of views, draw the report; say what it took."""
     folder = RunFolder(Path(ranks.from_first(lambda: tempfile.mkdtemp(prefix="alextrain-dry-run-"))))
     try:
@@ -25,7 +26,7 @@ def try_out(data: Path, settings: Settings, ranks: Ranks, cache: dict[str, Any])
         if ranks.first:
             folder.write_settings(settings)
         start = time.perf_counter()
-        training.train()
+        training.train(stop)
         taken = time.perf_counter() - start
     finally:
         if ranks.first:

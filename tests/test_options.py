@@ -27,6 +27,12 @@ def tiny(classes):
 
 def number(classes):
     return classes
+
+def few(classes):
+    return tiny(classes=1)
+
+def text(classes):
+    return nn.Linear(7, classes)
 """
 
 
@@ -137,6 +143,13 @@ def test_nobody_s_code_runs_on_a_file_s_word(data, tmp_path):
         (["--model", "nowhere:tiny"], 1, "--model nowhere:tiny: No module named 'nowhere'"),
         (["--model", "mine:huge"], 1, "has no attribute 'huge'"),
         (["--model", "mine:number"], 1, "returned a int instead of a torch.nn.Module"),
+        (["--model", "mine:few"], 1, "gives [2, 1] for two images instead of [2,2]"),
+        (["--model", "os:getcwd"], 1, "--model os:getcwd: "),
+        (["--model", "mine:text"], 1, "does not take images of [2,3,64,64]"),
+        (["--epochs", 10**400], 2, "epochs must be 1..1,000,000"),
+        (["--set", "eval_batch_size=99999999999"], 2, "eval_batch_size must be"),
+        (["--set", "batch_size=0"], 2, "batch_size must be 1.."),
+        (["--set", "norm=1"], 2, "norm must be true or false, got 1"),
         (["--model", "mine:tiny", "--parallel", "towers"], 1, "one's own is trained with data"),
         (["--set", "loggers=carrierpigeon"], 2, "loggers must be of tensorboard, wandb, trackio; got carrierpigeon"),
         (["--set", "loggers=trackio"], 1, "pip install trackio"),

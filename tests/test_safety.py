@@ -178,6 +178,69 @@ def test_a_rank_that_hangs_is_noticed_and_every_other_one_shows_its_stacks(data,
     assert "trainer.py" in told  # where it waits for the other
 
 
+@pytest.mark.parametrize("phase", ["start", "end"])
+def test_a_signal_before_the_first_step_or_after_the_last_ends_with_the_code_for_requeue(data, tmp_path, phase):
+    """There is nothing to lose: while the network is built, and while ten views are evaluated."""
+    out = tmp_path / "run"
+    arguments = [*SMALL[2:], "--width", 0.5] if phase == "start" else SMALL
+    process = started("run", data, *arguments, "--set", "log_steps=1", "--steps", 2, "--set", "eval_batch_size=1", "--out", out)
+    if phase == "start":
+        wait_for((out / "config.toml").exists, process)
+    else:
+        wait_for(lambda: (out / "last.pt").exists() and len(rows(out)) == 2, process)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+
+    assert process.returncode in ((75,) if phase == "start" else (75, 0)), told  # the end may have come first
+    assert "Traceback" not in told
+    assert command("alextrain", "run", data, "--out", out, "--resume").returncode == 0
+
+
+def test_ranks_whose_launcher_is_killed_stop_with_a_checkpoint(data, tmp_path):
+    out = tmp_path / "run"
+    process = started("run", data, *SMALL, "--set", "log_steps=1", "--epochs", 90, "--cpu-ranks", 2, "--out", out)
+    wait_for(lambda: len(rows(out)) >= 3, process)
+    ranks = children_of(process.pid)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{rank}").exists() for rank in ranks):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+    assert load_checkpoint(out)["step"] == rows(out)[-1]["step"]
+
+
+def test_a_stop_that_was_asked_for_is_no_failure_to_be_tried_again(data, tmp_path):
+    out = tmp_path / "run"
+    arguments = ["--set", "log_steps=1", "--epochs", 90, "--cpu-ranks", 2, "--max-restarts", 2]
+    process = started("run", data, *SMALL, *arguments, "--out", out)
+    wait_for(lambda: len(rows(out)) >= 3, process)
+    for rank in children_of(process.pid):
+        os.kill(rank, signal.SIGUSR1)
+    _, told = process.communicate(timeout=90)
+
+    assert process.returncode == 75, told
+    assert len(rows(out, "start")) == 1
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_noticed(data, undisturbed, tmp_path):
+    whole = (undisturbed / "last.pt").read_bytes()
+    path = tmp_path / "flipped.pt"
+    path.write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :])
+    done = command("alextrain", "eval", "--checkpoint", path, "--data", data)
+
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "flipped.pt is not a checkpoint of ours, or it is damaged: the checksum of its part" in done.stderr
+
+
+def test_the_files_of_a_run_without_its_settings_are_not_written_over(data, tmp_path):
+    (tmp_path / "last.pt").touch()
+    done = command("alextrain", "run", data, *SMALL, "--out", tmp_path)
+
+    assert (done.returncode, "holds a run's files, but no config.toml" in done.stderr) == (1, True)
+
+
 def test_a_disk_too_small_for_a_checkpoint_keeps_the_run_going_and_says_so(data, tmp_path):
     """Files may not grow beyond what two steps' logs need; the last checkpoint cannot be written either, so that the run fails in the end."""
     out = tmp_path / "run"
