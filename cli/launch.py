@@ -102,11 +102,16 @@ def launch(ranks: int, arguments: list[str], max_restarts: int = 0) -> int:
     with tempfile.TemporaryDirectory() as folder:
         os.environ[STOPPED] = str(Path(folder) / "stopped")
         code = _run(lambda: elastic_launch(config, sys.executable)(*command))
-        return REQUEUE if code and Path(os.environ[STOPPED]).exists() else code
+        if code and Path(os.environ[STOPPED]).exists():
+            return REQUEUE
+    if code == REQUEUE:
+        say("Error: the ranks were ended by a signal before they could write a checkpoint; --resume continues from the last one")
+        return 1
+    return code
 
 
 def _run(ranks: Callable[[], object]) -> int:
-    """Run the ranks; return the exit code."""
+    """Run the ranks; return the exit code, REQUEUE if a signal that asks for it has ended them."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
@@ -114,8 +119,7 @@ def _run(ranks: Callable[[], object]) -> int:
         ranks()
     except SignalException as error:
         if error.sigval in SIGNALS:
-            say("Error: the ranks were stopped before they could write a checkpoint; --resume continues from the last one")
-            return 1
+            return REQUEUE
         say("interrupted; --resume continues from the last checkpoint")
         return 130
     except ChildFailedError as error:
