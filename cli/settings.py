@@ -10,6 +10,8 @@ from alexprep.model.schedule import SCRIPT, Plateau, Schedule, Timetable, drops_
 from alexprep.pipeline.config import LoaderConfig, check
 from alexprep.pipeline.errors import DataError
 
+from .loggers import LOGGERS, names_of
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -71,7 +73,7 @@ class Settings:
         check(self.gradients in DTYPES, f"gradients must be one of {', '.join(DTYPES)}; got {self.gradients!r}")
         check(self.parallel in PARALLEL, f"parallel must be one of {', '.join(PARALLEL)}; got {self.parallel!r}")
         check(0 <= self.ema < 1, f"ema must be a decay, 0..1 (such as 0.999), got {self.ema}")
-        unknown = sorted({name.strip() for name in self.loggers.split(",")} - {"", *LOGGERS})
+        unknown = sorted(set(names_of(self.loggers)) - set(LOGGERS))
         check(not unknown, f"loggers must be of {', '.join(LOGGERS)}; got {', '.join(unknown)}")
         module, colon, function = self.model.partition(":")
         names = [*module.split("."), function]
@@ -116,7 +118,7 @@ class Settings:
         return "".join(f"{name} = {json.dumps(value)}\n" for name, value in asdict(self).items())
 
 
-LOGGERS = ("tensorboard", "wandb", "trackio")
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 DTYPES = ("float32", "bfloat16")
 # What a run may go on with: how far, how often it is kept, and how the same steps are computed.
 MAY_CHANGE = (
@@ -214,7 +216,6 @@ def _typed(given: dict[str, Any]) -> Settings:
             value = ",".join(map(str, value if isinstance(value, list) else [value]))
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
-        names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-        check(type(value) is kind, f"{field.name} must be {names[kind]}, got {value!r}")
+        check(type(value) is kind, f"{field.name} must be {KINDS[kind]}, got {value!r}")
         values[field.name] = value
     return Settings(**values)

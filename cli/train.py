@@ -186,8 +186,7 @@ def _settings(stored: Any, preset: str | None, config: Path | None, options: dic
     from .settings import collect, resolve, resume
 
     with wrong_values():
-        given = collect(preset, config, options, assignments)
-        settings = resolve(preset, config, options, assignments) if stored is None else resume(stored, given)
+        settings = resolve(preset, config, options, assignments) if stored is None else resume(stored, collect(preset, config, options, assignments))
         asked = collect(preset, None, options, assignments).get("model", "")
     if settings.model != asked:  # a file's word is not enough to run code
         raise DataError(f"these settings are of the network {settings.model}: give --model {settings.model} too, if you trust what it runs")
