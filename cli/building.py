@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from alexprep.model.alexnet import AlexNet, Switches
+from alexprep.model.cifar import FourLayers
 from alexprep.model.distributed import Ranks
 from alexprep.model.layout import TOWERS, Name, choose, unfit
 from alexprep.pipeline import DataError, Manifest, read_manifest
@@ -26,9 +27,12 @@ def check_data(directory: Path, settings: Settings, world_size: int) -> Manifest
     records = manifest.split("train").records
     check_installed(settings.loggers)
     name: Name = "data"
-    if settings.model:
+    if not settings.alexnet:
         if settings.parallel not in ("auto", "data"):
-            raise DataError(f"--parallel {settings.parallel} is for the networks of this project; one's own is trained with data")
+            raise DataError(f"--parallel {settings.parallel} is for the AlexNets of this project; any other network is trained with data")
+        if not settings.model:
+            with torch.device("meta"):
+                builder(settings, max(2, len(manifest.classes)))()
     else:
         with torch.device("meta"):
             whole = builder(settings, max(2, len(manifest.classes)))()  # ValueError for a network that cannot be
@@ -43,13 +47,25 @@ def check_data(directory: Path, settings: Settings, world_size: int) -> Manifest
         raise DataError(f"{directory} has {records} training records, fewer than one batch of {settings.batch_size}; use a smaller --batch-size")
     if len(manifest.classes) < 2:
         raise DataError(f"{directory} has {len(manifest.classes)} class; training needs at least two")
-    if settings.schedule == "plateau" and "val" not in manifest.splits:
+    if settings.schedule == "plateau" and validation_split(manifest) is None:
         raise DataError(f"{directory} has no val split, and the plateau schedule follows the validation error: use --set schedule=fixed")
     if settings.crop > manifest.config.size:
         raise DataError(
             f"crop {settings.crop} does not fit into the records of {directory}, {manifest.config.size} pixels a side; use a smaller --crop"
         )
     return manifest
+
+
+def validation_split(manifest: Manifest) -> str | None:
+    """Return what is validated on: val, or where there is none, as of CIFAR-10, test; None without either."""
+    return next((name for name in ("val", "test") if name in manifest.splits), None)
+
+
+def split_or_default(manifest: Manifest, split: str | None) -> str:
+    """Return the split asked for, or the one that is validated on; DataError if there is no such split."""
+    name = split or validation_split(manifest) or "val"
+    manifest.split(name)
+    return name
 
 
 class Own(nn.Module):
@@ -105,6 +121,9 @@ def builder(settings: Settings, classes: int) -> Callable[..., AlexNet]:
     """Return what makes the network of these settings, or with `convs` and `fcs` a part of it."""
     if settings.model:
         return partial(own, settings, classes)  # type: ignore[return-value]  # the trainer asks no more of it
+    if settings.preset == "cifar":
+        shape = {"classes": classes, "width": settings.width, "crop": settings.crop, "seed": settings.seed}
+        return partial(FourLayers, **shape, activation=settings.activation, norm=settings.norm)  # type: ignore[return-value]
     switches = Switches(**{field.name: getattr(settings, field.name) for field in fields(Switches)})
     return partial(AlexNet, settings.preset, classes=classes, width=settings.width, crop=settings.crop, seed=settings.seed, switches=switches)
 
@@ -116,7 +135,7 @@ def on_device(model: AlexNet, ranks: Ranks) -> AlexNet:
 
 def choose_layout(settings: Settings, whole: AlexNet, world_size: int) -> tuple[Name, str]:
     """Return how the network lies on so many ranks, and why, if that was left open."""
-    if settings.model or (settings.compile and settings.parallel == "auto"):
+    if not settings.alexnet or (settings.compile and settings.parallel == "auto"):
         return "data", ""
     number = {"float32": 4, "bfloat16": 2}
     bytes_of = {"activation": number[settings.precision], "gradient": number[settings.gradients]}

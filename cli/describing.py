@@ -1,11 +1,15 @@
-"""What `alextrain describe` prints."""
+"""What `alextrain describe`, `eval` and `predict` print."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from alexprep.model.alexnet import AlexNet, parameters
+from alexprep.model.analysis import Calibration, ClassRow, Confusion
 from alexprep.model.describe import Row, describe
+from alexprep.model.evaluator import Evaluation
+from alexprep.pipeline.errors import printable
 
 HEADERS = ("layer", "kernel", "output", "a tower", "parameters", "multiply-adds", "activation")
 
@@ -38,3 +42,36 @@ def _cells(row: Row, towers: int) -> tuple[str, ...]:
 def _total(rows: Sequence[Row]) -> tuple[str, ...]:
     sums = (sum(getattr(row, name) for row in rows) for name in ("parameters", "multiply_adds", "activation_bytes"))
     return ("all", "", "", "", *(f"{total:,}" for total in sums))
+
+
+def evaluated(
+    result: Evaluation, what: str, rows: Sequence[ClassRow], pairs: Sequence[Confusion], trust: Calibration, names: Sequence[str], most: int = 10
+) -> str:
+    """Return an evaluation as text: the errors with their intervals, the worst classes, what is taken for what, calibration."""
+    low1, high1, low5, high5 = (100 * end for both in result.intervals().values() for end in both)
+    lines = [
+        f"{result.count:,} images of {what}",
+        f"top-1 error {100 * result.top1_error:.2f} % (95 %: {low1:.2f} to {high1:.2f})   "
+        f"top-5 error {100 * result.top5_error:.2f} % ({low5:.2f} to {high5:.2f})   loss {result.loss:.4f}",
+        f"calibration: the probability of the best class is off by {100 * trust.error:.1f} % on average",
+    ]
+    worst = sorted(rows, key=lambda row: (-row.top1_error, row.label))[:most]
+    width = max((len(printable(names[row.label])) for row in worst), default=0)
+    lines += ["", f"the {len(worst)} worst of {len(rows)} classes" if len(rows) > most else "classes, the worst first"]
+    for row in worst:
+        taken = "" if row.taken_for is None else f"   most often taken for {printable(names[row.taken_for])}"
+        lines.append(f"  {printable(names[row.label]).ljust(width)}  {100 * row.top1_error:6.2f} % of {row.count}{taken}")
+    if pairs:
+        lines += ["", "most often confused"]
+        lines += [
+            f"  {printable(names[pair.label])} taken for {printable(names[pair.predicted])}: {pair.count} ({100 * pair.share:.0f} %)"
+            for pair in pairs[:most]
+        ]
+    return "\n".join(lines)
+
+
+def bars(path: Path, answer: Sequence[tuple[str, int, float]], width: int = 40) -> str:
+    """Return an image's most probable classes as lines with bars."""
+    longest = max(len(printable(name)) for name, _, _ in answer)
+    lines = [f"{printable(name).ljust(longest)}  {100 * p:6.2f} %  {'█' * round(p * width) or '▏'}" for name, _, p in answer]
+    return "\n".join([printable(str(path)), *(f"  {line}" for line in lines)])

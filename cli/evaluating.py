@@ -1,13 +1,20 @@
-"""Loaders for the trainer, and the measuring of a checkpoint."""
+"""Loaders for the trainer, checkpoints made ready for use, and the measuring of one or several."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from alexprep.model.alexnet import AlexNet
 from alexprep.model.distributed import Ranks, cpus_of_a_rank
-from alexprep.model.evaluator import Evaluation, evaluate
-from alexprep.pipeline import DataError, Loader, Stats, read_manifest
+from alexprep.model.evaluator import FIVE, Predictions, averaged, outputs, predict
+from alexprep.pipeline import DataError, Loader, Manifest, Records, Stats, read_manifest
 from alexprep.pipeline.config import Views
+from alexprep.pipeline.storage import published
 
 from .building import builder, on_device
 from .common import Bar
@@ -15,6 +22,7 @@ from .runs import checkpoint_settings, checkpoint_stats, load_checkpoint
 from .settings import Settings
 
 VIEWS: dict[int, Views] = {10: "ten", 1: "center"}
+PREDICTIONS = "predictions.parquet"
 
 
 def open_loader(data: Path, settings: Settings, stats: Stats, ranks: Ranks, **changes: Any) -> Loader:  # noqa: ANN401  (fields of LoaderConfig)
@@ -39,38 +47,108 @@ def evaluation(split: str, views: int, settings: Settings, ranks: Ranks) -> dict
     return {"split": split, "views": VIEWS[views], "batch_size": max(settings.eval_batch_size, ranks.world_size), "on_bad": "raise"}
 
 
-def evaluate_checkpoint(checkpoint: Path, data: Path, split: str, views: int, ranks: Ranks, cache: dict[str, Any], own: str = "") -> Evaluation:
-    """Return the errors of a checkpoint on a split, with the mean image and the settings it was trained with.
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint, ready to be used."""
 
-    `own` is the package:function that makes the network, if it is none of this project's: a checkpoint's word is not enough to run code.
-    """
-    state = load_checkpoint(checkpoint)
-    settings = checkpoint_settings(state)
-    if settings.model != own:
-        wanted = f"--model {settings.model}" if settings.model else "no --model"
-        raise DataError(f"{checkpoint} is of a network that is made with {wanted}: give that, if you trust what it runs")
+    path: Path
+    settings: Settings
+    classes: tuple[str, ...]
+    stats: Stats
+    model: AlexNet  # with the mean weights, if it has them; on its device
+    step: int
+    plan: str  # of its data set
+
+    @classmethod
+    def load(cls, path: Path, ranks: Ranks, own: str = "") -> "Trained":
+        """Return the checkpoint in a file or a run's folder; DataError if it is damaged, or not of this network.
+
+        `own` is the package:function that makes the network, if it is none of this project's: a checkpoint's word is not enough to run code.
+        """
+        state = load_checkpoint(path)
+        settings = checkpoint_settings(state)
+        if settings.model != own:
+            wanted = f"--model {settings.model}" if settings.model else "no --model"
+            raise DataError(f"{path} is of a network that is made with {wanted}: give that, if you trust what it runs")
+        classes = tuple(state["classes"])
+        try:
+            model = on_device(builder(settings, len(classes))(), ranks)
+            model.load_state_dict(state["model"] | state.get("averages", {}))
+        except (RuntimeError, TypeError, AttributeError, ValueError) as error:
+            raise DataError(f"{path} does not fit its own settings: {str(error).splitlines()[0]}") from error
+        return cls(path, settings, classes, checkpoint_stats(state), model.eval(), int(state["step"]), str(state["plan"]))
+
+    def check(self, manifest: Manifest) -> None:
+        """Raise DataError if the data set has other classes."""
+        if manifest.classes != self.classes:
+            pairs = zip(self.classes, manifest.classes, strict=False)
+            different = next((f"{ours!r} against {theirs!r}" for ours, theirs in pairs if ours != theirs), "a different number")
+            counts = f"{len(manifest.classes)} and {len(self.classes)}"
+            raise DataError(f"{manifest.directory} has other classes than the checkpoint was trained on ({counts}; {different})")
+
+    def loader(self, data: Path, split: str, views: int, ranks: Ranks, cache: dict[str, Any]) -> Loader:
+        """Return a loader of the views that it is measured on, less the mean image that it was trained with."""
+        return open_loader(data, self.settings, self.stats, ranks, **cache, **evaluation(split, views, self.settings, ranks))
+
+
+def measure(
+    checkpoints: Sequence[Trained], data: Path, split: str, views: int, ranks: Ranks, cache: dict[str, Any], dtype: torch.dtype
+) -> Predictions:
+    """Return what the checkpoints say together of every record of a split: the mean of their probabilities."""
     manifest = read_manifest(data)
-    classes = tuple(state["classes"])
-    if manifest.classes != classes:
-        different = next(
-            (f"{ours!r} against {theirs!r}" for ours, theirs in zip(classes, manifest.classes, strict=False) if ours != theirs), "a different number"
-        )
-        raise DataError(f"{data} has other classes than the checkpoint was trained on ({len(manifest.classes)} and {len(classes)}; {different})")
-    model = on_device(builder(settings, len(classes))(), ranks)
-    try:
-        model.load_state_dict(state["model"] | state.get("averages", {}))
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise DataError(f"{checkpoint} does not fit its own settings: {str(error).splitlines()[0]}") from error
-    loader = open_loader(data, settings, checkpoint_stats(state), ranks, **cache, **evaluation(split, views, settings, ranks))
-    bar = Bar("eval", len(loader), "batches") if ranks.first else None
+    for one in checkpoints:
+        one.check(manifest)
+    smallest = min(one.settings.eval_batch_size for one in checkpoints)
+    batch_size = max(smallest, ranks.world_size)
+    loaders = []
+    for one in checkpoints:
+        options = evaluation(split, views, one.settings, ranks) | {"batch_size": batch_size}
+        loaders.append(open_loader(data, one.settings, one.stats, ranks, **cache, **options))
+    bar = Bar("eval", len(loaders[0]), "batches") if ranks.first else None
 
-    def watched() -> Iterable[Any]:
+    def watched(loader: Iterable[Any]) -> Iterator[Any]:
         for number, batch in enumerate(loader, 1):
             yield batch
             if bar is not None:
                 bar.at(number)
 
-    result = evaluate(model, watched(), ranks)
+    sources = [watched(loaders[0]), *loaders[1:]]
+    found = predict(averaged([outputs(one.model, source, dtype) for one, source in zip(checkpoints, sources, strict=True)]), ranks)
     if bar is not None:
         bar.close()
-    return result
+    return found
+
+
+def write_predictions(path: Path, found: Predictions, records: Records, facts: dict[str, Any]) -> None:
+    """Publish predictions as parquet: a row a record, with its key; `facts` (split, views, plan, step) go into the schema's metadata."""
+    keys = records.keys()
+    keys = keys.take(pa.array(found.records.numpy())) if len(found.records) else keys.slice(0, 0)
+    columns = {
+        "record": pa.array(found.records.numpy()),
+        "key": keys,
+        "label": pa.array(found.labels.numpy()),
+        "best": pa.FixedSizeListArray.from_arrays(pa.array(found.best.numpy().ravel()), found.best.shape[1]),
+        "p": pa.FixedSizeListArray.from_arrays(pa.array(found.p.numpy().ravel()), found.p.shape[1]),
+        "true_p": pa.array(found.true_p.numpy()),
+    }
+    table = pa.table(columns).replace_schema_metadata({"alexprep": json.dumps(facts | {"classes": list(records.manifest.classes)})})
+    with published(path) as file:
+        pq.write_table(table, file, compression="zstd")
+
+
+def read_predictions(path: Path) -> tuple[Predictions, dict[str, Any]]:
+    """Return what `write_predictions` wrote, and its facts; DataError if it is not that."""
+    try:
+        table = pq.read_table(path)
+        facts = json.loads((table.schema.metadata or {})[b"alexprep"])
+        count, classes = len(table), len(facts["classes"])
+        k = min(FIVE, classes)
+        wide = {name: torch.from_numpy(table[name].combine_chunks().flatten().to_numpy().copy()).reshape(count, k) for name in ("best", "p")}
+        flat = {name: torch.from_numpy(table[name].to_numpy().copy()) for name in ("record", "label", "true_p")}
+        found = Predictions(flat["record"], flat["label"], wide["best"], wide["p"], flat["true_p"])
+        named = torch.cat([found.best.flatten(), found.labels])
+        if count and not 0 <= int(named.min()) <= int(named.max()) < classes:
+            raise ValueError("a label is beyond its classes")
+    except Exception as error:  # a file's content can be wrong in any way
+        raise DataError(f"{path} does not hold predictions of ours, or it is damaged: {error}; alextrain eval --predictions writes them") from error
+    return found, facts

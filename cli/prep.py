@@ -1,7 +1,6 @@
 """`alexprep`: raw images to shards, and what is to be known about them. No command here needs torch."""
 
 import os
-import re
 import time
 from functools import partial
 from pathlib import Path
@@ -85,13 +84,13 @@ def shard(
         raise click.UsageError(f"--out {out} lies inside --src {src}: the shards would become part of their own source")
     if engine == "processes":
         prepare()  # before the imports below, which take as long as its own
-    from alexprep.pipeline.sharding import ShardJob
+    from alexprep.pipeline.sharding import Part, ShardJob
     from alexprep.pipeline.sources import find_source
 
     start = time.monotonic()
     with wrong_values():
         config = ShardConfig(size, encoding, quality, records_per_shard, subsampling)  # type: ignore[arg-type]  # click.Choice has checked it
-        share, make_engine = _part(part), _engine(engine, cluster)
+        share, make_engine = Part.parse(part), _engine(engine, cluster)
     source = find_source(src, label_order)  # type: ignore[arg-type]  # click.Choice has checked it
     for note in source.notes():
         say(f"note: {note}")
@@ -108,16 +107,6 @@ def shard(
         print_json({"out": out, "splits": facts(job.manifest), "seconds": round(seconds, 3)})
     else:
         report(job.manifest, seconds)
-
-
-def _part(text: str) -> Any:  # noqa: ANN401  (a Part; its module is heavy to import)
-    """Return the Part that I/N names; ValueError if it is none."""
-    from alexprep.pipeline.sharding import Part
-
-    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
-        raise ValueError(f"--part is I/N with I from 1 to N, such as 3/16; got {text}")
-    return Part(int(match[1]), int(match[2]))
 
 
 def _engine(name: str, cluster: str | None) -> Any:  # noqa: ANN401  (makes an Engine)

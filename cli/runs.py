@@ -14,12 +14,13 @@ import torch
 from alexprep.pipeline.errors import DataError
 from alexprep.pipeline.moments import Colours
 from alexprep.pipeline.stats import Stats
-from alexprep.pipeline.storage import lock, published, remove_partials
+from alexprep.pipeline.storage import lock, published, remove_partials, write_array
 
 from .settings import Settings, resolve
 
 CHECKPOINT_FORMAT = 1
-CONFIG, METRICS, LAST = "config.toml", "metrics.jsonl", "last.pt"
+CONFIG, METRICS, LAST, KERNELS = "config.toml", "metrics.jsonl", "last.pt", "kernels"
+KERNELS_GROWTH = 1.3  # the next frame of the kernels is kept after so many times the steps: 25 of a run of ImageNet
 
 
 class RunFolder:
@@ -77,6 +78,11 @@ class RunFolder:
         with published(self.directory / CONFIG) as file:
             file.write(settings.to_toml().encode())
 
+    @property
+    def metrics(self) -> Path:
+        """The file of its rows."""
+        return self.directory / METRICS
+
     def rows(self) -> list[dict[str, Any]]:
         """Return the rows of metrics.jsonl; a line cut off by a kill, or that is none of ours, is passed over."""
         path = self.directory / METRICS
@@ -98,6 +104,9 @@ class RunFolder:
         kept = [row for row in self.rows() if row["event"] in again and not again[row["event"]](row)]
         with published(self.directory / METRICS) as file:
             file.write("".join(json.dumps(row) + "\n" for row in kept).encode())
+        for number, path in self.kernels().items():
+            if number > step:
+                path.unlink(missing_ok=True)
         return kept
 
     def log(self, row: dict[str, Any]) -> None:
@@ -116,6 +125,27 @@ class RunFolder:
             why = cause.strerror if cause else error
             path = f"{self.directory / name}.pt"
             raise DataError(f"cannot write {path}: {why}; the one before it is kept, --resume continues from there") from error
+
+    def keep_kernels(self, step: int, kernels: torch.Tensor | None, *, always: bool = False) -> None:
+        """Keep the first layer's kernels as kernels/step-<n>.npy (float16), if enough steps have passed since the last ones, or `always`.
+
+        What cannot be written is not missed: the picture of a run has a frame less.
+        """
+        last = max(self.kernels(), default=-1)
+        if kernels is None or not (always or last < 0 or step >= KERNELS_GROWTH * max(last, 1)):
+            return
+        try:
+            (self.directory / KERNELS).mkdir(exist_ok=True)
+            write_array(self.directory / KERNELS / f"step-{step}.npy", kernels.half().numpy())
+        except OSError:
+            return
+
+    def kernels(self) -> dict[int, Path]:
+        """Return the files of the kernels that were kept, by step, in order."""
+        names = {
+            int(match[1]): path for path in (self.directory / KERNELS).glob("*.npy") if (match := re.fullmatch(r"step-([0-9]+)\.npy", path.name))
+        }
+        return dict(sorted(names.items()))
 
     def keep(self, step: int, most: int) -> None:
         """Keep a copy of last.pt as step-<n>.pt, and of those up to this step the `most` newest; later ones are of a course that was left."""
@@ -185,6 +215,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         what = f": {error}" if isinstance(error, ValueError) else f" ({type(error).__name__})"  # torch's own texts advise to run its code
         raise DataError(f"{path} is not a checkpoint of ours, or it is damaged{what}; best.pt or a step-<n>.pt beside it may be good") from error
     return dict(state)
+
+
+def first_kernels(weights: dict[str, torch.Tensor]) -> torch.Tensor | None:
+    """Return the weights of the first layer [c,3,h,w], if it has kernels that one can look at."""
+    return next((weight.detach().cpu() for weight in weights.values() if weight.ndim == 4 and weight.shape[1] == 3), None)
 
 
 def checkpoint_settings(state: dict[str, Any]) -> Settings:

@@ -28,7 +28,9 @@ class Settings:
     batch_size: int = 128  # of all ranks together
     epochs: int = 95
     steps: int = 0  # stop after so many; 0: when the schedule ends
+    until: float = 0.0  # stop after an epoch whose mean training error (a share) was no more; 0: never for that reason
     lr: float = 0.01
+    weight_decay: float = 0.0005
     schedule: str = "scripted"  # the authors' own; or "plateau", or "fixed"
     patience: int = 4  # plateau: epochs without a better validation error that make one
     drops: str = "0.5,0.75"  # fixed: shares of the run at which the learning rate is divided by 10
@@ -37,6 +39,7 @@ class Settings:
     mean: str = "center"
     colour: float = 0.1
     divide: float = 1.1
+    mirror: bool = True  # half of the training views
     shuffle: str = "full"  # or "block": reads in large runs, for slow disks
     on_bad: str = "raise"  # or "skip": a damaged training record gives way to the next good one
     log_steps: int = 10
@@ -67,6 +70,8 @@ class Settings:
         check(self.crop <= 4096, f"crop must be at most 4096 pixels, got {self.crop}")
         check(self.steps >= 0, f"steps must not be negative, got {self.steps}")
         check(0 < self.lr < float("inf"), f"lr must be above 0, got {self.lr}")
+        check(0 <= self.weight_decay <= 1, f"weight_decay must be 0..1, got {self.weight_decay}")
+        check(0 <= self.until < 1, f"until must be an error, 0..1 (such as 0.25), got {self.until}")
         check(self.schedule in ("scripted", "plateau", "fixed"), f"schedule must be scripted, plateau or fixed, got {self.schedule!r}")
         self.drop_shares()
         check(self.precision in DTYPES, f"precision must be one of {', '.join(DTYPES)}; got {self.precision!r}")
@@ -87,6 +92,11 @@ class Settings:
         check(self.threads >= 0, f"threads must not be negative, got {self.threads}")
         self.loader()  # checks the rest
 
+    @property
+    def alexnet(self) -> bool:
+        """Whether the network is one of the five of alexnet.py, which can be described and split over ranks."""
+        return not self.model and self.preset != "cifar"
+
     def drop_shares(self) -> list[float]:
         """Return `drops` as numbers; ValueError if they are not shares of 1."""
         try:
@@ -105,6 +115,7 @@ class Settings:
             mean=self.mean,  # type: ignore[arg-type]  # LoaderConfig checks it
             colour=self.colour,
             divide=self.divide,
+            mirror=self.mirror,
             shuffle=self.shuffle,  # type: ignore[arg-type]  # LoaderConfig checks it
             on_bad=self.on_bad,  # type: ignore[arg-type]  # LoaderConfig checks it
             layout="channels_last",
@@ -122,7 +133,7 @@ KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "
 DTYPES = ("float32", "bfloat16")
 # What a run may go on with: how far, how often it is kept, and how the same steps are computed.
 MAY_CHANGE = (
-    *("lr", "steps", "on_bad", "log_steps", "checkpoint_steps", "checkpoint_minutes", "keep", "hang_seconds", "eval_batch_size", "threads"),
+    *("lr", "steps", "until", "on_bad", "log_steps", "checkpoint_steps", "checkpoint_minutes", "keep", "hang_seconds", "eval_batch_size", "threads"),
     *("prefetch", "precision", "compile", "accumulate", "parallel", "gradients", "deterministic", "loggers"),
 )
 PARALLEL = ("auto", "data", "towers", "hybrid")
@@ -144,6 +155,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "drops": "0.2222,0.4444,0.6667,0.8889",
     },
     "owt": {"mean": "channel", "divide": 1.0, "colour": 0.0, "schedule": "fixed", "epochs": 90, "drops": "0.3333,0.6667"},
+    # the four-layer nets of sections 3.1 and 3.3, on CIFAR-10's 32 pixels; the paper gives no more of them (model/cifar.py)
+    "cifar": {"mean": "pixel", "divide": 1.0, "colour": 0.0, "crop": 32, "norm": False, "schedule": "fixed", "epochs": 60, "drops": "0.75,0.9"},
 }
 
 
@@ -152,12 +165,12 @@ def resolve(preset: str | None, file: Path | None, options: dict[str, Any], assi
     given = collect(preset, file, options, assignments)
     name = given.get("preset", Settings.preset)
     check(isinstance(name, str) and name in PRESETS, f"preset must be one of {', '.join(PRESETS)}; got {name!r}")
-    return _typed(PRESETS[name] | given)
+    return typed(PRESETS[name] | given)
 
 
 def resume(stored: Settings, given: dict[str, Any]) -> Settings:
     """Return the settings of a run that goes on: its own, but for what may change under way; ValueError for any other change."""
-    wanted = _typed(asdict(stored) | given)
+    wanted = typed(asdict(stored) | given)
     changed = [field.name for field in fields(Settings) if getattr(stored, field.name) != getattr(wanted, field.name)]
     fixed = [name for name in changed if name not in MAY_CHANGE]
     check(not fixed, f"a resumed run keeps its settings: {', '.join(fixed)} cannot change (only {', '.join(MAY_CHANGE)} can)")
@@ -177,7 +190,7 @@ def collect(preset: str | None, file: Path | None, options: dict[str, Any], assi
     given: dict[str, Any] = {}
     if file is not None:
         given |= read_toml(file)
-    given |= {name: value for name, value in {**options, "preset": preset}.items() if value is not None}
+    given |= {name: value for name, value in (*options.items(), ("preset", preset)) if value is not None}
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         check(bool(equals), f"--set takes key=value, got {assignment!r}")
@@ -205,7 +218,7 @@ def _value(text: str) -> Any:  # noqa: ANN401  (a TOML value)
         return text  # a bare word is a string
 
 
-def _typed(given: dict[str, Any]) -> Settings:
+def typed(given: dict[str, Any]) -> Settings:
     """Return Settings of the fields' own types: an integer may stand for a float, nothing else for anything."""
     values = {}
     for field in fields(Settings):

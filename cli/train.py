@@ -1,14 +1,17 @@
 """`alextrain`: train AlexNet on shards, evaluate it, and report."""
 
-import re
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from .ablate import ablate
 from .common import Commands, print_json, wrong_values
+from .handover import export
+from .measure import evaluate, features, predict
+from .options import PRESET, SHARDS, cache_options, cached, place_options, settings_options
+from .pages import figures, report, watch
 
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -24,42 +27,6 @@ class TrainCommands(Commands):
         return super().parse_args(ctx, args)
 
 
-def place_options(command: Any) -> Any:  # noqa: ANN401  (click decorates anything)
-    """Add the options that say where the work is done."""
-    for option in (
-        click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "gpu"]), help="auto: a GPU if there is one."),
-        click.option("--cpu-ranks", type=click.IntRange(1, 64), help="Processes on the CPU, over gloo."),
-        click.option("--gpus", type=click.IntRange(1, 64), help="GPUs of this machine, a process each, over NCCL."),
-    ):
-        command = option(command)
-    return command
-
-
-def size_in_bytes(_ctx: click.Context, _option: click.Parameter, value: str) -> int:
-    """Return the bytes that such as 200G means."""
-    match = re.fullmatch(r"([0-9]{1,15})([KMGT]?)B?", value.strip().upper())
-    if match is None or int(match[1]) == 0:
-        raise click.BadParameter(f"a size is a number of bytes, or such as 500M, 200G, 1T; got {value}")
-    return int(match[1]) * 1000 ** " KMGT".index(match[2] or " ")
-
-
-def cache_options(command: Any) -> Any:  # noqa: ANN401  (click decorates anything)
-    """Add the options of shards in an object store."""
-    for option in (
-        click.option("--cache-size", default="100G", show_default=True, metavar="SIZE", callback=size_in_bytes, help="Of that folder."),
-        click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Local folder for the shards of an object store (s3://...)."),
-    ):
-        command = option(command)
-    return command
-
-
-PRESET = click.option(
-    "--preset",
-    type=click.Choice(["source", "paper", "one-gpu", "caffe", "owt"]),
-    help="source: what the authors ran; paper: what the text says; one-gpu: half of it; caffe: bvlc_alexnet; owt: torchvision's.  [default: source]",
-)
-
-
 @click.group(cls=TrainCommands, context_settings=HELP)
 @click.version_option(package_name="alexprep")
 def main() -> None:
@@ -72,19 +39,11 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("directory", default="shards", type=click.Path(path_type=Path), envvar="ALEXPREP_DATA")
+@SHARDS
 @place_options
 @cache_options
 @PRESET
-@click.option("--width", type=float, help="Factor on the kernels of every layer.  [default: 1.0]")
-@click.option("--batch-size", type=int, help="Of all ranks together.  [default: 128]")
-@click.option("--epochs", type=int, help="[default: 95 for source, 90 for paper]")
-@click.option("--steps", type=int, help="Stop after so many steps.")
-@click.option("--lr", type=float, help="At the start.  [default: 0.01]")
-@click.option("--seed", type=int, help="Of weights, order, crops, colours and dropout.  [default: 0]")
-@click.option("--crop", type=int, help="Pixels a side.  [default: 224]")
-@click.option("--precision", type=click.Choice(["float32", "bfloat16"]), help="Of the arithmetic; weights stay float32.  [default: float32]")
-@click.option("--compile/--no-compile", default=None, help="By torch.compile.  [default: no]")
+@settings_options
 @click.option(
     "--parallel",
     type=click.Choice(["auto", "data", "towers", "hybrid"]),
@@ -100,8 +59,6 @@ def main() -> None:
 @click.option("--resume", is_flag=True, help="Continue the run in --out (or the newest one) from its last checkpoint.")
 @click.option("--max-restarts", default=0, show_default=True, type=click.IntRange(0), help="How often to start all ranks again after one has failed.")
 @click.option("--dry-run", is_flag=True, help="Go through everything with one batch, and leave nothing behind.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any setting of config.toml.")
-@click.option("--config", type=click.Path(path_type=Path), help="TOML file of settings, such as a run's config.toml.")
 @click.pass_obj
 def run(
     arguments: list[str],
@@ -163,10 +120,10 @@ def run(
     stop = Stop()
     with stop.listening(), joined(layout.device, 1.2 * settings.hang_seconds) as ranks:  # the watchdog speaks first
         if dry_run:
-            try_out(directory, settings, ranks, _cached(cache, cache_size), stop)
+            try_out(directory, settings, ranks, cached(cache, cache_size), stop)
             return
         folder = RunFolder(Path(ranks.from_first(lambda: str((RunFolder.existing(out) if resume else RunFolder.new(out)).directory))))
-        training = Run(directory, folder, settings, ranks, _cached(cache, cache_size), profile=profile)
+        training = Run(directory, folder, settings, ranks, cached(cache, cache_size), profile=profile)
         with folder.held() if ranks.first else nullcontext():
             if resume:
                 training.resume()
@@ -210,8 +167,8 @@ def describe(preset: str | None, classes: int, assignments: tuple[str, ...], as_
 
     with wrong_values():
         settings = resolve(preset, None, options, assignments)
-        if settings.model:
-            raise click.UsageError("describe is for the networks of this project")
+        if not settings.alexnet:
+            raise click.UsageError("describe is for the AlexNets of this project")
         with torch.device("meta"):
             model = builder(settings, classes)()
     if as_json:
@@ -220,83 +177,16 @@ def describe(preset: str | None, classes: int, assignments: tuple[str, ...], as_
         click.echo(table(model, settings.crop))
 
 
-def _cached(cache: Path | None, size: int) -> dict[str, Any]:
-    return {} if cache is None else {"cache": str(cache), "cache_size": size}
-
-
 def _print_results(folder: Any) -> None:  # noqa: ANN401  (RunFolder, imported late)
     for row in folder.rows():
         if row["event"] == "result":
             views = "ten views" if row["views"] == 10 else "one view"
             click.echo(
-                f"{views}: top-1 error {100 * row['top1_error']:.2f} %, top-5 error {100 * row['top5_error']:.2f} % of {row['count']:,} val images"
+                f"{views}: top-1 error {100 * row['top1_error']:.2f} %, top-5 error {100 * row['top5_error']:.2f} % of {row['count']:,} images"
             )
     report = folder.directory / "report.html"
     click.echo(str(report if report.exists() else folder.directory))
 
 
-@main.command("eval")
-@click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="A run's folder (its last.pt is taken) or a .pt file.")
-@click.option(
-    "--data", default="shards", show_default=True, type=click.Path(path_type=Path), envvar="ALEXPREP_DATA", show_envvar=True, help="Folder of shards."
-)
-@click.option("--split", default="val", show_default=True, help="Of the shards.")
-@click.option("--model", default="", metavar="PACKAGE:FUNCTION", help="What made the network, if it is one's own.")
-@click.option("--crops", default="10", show_default=True, type=click.Choice(["10", "1"]), help="Ten views averaged, or the centre alone.")
-@place_options
-@cache_options
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-@click.pass_obj
-def evaluate(
-    arguments: list[str],
-    /,
-    checkpoint: Path,
-    data: Path,
-    split: str,
-    model: str,
-    crops: str,
-    device: str,
-    gpus: int | None,
-    cpu_ranks: int | None,
-    cache: Path | None,
-    cache_size: int,
-    as_json: bool,
-) -> None:
-    """Measure a checkpoint: top-1 and top-5 error. Every record counts once, at any number of ranks."""
-    from alexprep.model.distributed import joined
-    from alexprep.pipeline import read_manifest
-
-    from .evaluating import evaluate_checkpoint
-    from .launch import choose_layout, launch, launched
-    from .runs import load_checkpoint
-
-    layout = choose_layout(device, gpus, cpu_ranks)
-    if layout.ranks > 1 and not launched():
-        read_manifest(data).split(split)
-        load_checkpoint(checkpoint)  # what is wrong is said once, here
-        raise SystemExit(launch(layout.ranks, arguments))
-    with joined(layout.device) as ranks:
-        result = evaluate_checkpoint(checkpoint, data, split, int(crops), ranks, _cached(cache, cache_size), model)
-    if not ranks.first:
-        return
-    if as_json:
-        print_json({"crops": int(crops), "split": split, **asdict(result)})
-        return
-    click.echo(f"{result.count:,} images of {split}, {'ten views averaged' if crops == '10' else 'the centre view'}")
-    click.echo(f"top-1 error {100 * result.top1_error:.2f} %   top-5 error {100 * result.top5_error:.2f} %   loss {result.loss:.4f}")
-
-
-@main.command()
-@click.argument("directory", type=click.Path(path_type=Path))
-@click.option("--data", default=None, type=click.Path(path_type=Path), help="Folder of shards.  [default: where the run had them]")
-def report(directory: Path, data: Path | None) -> None:
-    """Write DIRECTORY/report.html again, from what the run has kept."""
-    from alexprep.pipeline import read_manifest
-
-    from .reporting import write_report
-    from .runs import RunFolder, checkpoint_stats, load_checkpoint
-
-    folder = RunFolder.existing(directory)
-    stats = checkpoint_stats(load_checkpoint(directory))
-    start = next((row for row in folder.rows() if row["event"] == "start"), {})
-    click.echo(str(write_report(folder, read_manifest(data or start.get("data", "shards")), stats)))
+for command in (evaluate, features, predict, figures, report, watch, ablate, export):
+    main.add_command(command)

@@ -10,7 +10,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -21,21 +21,21 @@ from alexprep.model.alexnet import parameters
 from alexprep.model.describe import multiply_adds
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
-from alexprep.model.evaluator import Evaluation, evaluate
+from alexprep.model.evaluator import Evaluation, Predictions, outputs, predict
 from alexprep.model.layout import lay_out
 from alexprep.model.optimizer import RATES, PaperSGD
 from alexprep.model.trainer import Event, NotFinite, Pace, Trainer
-from alexprep.pipeline import DamagedRecord, DataError, Loader, load_stats
+from alexprep.pipeline import DamagedRecord, DataError, Loader, Records, load_stats
 from alexprep.pipeline.receipts import receipt
 from alexprep.pipeline.storage import published
 
 from . import synthetic
-from .building import builder, check_data, choose_layout, on_device
+from .building import builder, check_data, choose_layout, on_device, validation_split
 from .common import Bar, say
-from .evaluating import VIEWS, evaluation, open_loader
+from .evaluating import PREDICTIONS, VIEWS, evaluation, open_loader, write_predictions
 from .loggers import Loggers
-from .reporting import write_report
-from .runs import LAST, RunFolder, checkpoint_settings, checkpoint_stats, load_checkpoint
+from .reporting import REPORT, write_report
+from .runs import LAST, RunFolder, checkpoint_settings, checkpoint_stats, first_kernels, load_checkpoint
 from .safety import Saver, Stop, Watchdog, tell_launcher
 from .settings import Settings, schedule_of
 from .settings import resume as resume_settings
@@ -95,8 +95,10 @@ class Run:
             settings.compile,
             settings.ema,
             reseed=bool(settings.model),
+            until=settings.until,
         )
-        optimizer = PaperSGD(self.model, RATES[settings.preset], first_layer="" if settings.model else "conv1.")
+        rates = replace(RATES[settings.preset], weight_decay=settings.weight_decay)
+        optimizer = PaperSGD(self.model, rates, first_layer="" if settings.model else "conv1.")
         self.trainer = Trainer(self.model, optimizer, schedule_of(settings), pace, self.layout)
 
     def resume(self) -> None:
@@ -129,7 +131,7 @@ class Run:
         with _damage_shown(), self._profiled() as profiled:
             try:
                 stop.at_once = False
-                for event in self.trainer.run(self._batches, lambda: self.evaluate(1), self._save, stop):
+                for event in self.trainer.run(self._batches, self.evaluate, self._save, stop):
                     self._watchdog.alive()
                     profiled()
                     if bar is not None:
@@ -151,15 +153,20 @@ class Run:
         self._watchdog.rest()
 
     def _finish(self, bar: Bar | None) -> None:
-        results = [(views, self.evaluate(views)) for views in VIEWS]
+        found = {views: self.predict(views) for views in VIEWS}
         if bar is None:
             return
         bar.close()
-        for views, result in results:
-            if result is not None:
-                self._log({"event": "result", "step": self.trainer.step, "views": views, **asdict(result)})
+        for views, predictions in found.items():
+            if predictions is not None:
+                self._log({"event": "result", "step": self.trainer.step, "views": views, **asdict(predictions.evaluation())})
+        split, ten = validation_split(self.manifest), found[10]
+        if split is not None and ten is not None:
+            facts = {"split": split, "views": 10, "plan": self.manifest.plan, "step": self.trainer.step}
+            write_predictions(self.folder.directory / PREDICTIONS, ten, Records(self.manifest, split), facts)
         if not self._synthetic:
-            write_report(self.folder, self.manifest, self.stats)
+            self.folder.keep_kernels(self.trainer.step, first_kernels(self.whole.state_dict()), always=True)
+            write_report([self.folder], self.folder.directory / REPORT)
 
     @contextmanager
     def _profiled(self) -> Iterator[Callable[[], None]]:
@@ -212,7 +219,7 @@ class Run:
             bar.at(event["step"], f"epoch {event['epoch']}, loss {event['loss']:.3f}, {event['images_per_s']:.0f} images/s")
         else:
             errors = f"top-1 error {100 * event['top1_error']:.2f} %, top-5 {100 * event['top5_error']:.2f} %"
-            say(f"epoch {event['epoch']}: val {errors}, loss {event['loss']:.4f}")
+            say(f"epoch {event['epoch']}: {validation_split(self.manifest)} {errors}, loss {event['loss']:.4f}")
 
     def _log(self, row: dict[str, Any]) -> None:
         """Log a row. A disk that is full is no reason to stop."""
@@ -222,15 +229,21 @@ class Run:
         except OSError as error:
             say(f"warning: a row of step {row['step']} is not in {error.filename or self.folder.directory}: {error.strerror}")
 
-    def evaluate(self, views: int) -> Evaluation | None:
-        """Return the validation errors with that many views; None without a val split."""
-        if "val" not in self.manifest.splits:
+    def evaluate(self) -> Evaluation | None:
+        """Return the validation errors of the centre view; None without a split to validate on."""
+        found = self.predict(1)
+        return None if found is None else found.evaluation()
+
+    def predict(self, views: int) -> Predictions | None:
+        """Return what the network says of the validation images, with that many views; None without a split to validate on."""
+        split = validation_split(self.manifest)
+        if split is None:
             return None
         self.layout.align(self.model)
         if self.whole is not self.model:
             self.whole.load_state_dict(self.trainer.evaluated())
-        loader = self._loader(f"val {views}", **evaluation("val", views, self.settings, self.ranks))
-        return evaluate(self.whole, self._watchdog.over(islice(loader, self._most_evaluated)), self.ranks)
+        loader = self._loader(f"{split} {views}", **evaluation(split, views, self.settings, self.ranks))
+        return predict(outputs(self.whole, self._watchdog.over(islice(loader, self._most_evaluated))), self.ranks)
 
     def _begin(self) -> Bar | None:
         """Prepare the log and return a progress bar, on rank 0."""
@@ -244,6 +257,8 @@ class Run:
             if before != now:
                 say(f"so far {before} ranks have trained it, now {now}: the same batches, but float32 sums are rounded differently")
         self._log({"event": "start", "step": self.trainer.step, **self._facts()})
+        if not self.trainer.step:
+            self.folder.keep_kernels(0, first_kernels(self.whole.state_dict()))
         steps, total = self.settings.steps, self.settings.epochs * self.trainer.pace.epoch_steps
         return Bar("train", min(steps, total) if steps else total, "steps")
 
@@ -255,7 +270,7 @@ class Run:
             "plan": self.manifest.plan,
             "classes": len(self.manifest.classes),
             "parameters": parameters(self.whole),
-            "multiply_adds": 0 if self.settings.model else multiply_adds(self.whole, self.settings.crop),
+            "multiply_adds": 0 if not self.settings.alexnet else multiply_adds(self.whole, self.settings.crop),
             "parallel": self.layout.name,
             "device": device,
             "ranks": self.ranks.world_size,
@@ -284,6 +299,7 @@ class Run:
 
     def _write(self, name: str, state: dict[str, Any]) -> None:
         self.folder.save(name, state, self.settings, self.manifest.classes, self.stats, self.manifest.plan)
+        self.folder.keep_kernels(state["step"], first_kernels(state["model"]))
         if name == "last" and self.settings.keep > 1:
             self.folder.keep(state["step"], self.settings.keep)
 

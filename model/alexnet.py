@@ -108,10 +108,7 @@ class AlexNet(nn.Module):
         super().__init__()
         if preset not in PRESETS:
             raise ValueError(f"preset must be one of {', '.join(PRESETS)}; got {preset!r}")
-        if classes < 2:
-            raise ValueError(f"classes must be at least 2, got {classes}")
-        if not 0 < width <= 16:
-            raise ValueError(f"width must be above 0 and at most 16, got {width}")
+        check_shape(classes, width)
         self.preset, self.switches, self.width, self.classes = PRESETS[preset], switches, width, classes
         self.convs, self.fcs = convs, fcs
         p, towers = self.preset, self.preset.towers
@@ -229,6 +226,14 @@ class AlexNet(nn.Module):
                 std /= sqrt(self.width)
             nn.init.normal_(weight, 0, std, generator=generator)
             nn.init.constant_(bias, p.bias if name in ("conv2", "conv4", "conv5", "fc6", "fc7") else 0.0)
+
+
+def check_shape(classes: int, width: float) -> None:
+    """Raise ValueError for numbers that no network has."""
+    if classes < 2:
+        raise ValueError(f"classes must be at least 2, got {classes}")
+    if not 0 < width <= 16:
+        raise ValueError(f"width must be above 0 and at most 16, got {width}")
 
 
 def sides(crop: int, padding: int = 0, window: int = 3) -> tuple[int, int, int, int]:

@@ -37,6 +37,27 @@ class Ranks:
             distributed.all_reduce(tensor)
         return tensor
 
+    def largest(self, value: int) -> int:
+        """Return the largest of all ranks' values."""
+        if self.world_size == 1:
+            return value
+        largest = torch.tensor(value, device=self.device)
+        distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+        return int(largest)
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """Return all ranks' tensors, one after the other, on the CPU of every rank; their first dimensions may differ."""
+        if self.world_size == 1:
+            return tensor.cpu()
+        sizes = [
+            int(size) for size in self.sum(torch.tensor([len(tensor) if r == self.rank else 0 for r in range(self.world_size)], device=self.device))
+        ]
+        padded = torch.zeros(max(sizes), *tensor.shape[1:], dtype=tensor.dtype, device=self.device)
+        padded[: len(tensor)] = tensor
+        parts = [torch.empty_like(padded) for _ in sizes]
+        distributed.all_gather(parts, padded)
+        return torch.cat([part[:size].cpu() for part, size in zip(parts, sizes, strict=True)])
+
     def check_same(self, value: str, what: str) -> None:
         """Raise TrainingError on the ranks whose `value` is not rank 0's."""
         first = self.from_first(lambda: value)

@@ -24,6 +24,7 @@ RATES = {
     "source": Rates(bias_lr=2, bias_annealed=False, bias_decay=False),
     "one-gpu": Rates(bias_lr=2, bias_annealed=False, bias_decay=False),
     "caffe": Rates(bias_lr=2, bias_annealed=True, bias_decay=False),
+    "cifar": Rates(bias_lr=2, bias_annealed=True, bias_decay=False),
     "owt": Rates(bias_lr=1, bias_annealed=True, bias_decay=True),
 }
 

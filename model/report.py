@@ -1,50 +1,167 @@
-"""The page of a run: one self-contained HTML file, made from its metrics, its weights and a picture of its samples."""
+"""The page of one run or several: one self-contained HTML file (page/), made from what runs have kept."""
 
 import base64
 import io
+import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
-from torch import Tensor
+from jaxtyping import UInt8
 
-from .figures import Curve, curves, kernels
+from .analysis import Calibration
+from .evaluator import interval
 
 Rows = Sequence[dict[str, Any]]
+MOST_ROWS = 150_000  # points of the curves of all runs together; beyond, neighbours are averaged
+# Ten views of ILSVRC-2012's val: the paper (table 2, "1 CNN"), and how far a faithful run may be off (percent)
+PAPER = {"top1_error": (40.7, 0.3), "top5_error": (18.2, 0.2)}
+CURVES = {"loss": "<f2", "error": "<f2", "images_per_s": "<f4", "wait_share": "<f2"}  # of "step" rows, and how they are kept in the page
 
 
-def render(title: str, rows: Rows, conv1: Float[Tensor, "c 3 k k"] | None, samples: UInt8[np.ndarray, "h w 3"], facts: dict[str, str]) -> str:
-    """Return the page.
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """An image with what is to be said of it."""
 
-    rows     of metrics.jsonl: "start", "step", "eval" and "result" events
-    conv1    weights of the first layer, if it has kernels that one can look at
-    samples  a sheet of augmented images
-    facts    further lines for the table of the run, such as where its data lies
-    """
+    image: UInt8[np.ndarray, "h w 3"]
+    alt: str
+    lines: tuple[str, ...] = ()
+    bars: tuple[tuple[str, float, bool], ...] = ()  # class, probability, whether it is the true one
+
+
+@dataclass(frozen=True, eq=False)
+class RunView:
+    """What the page shows of a run; whatever is empty is left out."""
+
+    name: str
+    rows: Rows  # of metrics.jsonl: "start", "step", "eval" and "result" events
+    facts: dict[str, str] = field(default_factory=dict)  # beside those that the rows tell
+    marks: tuple[tuple[int, str], ...] = ()  # step, what happened
+    kernels: dict[int, tuple[UInt8[np.ndarray, "h w 3"], list[float]]] = field(default_factory=dict)  # by step: figure 3, and chroma a tower
+    samples: tuple[tuple[Picture, ...], ...] = ()  # a record, then the views that training takes from it
+    confused: tuple[tuple[str, tuple[Picture, ...]], ...] = ()
+    mistakes: tuple[Picture, ...] = ()
+    guesses: tuple[Picture, ...] = ()  # figure 4, left
+    neighbours: tuple[tuple[Picture, ...], ...] = ()  # figure 4, right: a query, then its nearest training images
+    calibration: Calibration | None = None
+    notes: tuple[str, ...] = ()  # what is missing, and why
+
+
+def render(runs: Sequence[RunView], *, live: bool = False) -> str:
+    """Return the page; `live`: it asks data.json beside it for news (`curve_data`)."""
     from jinja2 import Environment, PackageLoader
 
-    start = next((row for row in reversed(rows) if row["event"] == "start"), {})
-    steps = [row for row in rows if row["event"] == "step"]
-    settings = start.get("settings", {})
-    environment = Environment(loader=PackageLoader("alexprep.model", ""), autoescape=True)
+    environment = Environment(loader=PackageLoader("alexprep.model", "page"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"picture": _picture, "share": lambda value: f"{100 * value:.2f}"}
+    parts = {name: files("alexprep.model").joinpath("page", name).read_text(encoding="utf-8") for name in _EMBEDDED}
     return environment.get_template("report.html").render(
-        title=title,
-        results=[row for row in rows if row["event"] == "result"],
-        settings=settings,
-        facts=_facts(start, steps) | facts,
-        plots=_plots(rows, steps),
-        kernels="" if conv1 is None else _picture(kernels(conv1), "PNG"),
-        samples=_picture(samples, "JPEG"),
+        title=f"AlexNet, run {runs[0].name}" if len(runs) == 1 else f"AlexNet, {len(runs)} runs",
+        runs=runs,
+        heads=[_head(run) for run in runs],
+        differences=_differences(runs),
+        compared=any("paper" in error for run in runs for head in _head(run) for error in head["errors"]),
+        facts=[_facts(run) for run in runs],
+        data=_json(curve_data(runs)),
+        embedded=parts,
+        live=live,
     )
 
 
-def _facts(start: dict[str, Any], steps: Rows) -> dict[str, str]:
+_EMBEDDED = ("uPlot.iife.min.js", "uPlot.min.css", "report.css", "report.js")
+
+
+def curve_data(runs: Sequence[RunView]) -> dict[str, Any]:
+    """Return what the page's script draws: the curves, the evaluations, the marks and the kernels of each run, as JSON."""
+    most = max(2, MOST_ROWS // max(1, len(runs)))
+    return {"runs": [_curves(run, most) for run in runs], "paper": PAPER}
+
+
+def _curves(run: RunView, most: int) -> dict[str, Any]:
+    steps = [row for row in run.rows if row["event"] == "step"]
+    width = max(1, -(-len(steps) // most))
+    ends = [steps[min(i + width, len(steps)) - 1] for i in range(0, len(steps), width)]
+    columns = {}
+    for name, kind in CURVES.items():
+        values = np.array([row.get(name, np.nan) for row in steps], np.float64)
+        if width > 1:
+            values = np.add.reduceat(values, range(0, len(values), width)) / np.diff([*range(0, len(values), width), len(values)])
+        columns[name] = base64.b64encode(values.clip(-6e4, 6e4 if kind == "<f2" else 3e38).astype(kind).tobytes()).decode()
+    evaluations = [row for row in run.rows if row["event"] == "eval"]
+    start = _start(run)
+    return {
+        "name": run.name,
+        "averaged": width,
+        "steps": _runs_of([row["step"] for row in ends]),
+        "lr": _changes([(row["step"], row["lr"]) for row in steps]),
+        "columns": columns,
+        "evals": [{name: row.get(name) for name in ("step", "epoch", "loss", "top1_error", "top5_error", "train_error")} for row in evaluations],
+        "marks": [list(mark) for mark in run.marks],
+        "results": [row | {"intervals": {key: interval(row[key], row["count"]) for key in PAPER}} for row in run.rows if row["event"] == "result"],
+        "kernels": [{"step": step, "picture": _picture(pixels, "PNG"), "chroma": chroma} for step, (pixels, chroma) in run.kernels.items()],
+        "classes": start.get("classes", 0),
+    }
+
+
+def _runs_of(steps: Sequence[int]) -> list[list[int]]:
+    """Return whole numbers as runs of equal strides: [first, stride, count] each."""
+    runs: list[list[int]] = []
+    for step in steps:
+        if runs and runs[-1][2] == 1 and step != runs[-1][0]:
+            runs[-1][1:] = [step - runs[-1][0], 2]
+        elif runs and runs[-1][2] > 1 and step == runs[-1][0] + runs[-1][1] * runs[-1][2]:
+            runs[-1][2] += 1
+        else:
+            runs.append([step, 0, 1])
+    return runs
+
+
+def _changes(values: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Return where a value changes, and the last place."""
+    kept = [pair for i, pair in enumerate(values) if i == 0 or pair[1] != values[i - 1][1]]
+    return kept + ([values[-1]] if values and kept[-1] != values[-1] else [])
+
+
+def _start(run: RunView) -> dict[str, Any]:
+    return next((row for row in reversed(run.rows) if row["event"] == "start"), {})
+
+
+def _head(run: RunView) -> list[dict[str, Any]]:
+    """Return the results with their 95 % intervals, and beside those of ten views on 1000 classes the paper's band; all in percent."""
+    heads = []
+    for row in (row for row in run.rows if row["event"] == "result"):
+        errors = []
+        for key, name in (("top1_error", "top-1"), ("top5_error", "top-5")):
+            low, high = (100 * end for end in interval(row[key], row["count"]))
+            one: dict[str, Any] = {"name": name, "value": 100 * row[key], "low": low, "high": high}
+            if row["views"] == 10 and _start(run).get("classes") == 1000:
+                middle, reach = PAPER[key]
+                left, right = min(low, middle - reach) - 1, max(high, middle + reach) + 1
+                scale = 100 / (right - left)
+                one |= {"paper": middle, "reach": reach, "inside": middle - reach <= 100 * row[key] <= middle + reach}
+                one["band"] = {"left": (middle - reach - left) * scale, "width": 2 * reach * scale}
+                one["own"] = {"left": (low - left) * scale, "width": (high - low) * scale, "at": (100 * row[key] - left) * scale}
+            errors.append(one)
+        heads.append({"views": "ten views averaged" if row["views"] == 10 else "centre view", "count": row["count"], "errors": errors})
+    return heads
+
+
+def _differences(runs: Sequence[RunView]) -> list[tuple[str, list[str], bool]]:
+    """Return (setting, its value in each run, whether they differ), those that differ first."""
+    settings = [_start(run).get("settings", {}) for run in runs]
+    names = list(dict.fromkeys(name for one in settings for name in one))
+    table = [(name, [str(one.get(name, "")) for one in settings]) for name in names]
+    return sorted(((name, values, len(set(values)) > 1) for name, values in table), key=lambda row: not row[2])
+
+
+def _facts(run: RunView) -> dict[str, str]:
+    start, steps = _start(run), [row for row in run.rows if row["event"] == "step"]
     facts = {}
     if start:
         facts = {
             "parameters": f"{start['parameters']:,}",
-            "multiply-adds an image": f"{start['multiply_adds']:,}",
+            "multiply-adds an image": f"{start['multiply_adds']:,}" if start["multiply_adds"] else "not counted",
             "classes": f"{start['classes']:,}",
             "device": f"{start['device']}, {start['ranks']} rank{'s' if start['ranks'] > 1 else ''}",
             "versions": ", ".join(f"{name} {value}" for name, value in start["versions"].items()),
@@ -53,45 +170,24 @@ def _facts(start: dict[str, Any], steps: Rows) -> dict[str, str]:
         facts["steps"] = f"{steps[-1]['step']:,}"
         facts["images a second"] = f"{_median(steps, 'images_per_s'):,.0f} (median)"
         facts["time spent waiting for data"] = f"{100 * _median(steps, 'wait_share'):.1f} % (median)"
-    return facts
+    return facts | run.facts
 
 
 def _median(rows: Rows, name: str) -> float:
     return float(np.median([row[name] for row in rows]))
 
 
-def _plots(rows: Rows, steps: Rows) -> list[tuple[str, str]]:
-    """Return (caption, SVG) of what there is to plot."""
-    plots = []
-    evaluations = [row for row in rows if row["event"] == "eval"]
-    if steps:
-        x = [row["step"] for row in steps]
-        loss: list[Curve] = [("training batch", *_thinned(x, [row["loss"] for row in steps]))]
-        if evaluations:
-            loss.append(("validation, centre view", [row["step"] for row in evaluations], [row["loss"] for row in evaluations]))
-        plots.append(("Loss", curves(loss, x="step", y="cross-entropy", log=True)))
-    if evaluations:
-        x = [row["epoch"] for row in evaluations]
-        errors: list[Curve] = [(name, x, [100 * row[key] for row in evaluations]) for name, key in (("top-1", "top1_error"), ("top-5", "top5_error"))]
-        plots.append(("Validation error, centre view", curves(errors, x="epoch", y="error, %")))
-    if steps:
-        x = [row["step"] for row in steps]
-        plots.append(("Learning rate", curves([("lr", *_thinned(x, [row["lr"] for row in steps]))], x="step", y="learning rate", log=True)))
-        plots.append(("Throughput", curves([("images/s", *_thinned(x, [row["images_per_s"] for row in steps]))], x="step", y="images a second")))
-    return plots
+def _json(value: Any) -> str:  # noqa: ANN401  (JSON is anything)
+    """Return JSON that can stand in a script element."""
+    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
-def _thinned(x: Sequence[float], y: Sequence[float], most: int = 1000) -> tuple[list[float], list[float]]:
-    """Return at most `most` points, each the mean of a run of neighbours, so that a long run's page stays small."""
-    width = -(-len(x) // most)
-    starts = range(0, len(x), width)
-    return [x[min(i + width, len(x)) - 1] for i in starts], [float(np.mean(y[i : i + width])) for i in starts]
-
-
-def _picture(pixels: UInt8[np.ndarray, "h w 3"], kind: str) -> str:
-    """Return a data URL of the pixels."""
+def _picture(pixels: UInt8[np.ndarray, "h w 3"], kind: str = "JPEG", side: int = 0) -> str:
+    """Return a data URL of the pixels, made smaller if they are of more than `side` a side."""
     from PIL import Image
 
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, kind, **({"quality": 88} if kind == "JPEG" else {"optimize": True}))
+    image, buffer = Image.fromarray(pixels), io.BytesIO()
+    if side:
+        image.thumbnail((side, side))
+    image.save(buffer, kind, **({"quality": 82} if kind == "JPEG" else {"optimize": True}))
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"

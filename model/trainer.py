@@ -40,6 +40,7 @@ class Pace:
     accumulate: int = 1  # parts of a batch that are computed one after the other: less memory, the same step
     compile: bool = False  # by torch.compile
     ema: float = 0.0  # decay of a running mean of the weights; 0: none
+    until: float = 0.0  # stop after an epoch whose mean training error was no more; 0: never for that reason
     reseed: bool = False  # torch's own generator, at each step: of a network that draws from it, such as with nn.Dropout
 
 
@@ -67,6 +68,8 @@ class Trainer:
         self.validated = 0  # epochs
         self.best_error = float("inf")
         self.stopped = False  # because `stop` said so
+        self.reached = False  # the training error that was asked for
+        self._seen = (0.0, 0)  # sum of the training errors of this epoch's batches, and how many
         self._averaging: DistributedDataParallel | None = None
         self._saved = time.monotonic()
         self.averages = {name: value.detach().clone() for name, value in model.named_parameters()} if pace.ema else {}
@@ -80,7 +83,8 @@ class Trainer:
     ) -> Iterator[Event]:
         """Train to the end of the schedule (or `pace.steps`); yields an event a step and one an evaluation.
 
-        "tick" events only say that a step is done; "step" events carry loss (of that step's whole batch) and rates. When `stop()` is true on
+        "tick" events only say that a step is done; "step" events carry loss and error (of that step's whole batch, dropout and all) and rates;
+        "eval" events what `evaluate` returned, and as train_error the mean error of the epoch's batches. When `stop()` is true on
         any rank after a step, all save and return, with `stopped` set. Raises NotFinite when the loss is not finite.
         """
         network = self.layout.network(self.model)
@@ -95,10 +99,11 @@ class Trainer:
             self.optimizer.set_rates(phase.lr, phase.conv1, self.pace.lr)
             clock = _Clock()
             for images, labels, records in clock.watch(batches(self.step, phase.colour)):
-                loss, self.stopped, due = self._update(network, images, labels, records, stop)
+                loss, error, self.stopped, due = self._update(network, images, labels, records, stop)
                 self.step += 1
+                self._seen = (self._seen[0] + error, self._seen[1] + 1)
                 clock.images += len(labels) * self.layout.feed[1]
-                yield self._event(loss, phase.lr, epoch, clock)
+                yield self._event(loss, error, phase.lr, epoch, clock)
                 if self.stopped or self._out_of_steps():
                     break
                 if due and self.step % self.pace.epoch_steps:
@@ -109,15 +114,15 @@ class Trainer:
             yield from self._validate(evaluate, save)
 
     def _ended(self) -> bool:
-        return self._out_of_steps() or self.schedule.finished(self.step // self.pace.epoch_steps)
+        return self.reached or self._out_of_steps() or self.schedule.finished(self.step // self.pace.epoch_steps)
 
     def _out_of_steps(self) -> bool:
         return self.pace.steps is not None and self.step >= self.pace.steps
 
     def _update(
         self, network: torch.nn.Module, images: Tensor, labels: Tensor, records: Tensor, stop: Callable[[], bool]
-    ) -> tuple[float, bool, bool]:
-        """Take one step; return the batch's mean loss, whether to stop, and whether a checkpoint is due, the same on all ranks.
+    ) -> tuple[float, float, bool, bool]:
+        """Take one step; return the batch's mean loss and top-1 error, whether to stop, and whether a checkpoint is due, the same on all ranks.
 
         Raises NotFinite, before the weights have changed, if the loss is not finite.
         """
@@ -125,47 +130,48 @@ class Trainer:
             rank = torch.tensor([self.layout.ranks.rank])
             torch.manual_seed(int(dropout_keys(self.pace.seed, self.step, rank)) & ((1 << 63) - 1))
         self.optimizer.zero_grad()
-        loss = torch.zeros((), device=images.device)
+        sums = torch.zeros(2, device=images.device)  # loss, error
         chunks = [values.chunk(self.pace.accumulate) for values in (images, labels, records)]
         last = len(chunks[0]) - 1
         for number, (part, its_labels, its_records) in enumerate(zip(*chunks, strict=True)):
             share = len(part) / len(images)
             later = self._averaging.no_sync() if self._averaging is not None and number < last else nullcontext()
             with later:  # gradients are averaged once
-                loss += share * self._backward(network, part, its_labels, its_records, share)
-        mean, stopping, due = self._agreed(loss, stop)
+                sums += share * self._backward(network, part, its_labels, its_records, share)
+        mean, error, stopping, due = self._agreed(sums, stop)
         if not abs(mean) < float("inf"):
             raise NotFinite(f"the loss is {mean} at step {self.step + 1}: {_DIVERGED}", self.step, records)
         self.optimizer.step()
         if self.averages:
             torch._foreach_lerp_(list(self.averages.values()), [value.detach() for value in self.model.parameters()], 1 - self.pace.ema)
-        return mean, stopping, due
+        return mean, error, stopping, due
 
     def evaluated(self) -> dict[str, Tensor]:
         """Return the whole network's state that evaluation is to see: with the mean weights, if there are; all ranks must call it."""
         return self.layout.whole(self.model.state_dict() | self.averages)
 
     def _backward(self, network: torch.nn.Module, images: Tensor, labels: Tensor, records: Tensor, share: float) -> Tensor:
-        """Add the gradients of `share` times the mean loss; return the mean loss."""
+        """Add the gradients of `share` times the mean loss; return the mean loss and the share of wrong answers."""
         layout = self.layout
         keys, labels = layout.of_batch(dropout_keys(self.pace.seed, self.step, records)), layout.of_batch(labels)
         with torch.autocast(images.device.type, self.pace.dtype, enabled=self.pace.dtype != torch.float32):
             logits = network(images, keys)
         loss = F.cross_entropy(logits.float(), labels)
         (loss * share).backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
+        return torch.stack([loss.detach(), (logits.argmax(1) != labels).float().mean()])
 
-    def _agreed(self, loss: Tensor, stop: Callable[[], bool]) -> tuple[float, bool, bool]:
-        """Return what the ranks say together: mean loss, whether to stop, whether a checkpoint is due."""
+    def _agreed(self, sums: Tensor, stop: Callable[[], bool]) -> tuple[float, float, bool, bool]:
+        """Return what the ranks say together: mean loss and error, whether to stop, whether a checkpoint is due."""
         late = time.monotonic() - self._saved >= self.pace.checkpoint_seconds
-        said = torch.stack([loss.double(), *torch.tensor([stop(), late], dtype=torch.float64, device=loss.device)])
-        total, stopping, due = self.layout.ranks.sum(said).tolist()
-        return total / self.layout.ranks.world_size, stopping > 0, due > 0 or (self.step + 1) % self.pace.checkpoint_steps == 0
+        said = torch.cat([sums.double(), torch.tensor([stop(), late], dtype=torch.float64, device=sums.device)])
+        loss, error, stopping, due = self.layout.ranks.sum(said).tolist()
+        ranks = self.layout.ranks.world_size
+        return loss / ranks, error / ranks, stopping > 0, due > 0 or (self.step + 1) % self.pace.checkpoint_steps == 0
 
-    def _event(self, loss: float, lr: float, epoch: int, clock: "_Clock") -> Event:
+    def _event(self, loss: float, error: float, lr: float, epoch: int, clock: "_Clock") -> Event:
         if self.step % self.pace.log_steps:
             return {"event": "tick", "step": self.step}
-        return {"event": "step", "step": self.step, "epoch": epoch + 1, "loss": loss, "lr": lr, **clock.read()}
+        return {"event": "step", "step": self.step, "epoch": epoch + 1, "loss": loss, "error": error, "lr": lr, **clock.read()}
 
     def _validate(self, evaluate: Callable[[], Evaluation | None], save: Callable[[str], None]) -> Iterator[Event]:
         """Validate the epoch that has just ended, unless that was done."""
@@ -174,12 +180,14 @@ class Trainer:
             return
         result = evaluate()
         self.validated = epoch
+        train_error = self._seen[0] / max(1, self._seen[1])
+        self.reached, self._seen = self.pace.until > 0 and train_error <= self.pace.until, (0.0, 0)
         if result is not None:
             self.schedule.observe(result.top1_error)
             if result.top1_error < self.best_error:
                 self.best_error = result.top1_error
                 save("best")
-            yield {"event": "eval", "step": self.step, "epoch": epoch, "views": 1, **asdict(result)}
+            yield {"event": "eval", "step": self.step, "epoch": epoch, "views": 1, **asdict(result), "train_error": train_error}
         save("last")
 
     def _save(self, save: Callable[[str], None], name: str) -> None:
@@ -196,6 +204,8 @@ class Trainer:
             "step": self.step,
             "validated": self.validated,
             "best_error": self.best_error,
+            "reached": self.reached,
+            "seen": list(self._seen),
             "model": self.layout.whole(self.model.state_dict()),
             "velocities": self.layout.whole(self.optimizer.velocities()),
             "schedule": self.schedule.state_dict(),
@@ -207,6 +217,8 @@ class Trainer:
         if min(int(state["step"]), int(state["validated"])) < 0:
             raise ValueError("a negative step")
         self.step, self.validated, self.best_error = int(state["step"]), int(state["validated"]), float(state["best_error"])
+        seen = state.get("seen", (0.0, 0))  # not in the first releases' checkpoints
+        self.reached, self._seen = bool(state.get("reached", False)) and self.pace.until > 0, (float(seen[0]), int(seen[1]))
         self.model.load_state_dict(self.layout.part(state["model"]))
         self.optimizer.load_velocities(self.layout.part(state["velocities"]))
         self.schedule.load_state_dict(state["schedule"])

@@ -25,13 +25,13 @@ class Draws(NamedTuple):
     alpha: Float64[np.ndarray, "b 3"]  # standard normal, one for each principal colour
 
 
-def draws(seed: int, epoch: int, records: Int64[np.ndarray, "b"], room: int) -> Draws:
-    """Return the draws of each record in `epoch`; offsets are uniform on 0..room (paper, section 4.1: 0..32)."""
+def draws(seed: int, epoch: int, records: Int64[np.ndarray, "b"], room: int, *, mirror: bool = True) -> Draws:
+    """Return the draws of each record in `epoch`; offsets are uniform on 0..room (paper, section 4.1: 0..32); `mirror`: half are flipped, or none."""
     state = step(key(_PURPOSE, seed, epoch), records.astype(np.uint64))
     bits = step(state[:, None], np.arange(_LANES, dtype=np.uint64)[None])
     high = bits >> np.uint64(32)  # high * (room + 1) >> 32 is uniform to one part in 2**32 / (room + 1)
     offsets = (high[:, [_TOP, _LEFT]] * np.uint64(room + 1) >> np.uint64(32)).astype(np.int64)
-    return Draws(offsets[:, 0], offsets[:, 1], bits[:, _FLIP] >> np.uint64(63) == 1, normal(bits[:, _ALPHA]))
+    return Draws(offsets[:, 0], offsets[:, 1], (bits[:, _FLIP] >> np.uint64(63) == 1) & mirror, normal(bits[:, _ALPHA]))
 
 
 def colour_shift(

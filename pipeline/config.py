@@ -81,6 +81,7 @@ class LoaderConfig:
     divide      random views are divided by this while colour is on (2012 code: 1.1)
     shuffle     of random views: "full"; "block", which reads in runs of 512 records and mixes 16 runs at a time, for disks and
                 stores that are slow at random; "none", stored order each epoch
+    mirror      whether half of the random views are mirrored
     on_bad      a damaged record: "raise" stops with its name; "skip" gives the next good record instead, with a warning
                 (random views only: an evaluation counts every record once, or not at all)
     dtype       of the images: "float32", "bfloat16" or "float16"
@@ -101,6 +102,7 @@ class LoaderConfig:
     mean: Mean = "pixel"
     colour: float = 0.1
     divide: float = 1.0
+    mirror: bool = True
     shuffle: Shuffle = "full"
     on_bad: OnBad = "raise"
     layout: Layout = "CHW"
@@ -130,6 +132,7 @@ class LoaderConfig:
         check_choice("mean", self.mean, Mean)
         check(0 <= self.colour <= 1000, f"colour must be a standard deviation, 0..1000, got {self.colour}")
         check(1e-3 <= self.divide <= 1e6, f"divide must be 0.001..1,000,000, got {self.divide}")
+        check(type(self.mirror) is bool, f"mirror must be true or false, got {self.mirror!r}")
         check_choice("shuffle", self.shuffle, Shuffle)
         check_choice("on_bad", self.on_bad, OnBad)
         check(self.on_bad == "raise" or self.view == "random", "on_bad=skip would count a record twice in an evaluation; use alexprep repair")

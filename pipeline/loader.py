@@ -195,7 +195,7 @@ class Loader:
         shift = np.zeros((count, 3), np.float32)
         if not self._random:
             return Feed(images, labels, numbers, shift, None)
-        drawn = draws(self.config.seed, epoch, numbers, self.records.manifest.config.size - self.config.crop)
+        drawn = draws(self.config.seed, epoch, numbers, self.records.manifest.config.size - self.config.crop, mirror=self.config.mirror)
         if self.config.colour and self.stats is not None:
             shift = colour_shift(drawn.alpha, self.config.colour, self.stats.colours.eigenvalues, self.stats.colours.eigenvectors)
         return Feed(images, labels, numbers, shift, (drawn.top, drawn.left, drawn.flip))

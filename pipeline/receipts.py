@@ -65,7 +65,7 @@ def receipt_of(records: Records, config: LoaderConfig, stats: Stats, epoch: int,
         raise DataError(
             f"crop {config.crop} does not fit into the records of {records.manifest.directory}, {records.manifest.config.size} pixels a side"
         )
-    drawn = draws(config.seed, epoch, np.array([record]), room)
+    drawn = draws(config.seed, epoch, np.array([record]), room, mirror=config.mirror)
     shift = colour_shift(drawn.alpha, config.colour, stats.colours.eigenvalues, stats.colours.eigenvectors)[0]
     label = int(records.labels(np.array([record]))[0])
     shard, row = records.place(record)

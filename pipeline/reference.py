@@ -15,7 +15,7 @@ def batch(records: Records, config: LoaderConfig, stats: Stats, step: int) -> Fl
     """Return the images of `step` as `Loader` gives them: (b, 3, crop, crop), or (b, 10, 3, crop, crop) for ten views."""
     random, room = config.view == "random", records.manifest.config.size - config.crop
     epoch, numbers = Plan.of(len(records), config)(step)
-    drawn = draws(config.seed, epoch, numbers, room)
+    drawn = draws(config.seed, epoch, numbers, room, mirror=config.mirror)
     shifts = np.zeros((len(numbers), 3), np.float32)
     if random and config.colour:
         shifts = colour_shift(drawn.alpha, config.colour, stats.colours.eigenvalues, stats.colours.eigenvectors)

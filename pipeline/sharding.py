@@ -4,6 +4,7 @@ The plan says which source images go into which shard, from the source and the p
 single-threaded. So the bytes do not depend on the number of workers, machines or kills.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
@@ -36,6 +37,14 @@ class Part(NamedTuple):
 
     number: int = 1
     of: int = 1
+
+    @classmethod
+    def parse(cls, text: str) -> "Part":
+        """Return the part that I/N names; ValueError if it is none."""
+        match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise ValueError(f"--part is I/N with I from 1 to N, such as 3/16; got {text}")
+        return cls(int(match[1]), int(match[2]))
 
     def has(self, task: int) -> bool:
         """Tell whether the task-th shard of the job belongs to it."""

@@ -1,0 +1,89 @@
+"""The paper's figures 3 and 4 of a run, as PNG files, and the neighbours for its report."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from alexprep.model.alexnet import PRESETS
+from alexprep.model.distributed import Ranks
+from alexprep.model.figures import chroma, kernels
+from alexprep.model.report import Picture
+from alexprep.pipeline import DataError, Records, read_manifest
+from alexprep.pipeline.order import shuffled
+from alexprep.pipeline.receipts import write_png
+from alexprep.pipeline.storage import published, write_json
+
+from .building import split_or_default
+from .evaluating import Trained, measure
+from .featuring import neighbours
+from .reporting import GUESSES, NEIGHBOURS, REPORT, Seen, nearest_pictures, write_report
+from .runs import RunFolder, first_kernels
+
+FIGURE_3, FIGURE_4 = "figure-3.png", "figure-4.png"
+
+
+def draw_figures(
+    folder: RunFolder, data: Path | None, checkpoint: str | None, wanted: tuple[int, int, int], ranks: Ranks, cache: dict[str, Any]
+) -> dict[str, Any]:
+    """Publish the figures of a checkpoint of the run; `wanted`: queries, nearest images of each, seed. Return what they show."""
+    queries, nearest, seed = wanted
+    trained = Trained.load(folder.directory / (checkpoint or "last.pt"), ranks)
+    if not trained.settings.alexnet:
+        raise DataError(f"{folder.directory} is of a network without an fc7: figures are of the AlexNets of this project")
+    start = next((row for row in folder.rows() if row["event"] == "start"), {})
+    manifest = read_manifest(data or start.get("data", "shards"))
+    trained.check(manifest)
+    split = split_or_default(manifest, None)
+    shown, train = Records(manifest, split), Records(manifest, "train")
+    numbers = shuffled(seed, 0, len(shown))[: GUESSES + queries].tolist()
+    asked = numbers[GUESSES:] or numbers
+    found = neighbours(trained, manifest, (split, asked), "train", nearest, ranks, cache)
+    rows = [
+        {"record": record, "nearest": [list(pair) for pair in zip(records, distances, strict=True)]}
+        for record, records, distances in zip(asked, found.records.tolist(), found.distances.tolist(), strict=True)
+    ]
+    write_json(folder.directory / NEIGHBOURS, {"plan": manifest.plan, "split": split, "step": trained.step, "queries": rows})
+    seen = Seen(shown, measure([trained], Path(manifest.directory), split, 1, ranks, cache, torch.float32), manifest.classes)
+    weight = first_kernels(trained.model.state_dict())
+    assert weight is not None  # every AlexNet has them
+    towers = PRESETS[trained.settings.preset].towers
+    write_png(folder.directory / FIGURE_3, kernels(weight, towers))
+    with published(folder.directory / FIGURE_4) as file:
+        file.write(_figure_4(seen.guesses(seed), nearest_pictures(rows, shown, train)))
+    write_report([folder], folder.directory / REPORT, data)
+    files = [str(folder.directory / name) for name in (FIGURE_3, FIGURE_4, NEIGHBOURS, REPORT)]
+    return {"step": trained.step, "chroma": chroma(weight, towers), "neighbours": rows, "files": files}
+
+
+def _figure_4(guesses: tuple[Picture, ...], rows: tuple[tuple[Picture, ...], ...]) -> bytes:
+    """Return a PNG: images with the bars of their five most probable classes; below, queries with what is nearest to them."""
+    from matplotlib.figure import Figure
+
+    columns = 4
+    bands = -(-len(guesses) // columns)
+    widest = max((len(row) for row in rows), default=1)
+    figure = Figure(figsize=(10, 3.4 * bands + 1.5 * len(rows)), layout="constrained")
+    upper, lower = figure.subfigures(2, 1, height_ratios=[3.4 * bands, max(0.1, 1.5 * len(rows))])
+    for number, picture in enumerate(guesses):
+        axes = upper.add_subplot(2 * bands, columns, number // columns * 2 * columns + number % columns + 1)
+        _image(axes, picture, picture.lines[0])
+        axes = upper.add_subplot(2 * bands, columns, (number // columns * 2 + 1) * columns + number % columns + 1)
+        names, values, true = zip(*picture.bars, strict=True)
+        axes.barh(range(len(names)), values, color=["#d2542f" if one else "#9db7e0" for one in true])
+        axes.set(xlim=(0, 1), ylim=(4.6, -0.6), xticks=[], yticks=[])
+        for place, name in enumerate(names):
+            axes.text(0.02, place, name[:34], va="center", fontsize=7)
+    for row_number, row in enumerate(rows):
+        for number, picture in enumerate(row):
+            _image(lower.add_subplot(len(rows), widest, row_number * widest + number + 1), picture, picture.lines[0][:18] if not number else "")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _image(axes: Any, picture: Picture, title: str) -> None:  # noqa: ANN401  (matplotlib's)
+    axes.imshow(np.asarray(picture.image))
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=7, pad=2, parse_math=False)

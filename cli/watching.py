@@ -1,0 +1,85 @@
+"""`alextrain watch`: the page of runs, served on this machine while they train."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from alexprep.model.report import curve_data, render
+from alexprep.pipeline.errors import DataError
+
+from .common import say
+from .reporting import view
+from .runs import RunFolder
+
+LOOPBACK = "127.0.0.1"
+
+
+def serve(folders: Sequence[RunFolder], data: Path | None, port: int) -> None:
+    """Serve until Ctrl-C; DataError if the port is taken."""
+    try:
+        server = ThreadingHTTPServer((LOOPBACK, port), _handler(folders, data))
+    except OSError as error:
+        raise DataError(f"cannot listen on {LOOPBACK}:{port}: {error.strerror}; give another --port, or 0 for any that is free") from error
+    server.daemon_threads = True
+    say(f"http://{LOOPBACK}:{server.server_port}/ shows {', '.join(str(folder.directory) for folder in folders)}; Ctrl-C ends it")
+    with server:
+        server.serve_forever(poll_interval=0.2)
+
+
+def _handler(folders: Sequence[RunFolder], data: Path | None) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        """Answers / with the page and /data.json with what its curves are drawn from; nothing else, and no path of a disk."""
+
+        timeout = 30  # seconds that a connection may say nothing
+        server_version = "alextrain"
+
+        def do_GET(self) -> None:
+            host = self.headers.get("Host", "").rsplit(":", 1)[0]
+            if host not in (LOOPBACK, "localhost"):  # another site's name that leads here is not for us
+                self._answer(HTTPStatus.FORBIDDEN, "text/plain", b"ask 127.0.0.1\n")
+            elif self.path == "/":
+                self._answer(HTTPStatus.OK, "text/html; charset=utf-8", render([view(folder, data) for folder in folders], live=True).encode())
+            elif self.path == "/data.json":
+                self._news()
+            else:
+                self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"there are / and /data.json\n")
+
+        def _news(self) -> None:
+            tag = f'"{_state(folders)}"'
+            if self.headers.get("If-None-Match") == tag:
+                self._answer(HTTPStatus.NOT_MODIFIED, "application/json", b"", tag)
+                return
+            value = curve_data([view(folder, pictures=False) for folder in folders])
+            self._answer(HTTPStatus.OK, "application/json", json.dumps(value).encode(), tag)
+
+        def _answer(self, status: HTTPStatus, kind: str, body: bytes, tag: str = "") -> None:
+            self.send_response(status)
+            if tag:
+                self.send_header("ETag", tag)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Cache-Control", "no-store")
+            self.send_header("X-Content-Type-Options", "nosniff")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing of each request."""
+
+    return Handler
+
+
+def _state(folders: Sequence[RunFolder]) -> str:
+    """Return what changes when there is news."""
+    found = []
+    for folder in folders:
+        for path in (folder.metrics, *folder.kernels().values()):
+            try:
+                facts = path.stat()
+            except OSError:
+                continue
+            found.append((str(path), facts.st_mtime_ns, facts.st_size))
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:16]

@@ -1,0 +1,64 @@
+"""The four-layer nets of sections 3.1 and 3.3, on CIFAR-10.
+
+The paper says no more of them than "four-layer convolutional network". This is the shape of the nets for CIFAR-10 that its authors
+published: three convolutions of 32, 32 and 64 kernels 5x5, each followed by overlapping pooling, and one fully connected layer.
+"""
+
+from math import sqrt
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .alexnet import Activation, check_shape
+from .layers import ResponseNorm
+
+MAPS = (32, 32, 64)
+ALPHA = 1e-4  # of the normalisation's sum, as in section 3.3; k = 2 and beta = 0.75 too
+
+
+class FourLayers(nn.Module):
+    """Raw 0..255 pixels minus a mean -> one logit a class. Initial weights follow from `seed` alone."""
+
+    def __init__(
+        self, *, classes: int = 10, width: float = 1.0, crop: int = 32, seed: int = 0, activation: Activation = "relu", norm: bool = False
+    ) -> None:
+        """Build the network; `norm` puts response normalisation behind the first two activations, as AlexNet has it.
+
+        ValueError for what cannot be.
+        """
+        super().__init__()
+        check_shape(classes, width)
+        if crop < 8:
+            raise ValueError(f"crop {crop} is too small for three poolings: at least 8 pixels")
+        self.activation = activation
+        c1, c2, c3 = (max(1, round(maps * width)) for maps in MAPS)
+        side = crop // 8  # 32, 16, 8, 4: pooling windows of 3 at a stride of 2, the last one over the edge
+        self.conv1 = nn.Conv2d(3, c1, 5, padding=2)
+        self.conv2 = nn.Conv2d(c1, c2, 5, padding=2)
+        self.conv3 = nn.Conv2d(c2, c3, 5, padding=2)
+        self.norm1, self.norm2 = (ResponseNorm(alpha=ALPHA) if norm else nn.Identity() for _ in range(2))
+        self.fc4 = nn.Linear(c3 * side * side, classes)
+        if not self.conv1.weight.is_meta:
+            self._initialise(seed)
+
+    def forward(self, images: Float[Tensor, "b 3 h w"], _keys: Int64[Tensor, "b"] | None = None) -> Float[Tensor, "b classes"]:
+        """Return the logits; the pixels are divided by 64, about their standard deviation."""
+        x = self._pool(self.norm1(self._act(self.conv1(images / 64))))
+        x = self._pool(self.norm2(self._act(self.conv2(x))))
+        x = self._pool(self._act(self.conv3(x)))
+        return self.fc4(x.flatten(1))
+
+    def _act(self, x: Tensor) -> Tensor:
+        return F.relu(x) if self.activation == "relu" else torch.tanh(x)
+
+    def _pool(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
+        return F.max_pool2d(x, 3, 2, ceil_mode=True)
+
+    def _initialise(self, seed: int) -> None:
+        """Draw N(0, 1 / inputs) weights, which favour neither activation: a signal of variance 1 stays one in the linear part of both."""
+        generator = torch.Generator().manual_seed(seed)
+        for layer in (self.conv1, self.conv2, self.conv3, self.fc4):
+            nn.init.normal_(layer.weight, 0, 1 / sqrt(layer.weight[0].numel()), generator=generator)
+            nn.init.zeros_(layer.bias)
