@@ -56,11 +56,13 @@ lint: .venv/dependencies ## ruff (style and format), hadolint
 types: .venv/package ## mypy, on the installed wheel
 	$(BIN)/mypy --package alexprep.pipeline --package alexprep.model --package alexprep.cli
 
-docs-check: .venv/package ## docs/cli.md says what the commands say
+docs-check: .venv/package ## docs/cli.md says what the commands say, and the site has no broken link
 	$(BIN)/cog --check docs/cli.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-docs: .venv/package ## the command line's page, from its own help
+docs: .venv/package ## the site in site/, and the command line's page in it from its own help
 	$(BIN)/cog -r docs/cli.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 check: lint types docs-check test ## everything that must pass before a commit
 
@@ -89,4 +91,4 @@ lock: ## requirements.lock again, from pyproject.toml
 	rm -rf .lock-venv build alexprep.egg-info
 
 clean: ## all that make has made
-	rm -rf .venv .venv-examples build dist alexprep.egg-info demo bench .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-examples build dist site alexprep.egg-info demo bench .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -176,7 +176,7 @@ def outcome(cell: Cell) -> dict[str, Any]:
     """Return what a finished run has come to: errors are shares of 1."""
     rows = cell.folder.rows()
     results = {row["views"]: row for row in rows if row["event"] == "result"}
-    last = next((row for row in reversed(rows) if row["event"] == "eval"), {})
+    last: dict[str, Any] = next((row for row in reversed(rows) if row["event"] == "eval"), {})
     step = next(iter(results.values()))["step"]
     return {
         "seed": cell.settings.seed,

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from alexprep.model.alexnet import AlexNet, Switches
-from alexprep.model.cifar import FourLayers
+from alexprep.model.cifar import INITIAL, FourLayers
 from alexprep.model.distributed import Ranks
 from alexprep.model.layout import TOWERS, Name, choose, unfit
 from alexprep.pipeline import DataError, Manifest, read_manifest
@@ -121,9 +121,9 @@ def builder(settings: Settings, classes: int) -> Callable[..., AlexNet]:
     """Return what makes the network of these settings, or with `convs` and `fcs` a part of it."""
     if settings.model:
         return partial(own, settings, classes)  # type: ignore[return-value]  # the trainer asks no more of it
-    if settings.preset == "cifar":
-        shape = {"classes": classes, "width": settings.width, "crop": settings.crop, "seed": settings.seed}
-        return partial(FourLayers, **shape, activation=settings.activation, norm=settings.norm)  # type: ignore[return-value]
+    if settings.preset in INITIAL:
+        options: dict[str, Any] = {"activation": settings.activation, "norm": settings.norm}
+        return partial(FourLayers, settings.preset, classes=classes, width=settings.width, crop=settings.crop, seed=settings.seed, **options)  # type: ignore[return-value]  # the trainer asks no more of it
     switches = Switches(**{field.name: getattr(settings, field.name) for field in fields(Switches)})
     return partial(AlexNet, settings.preset, classes=classes, width=settings.width, crop=settings.crop, seed=settings.seed, switches=switches)
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import click
 
+_EXTRAS = {"cuda12": ("torch", "matplotlib", "jinja2"), "export": ("onnx", "onnxruntime", "onnxscript", "safetensors")}
+
 
 class Commands(click.Group):
     """Turns the errors that a user can act on into `Error: ...` and exit code 1, for every command."""
@@ -28,9 +30,10 @@ class Commands(click.Group):
             say(f"\ninterrupted; {self.interrupted}")
             ctx.exit(130)
         except ModuleNotFoundError as error:
-            if error.name not in ("torch", "matplotlib", "jinja2"):
+            extra = next((extra for extra, names in _EXTRAS.items() if error.name in names), None)
+            if extra is None:
                 raise
-            raise click.ClickException(f"{error.name} is not installed: pip install 'alexprep[cuda12]' brings all that training needs") from error
+            raise click.ClickException(f"{error.name} is not installed: pip install 'alexprep[{extra}]' brings all that this needs") from error
         except BrokenPipeError:
             raise  # click ends quietly: nobody reads on
         except OSError as error:
@@ -105,7 +108,7 @@ class Bar:
                 self._last = now
                 rate = (done - self._first) / (now - self._start)
                 left = f", {(self._total - done) / rate:.0f} s left" if self._total and rate else ""
-                say(f"{self._what}: {done}{f' of {self._total}' if self._total else ''} {self._unit}, {rate:.1f}/s{left}{note and ', ' + note}")
+                say(f"{self._what}: {done}{f' of {self._total}' if self._total else ''} {self._unit}, {_rate(rate)}{left}{note and ', ' + note}")
             return
         if self._first is None:
             self._first = done
@@ -116,3 +119,7 @@ class Bar:
     def close(self) -> None:
         """End the bar."""
         self._bar.close()
+
+
+def _rate(a_second: float) -> str:
+    return f"{a_second:.1f}/s" if a_second >= 0.1 or not a_second else f"{1 / a_second:.0f} s each"

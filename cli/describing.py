@@ -49,10 +49,13 @@ def evaluated(
 ) -> str:
     """Return an evaluation as text: the errors with their intervals, the worst classes, what is taken for what, calibration."""
     low1, high1, low5, high5 = (100 * end for both in result.intervals().values() for end in both)
+    errors = (
+        f"top-1 error {100 * result.top1_error:.2f} % (95 %: {low1:.2f} to {high1:.2f})   "
+        f"top-5 error {100 * result.top5_error:.2f} % ({low5:.2f} to {high5:.2f})   loss {result.loss:.4f}"
+    )
     lines = [
         f"{result.count:,} images of {what}",
-        f"top-1 error {100 * result.top1_error:.2f} % (95 %: {low1:.2f} to {high1:.2f})   "
-        f"top-5 error {100 * result.top5_error:.2f} % ({low5:.2f} to {high5:.2f})   loss {result.loss:.4f}",
+        errors,
         f"calibration: the probability of the best class is off by {100 * trust.error:.1f} % on average",
     ]
     worst = sorted(rows, key=lambda row: (-row.top1_error, row.label))[:most]

@@ -32,8 +32,7 @@ def draw_figures(
     trained = Trained.load(folder.directory / (checkpoint or "last.pt"), ranks)
     if not trained.settings.alexnet:
         raise DataError(f"{folder.directory} is of a network without an fc7: figures are of the AlexNets of this project")
-    start = next((row for row in folder.rows() if row["event"] == "start"), {})
-    manifest = read_manifest(data or start.get("data", "shards"))
+    manifest = read_manifest(data or folder.start().get("data", "shards"))
     trained.check(manifest)
     split = split_or_default(manifest, None)
     shown, train = Records(manifest, split), Records(manifest, "train")
@@ -45,7 +44,7 @@ def draw_figures(
         for record, records, distances in zip(asked, found.records.tolist(), found.distances.tolist(), strict=True)
     ]
     write_json(folder.directory / NEIGHBOURS, {"plan": manifest.plan, "split": split, "step": trained.step, "queries": rows})
-    seen = Seen(shown, measure([trained], Path(manifest.directory), split, 1, ranks, cache, torch.float32), manifest.classes)
+    seen = Seen(shown, measure([trained], manifest.directory, split, 1, ranks, cache, torch.float32), manifest.classes)
     weight = first_kernels(trained.model.state_dict())
     assert weight is not None  # every AlexNet has them
     towers = PRESETS[trained.settings.preset].towers
@@ -65,7 +64,7 @@ def _figure_4(guesses: tuple[Picture, ...], rows: tuple[tuple[Picture, ...], ...
     bands = -(-len(guesses) // columns)
     widest = max((len(row) for row in rows), default=1)
     figure = Figure(figsize=(10, 3.4 * bands + 1.5 * len(rows)), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=[3.4 * bands, max(0.1, 1.5 * len(rows))])
+    upper, lower = np.ravel(figure.subfigures(2, 1, squeeze=False, height_ratios=[3.4 * bands, max(0.1, 1.5 * len(rows))]))
     for number, picture in enumerate(guesses):
         axes = upper.add_subplot(2 * bands, columns, number // columns * 2 * columns + number % columns + 1)
         _image(axes, picture, picture.lines[0])

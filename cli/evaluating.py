@@ -14,6 +14,7 @@ from alexprep.model.distributed import Ranks, cpus_of_a_rank
 from alexprep.model.evaluator import FIVE, Predictions, averaged, outputs, predict
 from alexprep.pipeline import DataError, Loader, Manifest, Records, Stats, read_manifest
 from alexprep.pipeline.config import Views
+from alexprep.pipeline.remote import Location
 from alexprep.pipeline.storage import published
 
 from .building import builder, on_device
@@ -25,7 +26,7 @@ VIEWS: dict[int, Views] = {10: "ten", 1: "center"}
 PREDICTIONS = "predictions.parquet"
 
 
-def open_loader(data: Path, settings: Settings, stats: Stats, ranks: Ranks, **changes: Any) -> Loader:  # noqa: ANN401  (fields of LoaderConfig)
+def open_loader(data: Location, settings: Settings, stats: Stats, ranks: Ranks, **changes: Any) -> Loader:  # noqa: ANN401  (fields of LoaderConfig)
     """Return this rank's loader."""
     gpu = ranks.device.type == "cuda"
     defaults = {
@@ -37,7 +38,7 @@ def open_loader(data: Path, settings: Settings, stats: Stats, ranks: Ranks, **ch
     }
     config = settings.loader(**(defaults | changes))
     try:
-        return Loader(data, config, stats=stats)
+        return Loader(str(data), config, stats=stats)
     except ValueError as error:
         raise DataError(f"{data}: {error}") from error
 
@@ -86,13 +87,13 @@ class Trained:
             counts = f"{len(manifest.classes)} and {len(self.classes)}"
             raise DataError(f"{manifest.directory} has other classes than the checkpoint was trained on ({counts}; {different})")
 
-    def loader(self, data: Path, split: str, views: int, ranks: Ranks, cache: dict[str, Any]) -> Loader:
+    def loader(self, data: Location, split: str, views: int, ranks: Ranks, cache: dict[str, Any]) -> Loader:
         """Return a loader of the views that it is measured on, less the mean image that it was trained with."""
         return open_loader(data, self.settings, self.stats, ranks, **cache, **evaluation(split, views, self.settings, ranks))
 
 
 def measure(
-    checkpoints: Sequence[Trained], data: Path, split: str, views: int, ranks: Ranks, cache: dict[str, Any], dtype: torch.dtype
+    checkpoints: Sequence[Trained], data: Location, split: str, views: int, ranks: Ranks, cache: dict[str, Any], dtype: torch.dtype
 ) -> Predictions:
     """Return what the checkpoints say together of every record of a split: the mean of their probabilities."""
     manifest = read_manifest(data)
@@ -112,7 +113,7 @@ def measure(
             if bar is not None:
                 bar.at(number)
 
-    sources = [watched(loaders[0]), *loaders[1:]]
+    sources: list[Iterable[Any]] = [watched(loaders[0]), *loaders[1:]]
     found = predict(averaged([outputs(one.model, source, dtype) for one, source in zip(checkpoints, sources, strict=True)]), ranks)
     if bar is not None:
         bar.close()

@@ -44,7 +44,7 @@ def choose_layout(device: str, gpus: int | None, cpu_ranks: int | None) -> Layou
         if device == "gpu":
             raise DataError(_why_no_gpu())
         if gpus and not joining:
-            say(f"{_why_no_gpu()}. Going on in one process on the CPU")
+            say(f"{_why_no_gpu().partition(': use device')[0]}. Going on in one process on the CPU")
         return Layout("cpu", joining or 1)
     if joining:
         return Layout("gpu", joining)

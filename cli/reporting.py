@@ -1,7 +1,7 @@
 """Gathers what the report page shows of runs. Whatever is gone (the data, a checkpoint, predictions) is left out, with a note."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,10 @@ def view(folder: RunFolder, data: Path | None = None, *, pictures: bool = True) 
     """Return what the page shows of a run; without `pictures`, the curves and kernels alone."""
     rows = folder.rows()
     settings = folder.settings()
-    start = next((row for row in reversed(rows) if row["event"] == "start"), {})
-    plain = {"name": folder.directory.name, "rows": rows, "marks": marks(rows, settings), "kernels": _kernels(folder, settings)}
+    plain = RunView(folder.directory.name, rows, marks=marks(rows, settings), kernels=_kernels(folder, settings))
     if not pictures:
-        return RunView(**plain)
+        return plain
+    start = folder.start()
     notes: list[str] = []
     shown: dict[str, Any] = {"facts": {"folder": str(folder.directory)}}
     where = data or start.get("data")
@@ -61,7 +61,7 @@ def view(folder: RunFolder, data: Path | None = None, *, pictures: bool = True) 
             raise
         if where != "--data synthetic":
             notes.append(f"No images are shown: {error}")
-    return RunView(**plain, **shown, notes=tuple(notes))
+    return replace(plain, **shown, notes=tuple(notes))
 
 
 def _kernels(folder: RunFolder, settings: Settings) -> dict[int, tuple[np.ndarray, list[float]]]:
@@ -174,7 +174,7 @@ def _neighbours(path: Path, manifest: Manifest, queries: Records, train: Records
     try:
         if value["plan"] != manifest.plan:
             raise DataError(f"{path} is of another data set than {manifest.directory}")
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"record": int(one["record"]), "nearest": [(int(number), float(distance)) for number, distance in one["nearest"]]}
             for one in value["queries"]
         ]

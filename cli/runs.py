@@ -98,6 +98,10 @@ class RunFolder:
                 rows.append(row)
         return rows
 
+    def start(self) -> dict[str, Any]:
+        """Return the row of its last start: what it trains on, with what; nothing before the first."""
+        return next((row for row in reversed(self.rows()) if row["event"] == "start"), {})
+
     def rewind(self, step: int, validated: int) -> list[dict[str, Any]]:
         """Drop the rows after `step` and epoch `validated`, which will be written again, and a finished run's results; return the rest."""
         again = {"step": lambda row: row["step"] > step, "eval": lambda row: row["epoch"] > validated, "start": lambda row: row["step"] > step}

@@ -32,7 +32,7 @@ def _opened(directory: str, run: Path | None, given: dict[str, Any]) -> Any:  # 
     if run is not None and run.is_dir():
         from .runs import RunFolder
 
-        start = next((row for row in RunFolder(run).rows() if row["event"] == "start"), {})
+        start = RunFolder(run).start()
         if start.get("plan", manifest.plan) != manifest.plan:
             raise DataError(f"{directory} is not the data set that {run} was trained on; give that one: {start.get('data')}")
     changes = {"split": manifest.main_split, "views": "random"} | {name: value for name, value in given.items() if value is not None}

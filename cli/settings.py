@@ -95,7 +95,7 @@ class Settings:
     @property
     def alexnet(self) -> bool:
         """Whether the network is one of the five of alexnet.py, which can be described and split over ranks."""
-        return not self.model and self.preset != "cifar"
+        return not self.model and not self.preset.startswith("cifar")
 
     def drop_shares(self) -> list[float]:
         """Return `drops` as numbers; ValueError if they are not shares of 1."""
@@ -138,6 +138,8 @@ MAY_CHANGE = (
 )
 PARALLEL = ("auto", "data", "towers", "hybrid")
 
+CIFAR = {"mean": "pixel", "divide": 1.0, "colour": 0.0, "crop": 32, "norm": False, "schedule": "fixed", "epochs": 60, "drops": "0.75,0.9"}
+
 # What the paper's text, the authors' code (spec: sections 1, 2 and 4) and their successors say differently; the rest is Settings' own defaults.
 PRESETS: dict[str, dict[str, Any]] = {
     "source": {},
@@ -156,7 +158,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "owt": {"mean": "channel", "divide": 1.0, "colour": 0.0, "schedule": "fixed", "epochs": 90, "drops": "0.3333,0.6667"},
     # the four-layer nets of sections 3.1 and 3.3, on CIFAR-10's 32 pixels; the paper gives no more of them (model/cifar.py)
-    "cifar": {"mean": "pixel", "divide": 1.0, "colour": 0.0, "crop": 32, "norm": False, "schedule": "fixed", "epochs": 60, "drops": "0.75,0.9"},
+    "cifar": CIFAR,
+    "cifar-2012": CIFAR,
 }
 
 

@@ -15,6 +15,10 @@ from .alexnet import Activation, check_shape
 from .layers import ResponseNorm
 
 MAPS = (32, 32, 64)
+# What the pixels are divided by, and the standard deviations of the initial weights of the four layers; None: 1 / sqrt(inputs), which
+# favours neither activation: a signal of variance 1 stays one in the linear part of both. The other one is what the authors' files for
+# CIFAR-10 have (cuda-convnet, layers-80sec).
+INITIAL: dict[str, tuple[float, tuple[float, ...] | None]] = {"cifar": (64, None), "cifar-2012": (1, (0.0001, 0.01, 0.01, 0.1))}
 ALPHA = 1e-4  # of the normalisation's sum, as in section 3.3; k = 2 and beta = 0.75 too
 
 
@@ -22,7 +26,15 @@ class FourLayers(nn.Module):
     """Raw 0..255 pixels minus a mean -> one logit a class. Initial weights follow from `seed` alone."""
 
     def __init__(
-        self, *, classes: int = 10, width: float = 1.0, crop: int = 32, seed: int = 0, activation: Activation = "relu", norm: bool = False
+        self,
+        preset: str = "cifar",
+        *,
+        classes: int = 10,
+        width: float = 1.0,
+        crop: int = 32,
+        seed: int = 0,
+        activation: Activation = "relu",
+        norm: bool = False,
     ) -> None:
         """Build the network; `norm` puts response normalisation behind the first two activations, as AlexNet has it.
 
@@ -32,7 +44,9 @@ class FourLayers(nn.Module):
         check_shape(classes, width)
         if crop < 8:
             raise ValueError(f"crop {crop} is too small for three poolings: at least 8 pixels")
-        self.activation = activation
+        if preset not in INITIAL:
+            raise ValueError(f"preset must be one of {', '.join(INITIAL)}; got {preset!r}")
+        self.activation, (self.pixel, stds) = activation, INITIAL[preset]
         c1, c2, c3 = (max(1, round(maps * width)) for maps in MAPS)
         side = crop // 8  # 32, 16, 8, 4: pooling windows of 3 at a stride of 2, the last one over the edge
         self.conv1 = nn.Conv2d(3, c1, 5, padding=2)
@@ -41,11 +55,11 @@ class FourLayers(nn.Module):
         self.norm1, self.norm2 = (ResponseNorm(alpha=ALPHA) if norm else nn.Identity() for _ in range(2))
         self.fc4 = nn.Linear(c3 * side * side, classes)
         if not self.conv1.weight.is_meta:
-            self._initialise(seed)
+            self._initialise(seed, stds)
 
     def forward(self, images: Float[Tensor, "b 3 h w"], _keys: Int64[Tensor, "b"] | None = None) -> Float[Tensor, "b classes"]:
-        """Return the logits; the pixels are divided by 64, about their standard deviation."""
-        x = self._pool(self.norm1(self._act(self.conv1(images / 64))))
+        """Return the logits."""
+        x = self._pool(self.norm1(self._act(self.conv1(images / self.pixel))))
         x = self._pool(self.norm2(self._act(self.conv2(x))))
         x = self._pool(self._act(self.conv3(x)))
         return self.fc4(x.flatten(1))
@@ -56,9 +70,12 @@ class FourLayers(nn.Module):
     def _pool(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
         return F.max_pool2d(x, 3, 2, ceil_mode=True)
 
-    def _initialise(self, seed: int) -> None:
-        """Draw N(0, 1 / inputs) weights, which favour neither activation: a signal of variance 1 stays one in the linear part of both."""
+    def _initialise(self, seed: int, stds: tuple[float, ...] | None) -> None:
+        """Draw normal weights of these standard deviations; biases are 0."""
         generator = torch.Generator().manual_seed(seed)
-        for layer in (self.conv1, self.conv2, self.conv3, self.fc4):
-            nn.init.normal_(layer.weight, 0, 1 / sqrt(layer.weight[0].numel()), generator=generator)
+        layers: list[nn.Conv2d | nn.Linear] = [self.conv1, self.conv2, self.conv3, self.fc4]
+        for number, layer in enumerate(layers):
+            std = 1 / sqrt(layer.weight[0].numel()) if stds is None else stds[number]
+            nn.init.normal_(layer.weight, 0, std, generator=generator)
+            assert layer.bias is not None
             nn.init.zeros_(layer.bias)

@@ -32,7 +32,7 @@ class ResponseNorm(nn.Module):
 def plain_norm(x: Float[Tensor, "b c h w"], towers: int, alpha: float, k: float) -> Float[Tensor, "b c h w"]:
     """Return the formula of `ResponseNorm`; autograd finds its gradient, and torch.compile makes one pass of it."""
     reach, wide = ResponseNorm.reach, x if x.dtype == torch.float64 else x.float()
-    squares = F.pad(wide.square().reshape(len(x), towers, -1, *x.shape[2:]), (0, 0, 0, 0, reach, reach))
+    squares = F.pad(wide.square().reshape(x.shape[0], towers, -1, *x.shape[2:]), (0, 0, 0, 0, reach, reach))
     maps = x.shape[1] // towers
     sums = sum((squares[:, :, i : i + maps] for i in range(1, 2 * reach + 1)), squares[:, :, :maps])
     root = torch.rsqrt(k + alpha * sums.flatten(1, 2))
@@ -106,7 +106,7 @@ class GroupedLinear(nn.Module):
 
     def forward(self, x: Float[Tensor, "b n"]) -> Float[Tensor, "b units"]:
         """Return the units' sums."""
-        rows = x.reshape(len(x), self.groups, -1).movedim(1, 0)
+        rows = x.reshape(x.shape[0], self.groups, -1).movedim(1, 0)
         weight, bias = self.weight.reshape(self.groups, -1, rows.shape[-1]), self.bias.reshape(self.groups, 1, -1)
         return torch.baddbmm(bias, rows, weight.mT).movedim(0, 1).flatten(1)
 

@@ -25,6 +25,7 @@ RATES = {
     "one-gpu": Rates(bias_lr=2, bias_annealed=False, bias_decay=False),
     "caffe": Rates(bias_lr=2, bias_annealed=True, bias_decay=False),
     "cifar": Rates(bias_lr=2, bias_annealed=True, bias_decay=False),
+    "cifar-2012": Rates(bias_lr=2, bias_annealed=True, bias_decay=False),
     "owt": Rates(bias_lr=1, bias_annealed=True, bias_decay=True),
 }
 

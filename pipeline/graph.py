@@ -110,6 +110,32 @@ def cut(image: Any, window: Window, shift: Any, config: LoaderConfig, stats: Sta
     return view
 
 
+def serving(size: int, crop: int, device: str, batch: int = 128) -> bytes:
+    """Return a serialised graph for Triton's DALI backend: encoded images `image` in, their centre views `pixels` out, float32 [3,crop,crop], 0..255.
+
+    The shorter side is scaled to `size` by DALI's own filter, which differs a little from the one that makes records (images.py).
+    """
+    gpu = device == "gpu"
+    pipeline = dali.Pipeline(batch_size=batch, num_threads=4, device_id=None, seed=0)
+    with pipeline:
+        encoded = fn.external_source(name="image", device="cpu", dtype=types.UINT8, ndim=1)
+        image = fn.decoders.image(encoded, device="mixed" if gpu else "cpu", output_type=types.RGB, adjust_orientation=False)
+        image = fn.resize(image, resize_shorter=size, interp_type=types.INTERP_CUBIC, min_filter=types.INTERP_TRIANGULAR, antialias=True)
+        view = fn.crop_mirror_normalize(
+            image,
+            crop=(crop, crop),
+            rounding="truncate",  # of the middle, as images.py does
+            mean=[0.0],
+            std=[1.0],
+            dtype=types.FLOAT,
+            output_layout="CHW",
+            name="pixels",
+        )
+        pipeline.set_outputs(view)
+    check_graph(pipeline)
+    return bytes(pipeline.serialize())
+
+
 class _Inputs:
     """DALI's callback: the step's feed as arrays of the types that the graph declares.
 

@@ -92,8 +92,8 @@ def test_the_lock_file_has_every_dependency_within_its_range():
     locked = dict(line.split("==") for line in (ROOT / "requirements.lock").read_text().lower().replace("_", "-").split())
     extras = project["project"]["optional-dependencies"]
     groups = project["dependency-groups"]
-    wanted = [*project["project"]["dependencies"], *extras["train"], *extras["cuda12"][1:], *groups["test"], *groups["lint"]]
-    for text in [*wanted, *extras["ray"], *extras["dask"]]:
+    wanted = [*project["project"]["dependencies"], *extras["train"], *extras["cuda12"][1:], *groups["test"], *groups["lint"], *groups["docs"]]
+    for text in [*wanted, *extras["ray"], *extras["dask"], *extras["export"]]:
         requirement = Requirement(text)
         assert locked[requirement.name.lower()] in requirement.specifier, text
 

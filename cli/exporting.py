@@ -1,0 +1,195 @@
+"""The formats of `alextrain export`. What is written is read back and compared before it gets its name."""
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from alexprep.model.alexnet import Switches
+from alexprep.model.deployed import CONFIG, WEIGHTS, Architecture, Deployed, config_of, load
+from alexprep.model.distributed import Ranks
+from alexprep.pipeline import DataError
+from alexprep.pipeline.storage import aside, published
+from alexprep.pipeline.views import center_mean
+
+from .cards import card, preprocessing, triton_configs, triton_notes
+from .evaluating import Trained
+from .runs import RunFolder
+
+CLOSE = 1e-5  # of probabilities: what another engine's may differ by
+NAMES = {"safetensors": WEIGHTS, "onnx": "model.onnx", "torch-export": "model.pt2", "hub-folder": "hub", "triton": "triton"}
+Written = tuple[Path, str]  # and what is to be said of it
+
+
+def export_to(checkpoint: Path, kind: str, out: Path | None, own: str, device: str) -> list[Written]:
+    """Write a checkpoint in a format of NAMES; return what was written. DataError if `out` is there, or what was written says something else."""
+    trained = Trained.load(checkpoint, Ranks(), own)
+    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    out = out or folder / NAMES[kind]
+    if out.exists():
+        raise DataError(f"{out} is already there; delete it, or choose another --out")
+    if kind in ("hub-folder", "triton") and own:
+        raise DataError(f"{kind} is for the networks of this project, which others can build from its config")
+    return _Export(trained, _deployed(trained), RunFolder(folder)).write(kind, out, device)
+
+
+class _Export:
+    def __init__(self, trained: Trained, model: Deployed, folder: RunFolder) -> None:
+        self.trained, self.model, self.folder = trained, model, folder
+
+    def write(self, kind: str, out: Path, device: str) -> list[Written]:
+        writers: dict[str, Callable[[], list[Written]]] = {
+            "safetensors": lambda: self._file(out, self._safetensors, "the network's weights and `mean`"),
+            "onnx": lambda: self._file(out, self._onnx, "equals torch to 1e-5 in onnxruntime"),
+            "torch-export": lambda: self._file(out, self._torch_export, "for torch.export.load"),
+            "hub-folder": lambda: self._hub(out),
+            "triton": lambda: self._triton(out, device),
+        }
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return writers[kind]()
+
+    def _file(self, out: Path, write: Callable[[Path], None], note: str) -> list[Written]:
+        partial = aside(out, "export")
+        try:
+            write(partial)
+            with published(out) as file, partial.open("rb") as written:
+                shutil.copyfileobj(written, file)
+        finally:
+            partial.unlink(missing_ok=True)
+        notes = out.with_name(f"{out.name}.md")
+        with published(notes) as file:
+            file.write(preprocessing(self.trained).encode())
+        return [(out, note), (notes, "how images become its input")]
+
+    def _safetensors(self, path: Path) -> None:
+        from safetensors.torch import save_file
+
+        save_file(
+            {name: value.contiguous() for name, value in self.model.state_dict().items()}, path, metadata={"alexprep": json.dumps(self._config())}
+        )
+
+    def _config(self) -> dict[str, Any]:
+        settings = self.trained.settings
+        switches = Switches(**{field.name: getattr(settings, field.name) for field in fields(Switches)})
+        architecture = Architecture(settings.preset, len(self.trained.classes), settings.width, settings.crop, switches)
+        facts = {"record_size": self._size, "mean": settings.mean, "step": self.trained.step, "plan": self.trained.plan, "model": settings.model}
+        return config_of(architecture, list(self.trained.classes), facts)
+
+    @property
+    def _size(self) -> int:
+        return int(self.trained.stats.mean_image.shape[0])
+
+    def _onnx(self, path: Path) -> None:
+        import onnx
+        import onnxruntime
+
+        inputs = self._inputs()
+        with _quiet():
+            program = torch.onnx.export(
+                self.model,
+                (inputs,),
+                dynamo=True,
+                input_names=["pixels"],
+                output_names=["probabilities"],
+                dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1, max=65536)}},
+                verbose=False,
+            )
+            assert program is not None
+            program.save(path, external_data=False)
+        proto = onnx.load(path)
+        proto.doc_string = preprocessing(self.trained)
+        for name, value in (("classes", json.dumps(self.trained.classes)), ("preprocessing", preprocessing(self.trained))):
+            proto.metadata_props.add(key=name, value=value)
+        onnx.save(proto, path)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        for batch in (inputs, inputs[:1]):
+            self._compare(path, torch.from_numpy(session.run(None, {"pixels": batch.numpy()})[0]), batch)
+
+    def _torch_export(self, path: Path) -> None:
+        inputs = self._inputs()
+        with _quiet():
+            program = torch.export.export(self.model, (inputs,), dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1, max=65536)}})
+            with path.open("w+b") as file:
+                torch.export.save(program, file)
+                file.seek(0)
+                again = torch.export.load(file).module()
+        with torch.inference_mode():
+            self._compare(path, again(inputs), inputs)
+
+    def _hub(self, out: Path) -> list[Written]:
+        with _folder(out) as folder:
+            self._safetensors(folder / WEIGHTS)
+            results = [row for row in self.folder.rows() if row["event"] == "result"]
+            (folder / CONFIG).write_text(json.dumps(self._config(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            (folder / "README.md").write_text(card(self.trained, self.folder.start(), results), encoding="utf-8")
+            again, _ = load(folder)
+            with torch.inference_mode():
+                inputs = self._inputs()
+                self._compare(folder, again(inputs), inputs)
+        return [(out / name, "") for name in ("README.md", CONFIG, WEIGHTS)]
+
+    def _triton(self, out: Path, device: str) -> list[Written]:
+        from alexprep.pipeline.graph import serving
+
+        with _folder(out) as folder:
+            for name, text in triton_configs(self.trained, device).items():
+                (folder / name / "1").mkdir(parents=True)
+                (folder / name / "config.pbtxt").write_text(text, encoding="utf-8")
+            (folder / "preprocess" / "1" / "model.dali").write_bytes(serving(self._size, self.trained.settings.crop, device))
+            self._onnx(folder / "network" / "1" / "model.onnx")
+            (folder / "classify" / "1" / ".keep").touch()  # an ensemble has no file, but its version must be there
+            (folder / "README.md").write_text(triton_notes(self.trained, device), encoding="utf-8")
+        return [(out, "tritonserver --model-repository; the graph is checked, Triton itself was not there to try it")]
+
+    def _inputs(self) -> torch.Tensor:
+        """Return three images' worth of pixels: noise, and the mean image itself."""
+        crop = self.trained.settings.crop
+        noise = torch.rand(2, 3, crop, crop, generator=torch.Generator().manual_seed(0)) * 255
+        return torch.cat([noise, self.model.mean[None]])
+
+    def _compare(self, path: Path, other: torch.Tensor, inputs: torch.Tensor) -> None:
+        with torch.inference_mode():
+            furthest = float((self.model(inputs) - other).abs().max())
+        if not furthest <= CLOSE:
+            raise DataError(f"{path} gives probabilities that differ by {furthest:.2g} from torch's, more than {CLOSE:g}; nothing was written")
+
+
+def _deployed(trained: Trained) -> Deployed:
+    """Return the network with what is subtracted from a centre view."""
+    crop = trained.settings.crop
+    mean = np.zeros((crop, crop, 3), np.float32)
+    if trained.settings.mean in ("pixel", "center"):
+        mean = center_mean(trained.stats, crop, 1.0)
+    elif trained.settings.mean == "channel":
+        mean = mean + trained.stats.colours.mean.astype(np.float32)
+    return Deployed(trained.model, torch.from_numpy(np.ascontiguousarray(mean.transpose(2, 0, 1))))
+
+
+@contextmanager
+def _folder(out: Path) -> Iterator[Path]:
+    """Yield a folder that gets the name `out` when all of it is written."""
+    partial = aside(out, "export")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch's exporters from warning of their own parts."""
+    import logging
+
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
