@@ -68,7 +68,7 @@ class Trainer:
         self.validated = 0  # epochs
         self.best_error = float("inf")
         self.stopped = False  # because `stop` said so
-        self.reached = False  # the training error that was asked for
+        self.train_error = float("inf")  # mean of the last whole epoch's batches
         self._seen = (0.0, 0)  # sum of the training errors of this epoch's batches, and how many
         self._averaging: DistributedDataParallel | None = None
         self._saved = time.monotonic()
@@ -114,7 +114,8 @@ class Trainer:
             yield from self._validate(evaluate, save)
 
     def _ended(self) -> bool:
-        return self.reached or self._out_of_steps() or self.schedule.finished(self.step // self.pace.epoch_steps)
+        reached = self.pace.until > 0 and self.train_error <= self.pace.until
+        return reached or self._out_of_steps() or self.schedule.finished(self.step // self.pace.epoch_steps)
 
     def _out_of_steps(self) -> bool:
         return self.pace.steps is not None and self.step >= self.pace.steps
@@ -180,14 +181,13 @@ class Trainer:
             return
         result = evaluate()
         self.validated = epoch
-        train_error = self._seen[0] / max(1, self._seen[1])
-        self.reached, self._seen = self.pace.until > 0 and train_error <= self.pace.until, (0.0, 0)
+        self.train_error, self._seen = self._seen[0] / max(1, self._seen[1]), (0.0, 0)
         if result is not None:
             self.schedule.observe(result.top1_error)
             if result.top1_error < self.best_error:
                 self.best_error = result.top1_error
                 save("best")
-            yield {"event": "eval", "step": self.step, "epoch": epoch, "views": 1, **asdict(result), "train_error": train_error}
+            yield {"event": "eval", "step": self.step, "epoch": epoch, "views": 1, **asdict(result), "train_error": self.train_error}
         save("last")
 
     def _save(self, save: Callable[[str], None], name: str) -> None:
@@ -204,7 +204,7 @@ class Trainer:
             "step": self.step,
             "validated": self.validated,
             "best_error": self.best_error,
-            "reached": self.reached,
+            "train_error": self.train_error,
             "seen": list(self._seen),
             "model": self.layout.whole(self.model.state_dict()),
             "velocities": self.layout.whole(self.optimizer.velocities()),
@@ -218,7 +218,7 @@ class Trainer:
             raise ValueError("a negative step")
         self.step, self.validated, self.best_error = int(state["step"]), int(state["validated"]), float(state["best_error"])
         seen = state.get("seen", (0.0, 0))  # not in the first releases' checkpoints
-        self.reached, self._seen = bool(state.get("reached", False)) and self.pace.until > 0, (float(seen[0]), int(seen[1]))
+        self.train_error, self._seen = float(state.get("train_error", "inf")), (float(seen[0]), int(seen[1]))
         self.model.load_state_dict(self.layout.part(state["model"]))
         self.optimizer.load_velocities(self.layout.part(state["velocities"]))
         self.schedule.load_state_dict(state["schedule"])

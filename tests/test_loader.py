@@ -197,6 +197,21 @@ def test_a_crop_of_the_whole_record_and_a_crop_of_odd_room_are_exact(shards):
         assert np.array_equal(batch.images.numpy(), reference.batch(ten.records, ten.config, ten.stats, 0))
 
 
+def test_without_mirroring_every_view_is_the_same_crop_unmirrored(shards):
+    options = {"crop": CROP, "mean": "none", "colour": 0.0, "batch_size": 64, "seed": 3}
+    mirrored, plain = (Loader(shards / "raw", mirror=mirror, **options) for mirror in (True, False))
+    with_, without = next(iter(mirrored)), next(iter(plain))
+    same_way = (with_.images == without.images).flatten(1).all(1)
+    other_way = (with_.images.flip(3) == without.images).flatten(1).all(1)
+
+    assert torch.equal(with_.records, without.records)
+    assert bool((same_way | other_way).all())
+    assert 16 <= int(other_way.sum()) <= 48
+    assert np.array_equal(without.images.numpy(), reference.batch(plain.records, plain.config, compute_stats(read_manifest(shards / "raw")), 0))
+    with pytest.raises(ValueError, match="mirror must be true or false"):
+        Loader(shards / "raw", mirror=2, **options)
+
+
 def test_ten_views_are_corners_and_centre_then_those_of_the_mirrored_image():
     """torchvision's order; 256 - 224 = 32 pixels of room."""
     assert [tuple(w) for w in windows("ten", 32)] == [

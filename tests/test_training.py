@@ -239,16 +239,43 @@ def test_steps_and_checkpoint_steps_are_kept():
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 5, 11])
 def test_a_resumed_run_has_the_losses_and_weights_of_an_undisturbed_one_to_the_bit(stop):
+    def told(trainer):
+        return [{name: event[name] for name in ("step", "loss", "error", "train_error") if name in event} for event in run(trainer)]
+
     whole = make_trainer()
-    expected = [event["loss"] for event in run(whole) if event["event"] == "step"]
+    expected = told(whole)
     first = make_trainer(steps=stop)
-    losses = [event["loss"] for event in run(first) if event["event"] == "step"]
+    events = told(first)
     second = make_trainer()
     second.load_state_dict(first.state_dict())
-    losses += [event["loss"] for event in run(second) if event["event"] == "step"]
+    events += told(second)
 
-    assert losses == expected
+    assert events == expected
     assert all(torch.equal(a, b) for a, b in zip(whole.model.state_dict().values(), second.model.state_dict().values(), strict=True))
+
+
+def test_the_training_error_is_the_mean_of_the_epochs_batches():
+    trainer = make_trainer(accumulate=2)
+    events = run(trainer)
+    errors = [event["error"] for event in events if event["event"] == "step"]
+
+    assert all(error * 8 == round(error * 8) for error in errors)  # eight images a batch
+    assert [event["train_error"] for event in events if event["event"] == "eval"] == [pytest.approx(sum(errors[i : i + 4]) / 4) for i in (0, 4, 8)]
+
+
+def test_training_can_end_with_the_epoch_that_is_good_enough():
+    errors = [event["train_error"] for event in run(make_trainer()) if event["event"] == "eval"]
+    target = sorted(errors)[1]  # reached by the second epoch at the latest but for one
+    last = next(epoch for epoch, error in enumerate(errors, 1) if error <= target)
+    trainer = make_trainer(until=target)
+    assert run(trainer)[-1]["epoch"] == last
+
+    again = make_trainer(until=target)
+    again.load_state_dict(trainer.state_dict())
+    assert [event for event in run(again) if event["event"] == "step"] == []
+    further = make_trainer(until=min(errors) / 2)
+    further.load_state_dict(trainer.state_dict())
+    assert last == 3 or run(further)[-1]["epoch"] == 3
 
 
 def test_an_epoch_whose_validation_was_killed_is_validated_on_resuming():
