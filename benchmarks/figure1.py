@@ -56,7 +56,9 @@ def table(name: str, found: dict[str, dict[str, list[Curve]]]) -> dict[str, tupl
             if known and not left and statistics.mean(known) < best.get(activation, ("", float("inf")))[1]:
                 best[activation] = (rate, statistics.mean(known))
     if set(best) >= {"relu", "tanh"}:
-        print(f"tanh (lr {best['tanh'][0]}) needs {best['tanh'][1] / best['relu'][1]:.2f} times the epochs of ReLU (lr {best['relu'][0]}); the paper: 6")
+        print(
+            f"tanh (lr {best['tanh'][0]}) needs {best['tanh'][1] / best['relu'][1]:.2f} times the epochs of ReLU (lr {best['relu'][0]}); the paper: 6"
+        )
     return best
 
 

@@ -52,38 +52,41 @@ def ablate(
     from alexprep.pipeline import DataError
     from alexprep.pipeline.sharding import Part
 
-    from . import ablation
-    from .building import check_data
+    from .ablation import cells, grid
+    from .ablation import study as study_of
+    from .building import check_data, validation_split
+    from .jobs import INTERRUPTED, Job
     from .safety import REQUEUE
-    from .settings import resolve
+    from .settings import collect
+    from .tables import markdown, summary, write_table
 
     if study == bool(vary) or (only and not study):
         raise click.UsageError("give either --study (with or without --only) or --vary")
     with wrong_values():
-        base = resolve(preset, config, options, assignments)
-        rows = ablation.study(base, only) if study else ablation.grid(base, vary)
-        share = Part.parse(part)
+        given = collect(preset, config, options, assignments)
+        rows = study_of(given, only) if study else grid(given, vary)
+        share, everything = Part.parse(part), cells(rows, seeds, out)
+        if any(row.model for row in rows.values()):
+            raise ValueError("ablate is for the networks of this project")
         for row in rows.values():
-            check_data(directory, row, 1)
-    if base.model:
-        raise click.UsageError("ablate is for the networks of this project")
-    everything = ablation.cells(rows, seeds, out)
+            if validation_split(check_data(directory, row, 1)) is None:
+                raise DataError(f"{directory} has neither val nor test: there would be nothing to compare")
     todo = [cell for number, cell in enumerate(everything) if share.has(number) and not cell.finished()]
-    job = ablation.Job(directory, (), jobs, _gpus())
+    job = Job(directory, jobs, _gpus())
     if todo and not table:
         say(f"{len(everything)} runs, {len(todo)} of them to be done here, {jobs} at a time")
         job.run(todo)
     done = [cell for cell in everything if cell.finished()]
-    result = ablation.summary(done)
+    result = summary(done, next(iter(rows)))
     if done:
-        say(f"{len(done)} of {len(everything)} runs are finished: {ablation.write_table(out, result)}")
+        say(f"{len(done)} of {len(everything)} runs are finished: {write_table(out, result)}")
     if as_json:
         print_json(result)
     elif done:
-        click.echo(ablation.markdown(result), nl=False)
+        click.echo(markdown(result), nl=False)
     if job.stopped:
         say(f"stopped by {job.stopped}; the same command goes on")
-        raise SystemExit(REQUEUE)
+        raise SystemExit(INTERRUPTED if job.stopped == "SIGINT" else REQUEUE)
     if job.failed:
         raise DataError(f"{len(job.failed)} runs failed: " + "; ".join(f"{label}: {why}" for label, why in job.failed.items()))
 

@@ -19,6 +19,7 @@ def preprocessing(trained: Trained) -> str:
         "channel": "the mean of each channel over the training set",
         "none": "nothing",
     }[mean]
+    corners = " (What was measured subtracts the mean image at each corner's own place: a little else.)" if mean == "pixel" else ""
     return f"""# Input and output
 
 `pixels`: float32 [batch, 3, {crop}, {crop}], RGB, 0 to 255, not scaled. `probabilities`: float32 [batch, {len(trained.classes)}], after softmax.
@@ -29,7 +30,8 @@ def preprocessing(trained: Trained) -> str:
 
 The mean is subtracted inside: {words}. Do not subtract it, and do not divide by a standard deviation.
 
-Ten views, as in the paper: the four corners and the centre {crop}x{crop} of the {size}x{size}, and their mirrors; average the ten probabilities.
+Ten views, as in the paper: the four corners and the centre {crop}x{crop} of the {size}x{size}, and their mirrors;
+average the ten probabilities.{corners}
 """
 
 
@@ -46,9 +48,9 @@ tags: [alexnet, image-classification]
 model-index: {json.dumps(_index(trained, results))}
 ---
 
-# AlexNet (2012), preset `{settings.preset}`
+# {"AlexNet (2012)" if settings.alexnet else "A four-layer net"}, preset `{settings.preset}`
 
-{len(trained.classes)} classes, {settings.width:g} times the paper's width, {trained.step:,} steps of {settings.batch_size} images.
+{len(trained.classes)} classes, {settings.width:g} times the preset's width, {trained.step:,} steps of {settings.batch_size} images.
 
 ## Results on held-out images
 
@@ -99,7 +101,7 @@ def _index(trained: Trained, results: Sequence[dict[str, Any]]) -> list[dict[str
 
 def _table(results: Sequence[dict[str, Any]]) -> str:
     if not results:
-        return "The run has no results."
+        return "Not measured: the run has no results of this checkpoint (`alextrain eval` measures it)."
     head = ["| | images | top-1 error | top-5 error |", "|---|---|---|---|"]
     lines = [f"| {_views(row)} | {row['count']:,} | {_error(row, 'top1_error')} | {_error(row, 'top5_error')} |" for row in results]
     return "\n".join([*head, *lines, "", "In brackets: 95 % intervals (Wilson)."])

@@ -19,7 +19,7 @@ from .building import split_or_default
 from .evaluating import Trained, measure
 from .featuring import neighbours
 from .reporting import GUESSES, NEIGHBOURS, REPORT, Seen, nearest_pictures, write_report
-from .runs import RunFolder, first_kernels
+from .runs import LAST, RunFolder, first_kernels
 
 FIGURE_3, FIGURE_4 = "figure-3.png", "figure-4.png"
 
@@ -29,11 +29,13 @@ def draw_figures(
 ) -> dict[str, Any]:
     """Publish the figures of a checkpoint of the run; `wanted`: queries, nearest images of each, seed. Return what they show."""
     queries, nearest, seed = wanted
-    trained = Trained.load(folder.directory / (checkpoint or "last.pt"), ranks)
-    if not trained.settings.alexnet:
-        raise DataError(f"{folder.directory} is of a network without an fc7: figures are of the AlexNets of this project")
+    name = checkpoint or LAST
+    if Path(name).name != name:
+        raise DataError(f"--checkpoint names one of the files in {folder.directory}, got {name}")
+    trained = Trained.load(folder.directory / name, ranks, None)
     manifest = read_manifest(data or folder.start().get("data", "shards"))
-    trained.check(manifest)
+    if manifest.plan != trained.plan:
+        raise DataError(f"{manifest.directory} is not the data set that {folder.directory} was trained on; give that one with --data")
     split = split_or_default(manifest, None)
     shown, train = Records(manifest, split), Records(manifest, "train")
     numbers = shuffled(seed, 0, len(shown))[: GUESSES + queries].tolist()
@@ -44,7 +46,8 @@ def draw_figures(
         for record, records, distances in zip(asked, found.records.tolist(), found.distances.tolist(), strict=True)
     ]
     write_json(folder.directory / NEIGHBOURS, {"plan": manifest.plan, "split": split, "step": trained.step, "queries": rows})
-    seen = Seen(shown, measure([trained], manifest.directory, split, 1, ranks, cache, torch.float32), manifest.classes)
+    found_by, _ = measure([trained], manifest.directory, split, 1, ranks, cache, torch.float32)
+    seen = Seen(shown, found_by, manifest.classes)
     weight = first_kernels(trained.model.state_dict())
     assert weight is not None  # every AlexNet has them
     towers = PRESETS[trained.settings.preset].towers

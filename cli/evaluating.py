@@ -23,7 +23,6 @@ from .runs import checkpoint_settings, checkpoint_stats, load_checkpoint
 from .settings import Settings
 
 VIEWS: dict[int, Views] = {10: "ten", 1: "center"}
-PREDICTIONS = "predictions.parquet"
 
 
 def open_loader(data: Location, settings: Settings, stats: Stats, ranks: Ranks, **changes: Any) -> Loader:  # noqa: ANN401  (fields of LoaderConfig)
@@ -61,23 +60,28 @@ class Trained:
     plan: str  # of its data set
 
     @classmethod
-    def load(cls, path: Path, ranks: Ranks, own: str = "") -> "Trained":
+    def load(cls, path: Path, ranks: Ranks, own: str | None = "") -> "Trained":
         """Return the checkpoint in a file or a run's folder; DataError if it is damaged, or not of this network.
 
         `own` is the package:function that makes the network, if it is none of this project's: a checkpoint's word is not enough to run code.
+        None: only the AlexNets of this project will do.
         """
         state = load_checkpoint(path)
-        settings = checkpoint_settings(state)
-        if settings.model != own:
+        settings, stats = checkpoint_settings(state), checkpoint_stats(state)
+        if own is None and not settings.alexnet:
+            raise DataError(f"{path} is of a network without an fc7: this is for the AlexNets of this project")
+        if settings.model != (own or ""):
             wanted = f"--model {settings.model}" if settings.model else "no --model"
             raise DataError(f"{path} is of a network that is made with {wanted}: give that, if you trust what it runs")
-        classes = tuple(state["classes"])
         try:
+            classes, step = tuple(map(str, state["classes"])), int(state["step"])
+            if len(stats.mean_image) < settings.crop:
+                raise ValueError(f"a mean image of {len(stats.mean_image)} pixels for a crop of {settings.crop}")
             model = on_device(builder(settings, len(classes))(), ranks)
             model.load_state_dict(state["model"] | state.get("averages", {}))
         except (RuntimeError, TypeError, AttributeError, ValueError) as error:
             raise DataError(f"{path} does not fit its own settings: {str(error).splitlines()[0]}") from error
-        return cls(path, settings, classes, checkpoint_stats(state), model.eval(), int(state["step"]), str(state["plan"]))
+        return cls(path, settings, classes, stats, model.eval(), step, str(state["plan"]))
 
     def check(self, manifest: Manifest) -> None:
         """Raise DataError if the data set has other classes."""
@@ -94,8 +98,8 @@ class Trained:
 
 def measure(
     checkpoints: Sequence[Trained], data: Location, split: str, views: int, ranks: Ranks, cache: dict[str, Any], dtype: torch.dtype
-) -> Predictions:
-    """Return what the checkpoints say together of every record of a split: the mean of their probabilities."""
+) -> tuple[Predictions, Records]:
+    """Return what the checkpoints say together of every record of a split (the mean of their probabilities), and the records."""
     manifest = read_manifest(data)
     for one in checkpoints:
         one.check(manifest)
@@ -117,7 +121,7 @@ def measure(
     found = predict(averaged([outputs(one.model, source, dtype) for one, source in zip(checkpoints, sources, strict=True)]), ranks)
     if bar is not None:
         bar.close()
-    return found
+    return found, loaders[0].records
 
 
 def write_predictions(path: Path, found: Predictions, records: Records, facts: dict[str, Any]) -> None:
@@ -147,6 +151,9 @@ def read_predictions(path: Path) -> tuple[Predictions, dict[str, Any]]:
         wide = {name: torch.from_numpy(table[name].combine_chunks().flatten().to_numpy().copy()).reshape(count, k) for name in ("best", "p")}
         flat = {name: torch.from_numpy(table[name].to_numpy().copy()) for name in ("record", "label", "true_p")}
         found = Predictions(flat["record"], flat["label"], wide["best"], wide["p"], flat["true_p"])
+        kinds = [values.dtype for values in (found.records, found.labels, found.best, found.p, found.true_p)]
+        if kinds != [torch.int64] * 3 + [torch.float32] * 2 or not isinstance(facts.get("split"), str):
+            raise ValueError("its columns or facts are of other types")
         named = torch.cat([found.best.flatten(), found.labels])
         if count and not 0 <= int(named.min()) <= int(named.max()) < classes:
             raise ValueError("a label is beyond its classes")

@@ -1,5 +1,6 @@
 """The formats of `alextrain export`. What is written is read back and compared before it gets its name."""
 
+import io
 import json
 import shutil
 import warnings
@@ -32,8 +33,7 @@ def export_to(checkpoint: Path, kind: str, out: Path | None, own: str, device: s
     trained = Trained.load(checkpoint, Ranks(), own)
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     out = out or folder / NAMES[kind]
-    if out.exists():
-        raise DataError(f"{out} is already there; delete it, or choose another --out")
+    _refuse_existing(out)
     if kind in ("hub-folder", "triton") and own:
         raise DataError(f"{kind} is for the networks of this project, which others can build from its config")
     return _Export(trained, _deployed(trained), RunFolder(folder)).write(kind, out, device)
@@ -51,28 +51,22 @@ class _Export:
             "hub-folder": lambda: self._hub(out),
             "triton": lambda: self._triton(out, device),
         }
-        out.parent.mkdir(parents=True, exist_ok=True)
         return writers[kind]()
 
-    def _file(self, out: Path, write: Callable[[Path], None], note: str) -> list[Written]:
-        partial = aside(out, "export")
-        try:
-            write(partial)
-            with published(out) as file, partial.open("rb") as written:
-                shutil.copyfileobj(written, file)
-        finally:
-            partial.unlink(missing_ok=True)
+    def _file(self, out: Path, make: Callable[[], bytes], note: str) -> list[Written]:
         notes = out.with_name(f"{out.name}.md")
-        with published(notes) as file:
-            file.write(preprocessing(self.trained).encode())
+        _refuse_existing(notes)
+        content = make()  # checked, before anything is written
+        for path, data in ((out, content), (notes, preprocessing(self.trained).encode())):
+            with published(path) as file:
+                file.write(data)
         return [(out, note), (notes, "how images become its input")]
 
-    def _safetensors(self, path: Path) -> None:
-        from safetensors.torch import save_file
+    def _safetensors(self) -> bytes:
+        from safetensors.torch import save
 
-        save_file(
-            {name: value.contiguous() for name, value in self.model.state_dict().items()}, path, metadata={"alexprep": json.dumps(self._config())}
-        )
+        tensors = {name: value.contiguous() for name, value in self.model.state_dict().items()}
+        return save(tensors, metadata={"alexprep": json.dumps(self._config())})
 
     def _config(self) -> dict[str, Any]:
         settings = self.trained.settings
@@ -85,8 +79,7 @@ class _Export:
     def _size(self) -> int:
         return int(self.trained.stats.mean_image.shape[0])
 
-    def _onnx(self, path: Path) -> None:
-        import onnx
+    def _onnx(self) -> bytes:
         import onnxruntime
 
         inputs = self._inputs()
@@ -101,37 +94,37 @@ class _Export:
                 verbose=False,
             )
             assert program is not None
-            program.save(path, external_data=False)
-        proto = onnx.load(path)
+        proto = program.model_proto
         proto.doc_string = preprocessing(self.trained)
         for name, value in (("classes", json.dumps(self.trained.classes)), ("preprocessing", preprocessing(self.trained))):
             proto.metadata_props.add(key=name, value=value)
-        onnx.save(proto, path)
-        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        content = bytes(proto.SerializeToString())
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         for batch in (inputs, inputs[:1]):
-            self._compare(path, torch.from_numpy(session.run(None, {"pixels": batch.numpy()})[0]), batch)
+            self._compare("ONNX", torch.from_numpy(session.run(None, {"pixels": batch.numpy()})[0]), batch)
+        return content
 
-    def _torch_export(self, path: Path) -> None:
-        inputs = self._inputs()
+    def _torch_export(self) -> bytes:
+        inputs, file = self._inputs(), io.BytesIO()
         with _quiet():
             program = torch.export.export(self.model, (inputs,), dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1, max=65536)}})
-            with path.open("w+b") as file:
-                torch.export.save(program, file)
-                file.seek(0)
-                again = torch.export.load(file).module()
+            torch.export.save(program, file)
+            file.seek(0)
+            again = torch.export.load(file).module()
         with torch.inference_mode():
-            self._compare(path, again(inputs), inputs)
+            self._compare("torch.export", again(inputs), inputs)
+        return file.getvalue()
 
     def _hub(self, out: Path) -> list[Written]:
         with _folder(out) as folder:
-            self._safetensors(folder / WEIGHTS)
-            results = [row for row in self.folder.rows() if row["event"] == "result"]
+            (folder / WEIGHTS).write_bytes(self._safetensors())
+            results = [row for row in self.folder.rows() if row["event"] == "result" and row["step"] == self.trained.step]
             (folder / CONFIG).write_text(json.dumps(self._config(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             (folder / "README.md").write_text(card(self.trained, self.folder.start(), results), encoding="utf-8")
             again, _ = load(folder)
             with torch.inference_mode():
                 inputs = self._inputs()
-                self._compare(folder, again(inputs), inputs)
+                self._compare("the folder", again(inputs), inputs)
         return [(out / name, "") for name in ("README.md", CONFIG, WEIGHTS)]
 
     def _triton(self, out: Path, device: str) -> list[Written]:
@@ -142,7 +135,7 @@ class _Export:
                 (folder / name / "1").mkdir(parents=True)
                 (folder / name / "config.pbtxt").write_text(text, encoding="utf-8")
             (folder / "preprocess" / "1" / "model.dali").write_bytes(serving(self._size, self.trained.settings.crop, device))
-            self._onnx(folder / "network" / "1" / "model.onnx")
+            (folder / "network" / "1" / "model.onnx").write_bytes(self._onnx())
             (folder / "classify" / "1" / ".keep").touch()  # an ensemble has no file, but its version must be there
             (folder / "README.md").write_text(triton_notes(self.trained, device), encoding="utf-8")
         return [(out, "tritonserver --model-repository; the graph is checked, Triton itself was not there to try it")]
@@ -153,11 +146,16 @@ class _Export:
         noise = torch.rand(2, 3, crop, crop, generator=torch.Generator().manual_seed(0)) * 255
         return torch.cat([noise, self.model.mean[None]])
 
-    def _compare(self, path: Path, other: torch.Tensor, inputs: torch.Tensor) -> None:
+    def _compare(self, what: str, other: torch.Tensor, inputs: torch.Tensor) -> None:
         with torch.inference_mode():
             furthest = float((self.model(inputs) - other).abs().max())
         if not furthest <= CLOSE:
-            raise DataError(f"{path} gives probabilities that differ by {furthest:.2g} from torch's, more than {CLOSE:g}; nothing was written")
+            raise DataError(f"{what} gives probabilities that differ by {furthest:.2g} from torch's, more than {CLOSE:g}; nothing was written")
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists() or path.is_symlink():
+        raise DataError(f"{path} is already there; delete it, or choose another --out")
 
 
 def _deployed(trained: Trained) -> Deployed:
@@ -176,10 +174,12 @@ def _folder(out: Path) -> Iterator[Path]:
     """Yield a folder that gets the name `out` when all of it is written."""
     partial = aside(out, "export")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
         yield partial
         partial.rename(out)
+    except OSError as error:
+        raise DataError(f"cannot write {out}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import torch
 from alexprep.model.distributed import Ranks
 from alexprep.model.neighbours import Neighbours, features, nearest
-from alexprep.pipeline import Loader, Manifest, Records
+from alexprep.pipeline import Loader, Manifest
 from alexprep.pipeline.storage import published
 
 from .common import Bar
@@ -20,18 +20,18 @@ Blocks = Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
 
 def write_features(checkpoint: Path, manifest: Manifest, split: str, ranks: Ranks, cache: dict[str, Any], out: Path) -> tuple[int, int]:
     """Publish the features of a split's centre views; return how many there are, of how many numbers each."""
-    trained = Trained.load(checkpoint, ranks)
+    trained = Trained.load(checkpoint, ranks, None)
     trained.check(manifest)
-    records = Records(manifest, split)
     loader = trained.loader(manifest.directory, split, 1, ranks, cache)
+    keys = loader.records.keys()
     count = width = 0
     with published(out) as file:
         writer: pq.ParquetWriter | None = None
         for values, labels, numbers in features(trained.model, _watched(loader, "features")):
             width = values.shape[1]
             listed = pa.FixedSizeListArray.from_arrays(pa.array(values.cpu().numpy().ravel()), width)
-            keys = [records.key(number) for number in numbers.tolist()]
-            columns = [pa.array(numbers.cpu().numpy()), pa.array(keys, pa.string()), pa.array(labels.cpu().numpy()), listed]
+            record = pa.array(numbers.cpu().numpy())
+            columns = [record, keys.take(record), pa.array(labels.cpu().numpy()), listed]
             table = pa.table(columns, names=["record", "key", "label", "features"])
             writer = writer or pq.ParquetWriter(file, table.schema, compression="zstd")
             writer.write_table(table)
@@ -54,7 +54,7 @@ def neighbours(
         values, _, records = next(features(trained.model, loader))
         found |= {number: values[i] for i, number in enumerate(records.tolist()) if number in found}
     wanted = torch.stack([found[number] for number in numbers])
-    return nearest(wanted, features(trained.model, _watched(trained.loader(manifest.directory, among, 1, ranks, cache), "search")), count, ranks)
+    return nearest(wanted, features(trained.model, _watched(trained.loader(manifest.directory, among, 1, ranks, cache), "search")), count)
 
 
 def _watched(loader: Loader, what: str) -> Iterable[Any]:

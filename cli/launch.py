@@ -53,6 +53,13 @@ def choose_layout(device: str, gpus: int | None, cpu_ranks: int | None) -> Layou
     return Layout("gpu", min(gpus or 1, count))
 
 
+def alone(device: str) -> str:
+    """Return "cpu" or "gpu" for a command that is one process; DataError under torchrun, where several would do the same work."""
+    if launched():
+        raise DataError("this command is one process: start it without torchrun")
+    return choose_layout(device, None, None).device
+
+
 def launched() -> bool:
     """Tell whether torchrun (or `launch`, which is the same) started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ

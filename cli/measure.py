@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .common import print_json
-from .options import CHECKPOINT, DATA, OWN, SPLIT, cache_options, cached, place_options
+from .options import CHECKPOINT, DATA, OWN, SPLIT, cache_options, cached, check_place, place_options
 
 PRECISION = click.option(
     "--precision",
@@ -61,7 +61,7 @@ def evaluate(
     import torch
     from alexprep.model.analysis import by_class, calibration, confusions
     from alexprep.model.distributed import joined
-    from alexprep.pipeline import Records, read_manifest
+    from alexprep.pipeline import read_manifest
 
     from .building import split_or_default
     from .describing import evaluated
@@ -69,6 +69,7 @@ def evaluate(
     from .launch import choose_layout, launch, launched
     from .runs import load_checkpoint
 
+    check_place(predictions, ".parquet")
     layout = choose_layout(device, gpus, cpu_ranks)
     manifest = read_manifest(data)
     split = split_or_default(manifest, split)
@@ -78,13 +79,10 @@ def evaluate(
         raise SystemExit(launch(layout.ranks, arguments))
     with joined(layout.device) as ranks:
         trained = [Trained.load(path, ranks, model) for path in checkpoints]
-        found = measure(trained, data, split, int(crops), ranks, cached(cache, cache_size), getattr(torch, precision))
+        found, records = measure(trained, data, split, int(crops), ranks, cached(cache, cache_size), getattr(torch, precision))
         result = found.evaluation()
     if not ranks.first:
         return
-    if predictions is not None:
-        facts = {"split": split, "views": int(crops), "plan": manifest.plan, "checkpoints": [str(path) for path in checkpoints]}
-        write_predictions(predictions, found, Records(manifest, split), facts)
     rows, pairs, trust = by_class(found), confusions(found), calibration(found)
     if as_json:
         names = manifest.classes
@@ -92,8 +90,13 @@ def evaluate(
         confused = [asdict(pair) | {"name": names[pair.label], "predicted_name": names[pair.predicted]} for pair in pairs[:100]]
         head = {"crops": int(crops), "split": split, "checkpoints": [str(path) for path in checkpoints], **asdict(result), **result.intervals()}
         print_json(head | {"classes": classes, "confusions": confused, "calibration": asdict(trust)})
-        return
-    click.echo(evaluated(result, f"{split}, {'ten views averaged' if crops == '10' else 'the centre view'}", rows, pairs, trust, manifest.classes))
+    else:
+        click.echo(
+            evaluated(result, f"{split}, {'ten views averaged' if crops == '10' else 'the centre view'}", rows, pairs, trust, manifest.classes)
+        )
+    if predictions is not None:
+        facts = {"split": split, "views": int(crops), "plan": manifest.plan, "checkpoints": [str(path) for path in checkpoints]}
+        write_predictions(predictions, found, records, facts)
 
 
 @click.command()
@@ -113,10 +116,11 @@ def features(checkpoint: Path, data: Path, split: str | None, device: str, cache
 
     from .building import split_or_default
     from .featuring import write_features
-    from .launch import choose_layout
+    from .launch import alone
 
+    check_place(out, ".parquet")
     manifest = read_manifest(data)
-    with joined(choose_layout(device, None, None).device) as ranks:
+    with joined(alone(device)) as ranks:
         count, width = write_features(checkpoint, manifest, split_or_default(manifest, split), ranks, cached(cache, cache_size), out)
     click.echo(f"{out}: {count:,} vectors of {width} numbers")
 
@@ -132,10 +136,10 @@ def predict(checkpoint: Path, images: tuple[Path, ...], model: str, device: str,
     from alexprep.model.distributed import joined
 
     from .describing import bars
-    from .launch import choose_layout
+    from .launch import alone
     from .predicting import classify
 
-    with joined(choose_layout(device, None, None).device) as ranks:
+    with joined(alone(device)) as ranks:
         answers: list[dict[str, Any]] = []
         for path, answer in classify(checkpoint, images, ranks, model):
             answers.append({"image": str(path), "classes": [{"name": name, "label": label, "p": p} for name, label, p in answer]})

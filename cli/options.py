@@ -76,3 +76,13 @@ DATA = click.option(
 )
 SPLIT = click.option("--split", help="Of the shards.  [default: val, or test where there is no val]")
 OWN = click.option("--model", default="", metavar="PACKAGE:FUNCTION", help="What made the network, if it is one's own.")
+
+
+def check_place(path: Path | None, ending: str) -> None:
+    """Say before the work what would keep its result from being written there; a usage error for a file of another kind."""
+    if path is None:
+        return
+    if path.suffix != ending:
+        raise click.UsageError(f"{path} must end in {ending}: that is what is written")
+    if not path.parent.is_dir():
+        raise click.UsageError(f"there is no folder {path.parent} for {path.name}")

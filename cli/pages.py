@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from .common import print_json
-from .options import cache_options, cached
+from .options import cache_options, cached, check_place
 
 RUNS = click.argument("directories", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
 SHARDS = click.option("--data", type=click.Path(path_type=Path), help="Folder of shards.  [default: where the run had them]")
@@ -23,6 +23,7 @@ def report(directories: tuple[Path, ...], data: Path | None, out: Path | None) -
     from .reporting import REPORT, write_report
     from .runs import RunFolder
 
+    check_place(out, ".html")
     folders = [RunFolder.existing(directory) for directory in directories]
     click.echo(str(write_report(folders, out or (folders[0].directory / REPORT if len(folders) == 1 else Path(REPORT)), data)))
 
@@ -33,10 +34,15 @@ def report(directories: tuple[Path, ...], data: Path | None, out: Path | None) -
 @click.option("--port", default=8008, show_default=True, type=click.IntRange(0, 65535), help="On 127.0.0.1; 0: any that is free.")
 def watch(directories: tuple[Path, ...], data: Path | None, port: int) -> None:
     """Serve the page of runs while they train: its curves grow. On this machine only (127.0.0.1); Ctrl-C ends it."""
+    from alexprep.pipeline import read_manifest
+
     from .runs import RunFolder
     from .watching import serve
 
-    serve([RunFolder.existing(directory) for directory in directories], data, port)
+    folders = [RunFolder.existing(directory) for directory in directories]
+    if data is not None:
+        read_manifest(data)  # what is wrong is said here, not in the browser
+    serve(folders, data, port)
 
 
 @click.command()
@@ -63,7 +69,7 @@ def figures(
     cache_size: int,
     as_json: bool,
 ) -> None:
-    """Draw the paper's figures 3 and 4 of a run: RUN/figure-3.png, RUN/figure-4.png, and the same in its report.
+    """Draw the paper's figures 3 and 4 of a run: RUN/figure-3.png and RUN/figure-4.png; the neighbours are in its report from then on.
 
     Figure 3: the first layer's kernels, by tower. Figure 4: eight validation images with five bars each; and validation images
     with the training images whose last hidden vectors are nearest, found exactly: all training images go through the network once.
@@ -71,11 +77,11 @@ def figures(
     from alexprep.model.distributed import joined
 
     from .drawing import draw_figures
-    from .launch import choose_layout
+    from .launch import alone
     from .runs import RunFolder
 
     folder = RunFolder.existing(directory)
-    with joined(choose_layout(device, None, None).device) as ranks:
+    with joined(alone(device)) as ranks:
         made = draw_figures(folder, data, checkpoint, (queries, nearest, seed), ranks, cached(cache, cache_size))
     if as_json:
         print_json(made)

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from alexprep.model.distributed import Ranks
+from alexprep.model.errors import TrainingError
 from alexprep.model.evaluator import FIVE, probabilities
 from alexprep.pipeline import DataError, reference
 from alexprep.pipeline.errors import UndecodableImage
 from alexprep.pipeline.images import square
 from alexprep.pipeline.views import windows
+from jaxtyping import UInt8
 
 from .evaluating import Trained
 
@@ -19,33 +21,35 @@ MOST_BYTES = 1 << 30  # of an image's file
 
 
 def classify(checkpoint: Path, images: Sequence[Path], ranks: Ranks, own: str = "") -> Iterator[tuple[Path, Answer]]:
-    """Yield the five most probable classes of each image; DataError names one that cannot be read, before any is classified."""
+    """Yield the five most probable classes of each image; DataError names one that is none, before any is classified."""
     trained = Trained.load(checkpoint, ranks, own)
     for path in images:
-        _bytes(path)
+        _pixels(path, trained)
     for path in images:
-        p = probabilities(trained.model, ten_views(_bytes(path), path, trained)[None].to(ranks.device))[0]
+        views = ten_views(_pixels(path, trained), trained)[None].to(ranks.device)
+        with torch.inference_mode():
+            p = probabilities(trained.model, views)[0]
+        if not bool(p.isfinite().all()):
+            raise TrainingError(f"the network's outputs are not finite: the weights in {checkpoint} have diverged")
         best = p.topk(min(FIVE, len(p)))
         yield path, [(trained.classes[label], label, value) for value, label in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
 
 
-@torch.inference_mode()
-def ten_views(data: bytes, path: Path, trained: Trained) -> torch.Tensor:
-    """Return float32[10,3,crop,crop]: the views of the record that `alexprep shard` would make of an image, in the order of the evaluation."""
-    size = trained.stats.mean_image.shape[0]
-    try:
-        pixels = square(data, size).pixels
-    except UndecodableImage as error:
-        raise DataError(f"{path}: {error}") from error
+def ten_views(pixels: UInt8[np.ndarray, "s s 3"], trained: Trained) -> torch.Tensor:
+    """Return float32[10,3,crop,crop]: the views of a record, in the order of the evaluation."""
     config = trained.settings.loader(views="ten", split="val", on_bad="raise")
     still = np.zeros(3, np.float32)
-    views = [reference.view(pixels, (w.top, w.left), bool(w.flip), still, config, trained.stats) for w in windows("ten", size - config.crop)]
-    return torch.from_numpy(np.stack(views))
+    fixed = windows("ten", len(pixels) - config.crop)
+    return torch.from_numpy(np.stack([reference.view(pixels, (w.top, w.left), bool(w.flip), still, config, trained.stats) for w in fixed]))
 
 
-def _bytes(path: Path) -> bytes:
+def _pixels(path: Path, trained: Trained) -> UInt8[np.ndarray, "s s 3"]:
+    """Return the record that `alexprep shard` would make of an image, before it is encoded; DataError if it is none."""
     if not path.is_file():
         raise DataError(f"{path} is no file; give images, not folders")
     if path.stat().st_size > MOST_BYTES:
         raise DataError(f"{path} has {path.stat().st_size:,} bytes; an image has at most {MOST_BYTES:,}")
-    return path.read_bytes()
+    try:
+        return square(path.read_bytes(), len(trained.stats.mean_image)).pixels
+    except UndecodableImage as error:
+        raise DataError(f"{path}: {error}") from error

@@ -1,7 +1,8 @@
 """Gathers what the report page shows of runs. Whatever is gone (the data, a checkpoint, predictions) is left out, with a note."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from alexprep.pipeline.order import shuffled
 from alexprep.pipeline.preview import rows as sample_rows
 from alexprep.pipeline.storage import published, read_array, read_json
 
-from .evaluating import PREDICTIONS, read_predictions
-from .runs import RunFolder, checkpoint_stats, first_kernels, load_checkpoint
+from .evaluating import read_predictions
+from .runs import PREDICTIONS, RunFolder, checkpoint_stats, first_kernels, load_checkpoint
 from .schedules import marks
 from .settings import Settings
 
@@ -27,21 +28,29 @@ REPORT, NEIGHBOURS = "report.html", "neighbours.json"
 GUESSES = 8  # images of figure 4, left
 PAIRS, OF_A_PAIR, MISTAKES, SAMPLES = 6, 4, 14, 4
 MOST_FRAMES = 40  # of the kernels
+MOST_NUMBERS = 1 << 24  # of a frame
 
 
 def write_report(folders: Sequence[RunFolder], out: Path, data: Path | None = None) -> Path:
     """Publish the page of these runs; `data`: where their shards are now, if they were moved."""
-    page = render([view(folder, data) for folder in folders])
+    page = render(views(folders, data))
     with published(out) as file:
         file.write(page.encode())
     return out
 
 
-def view(folder: RunFolder, data: Path | None = None, *, pictures: bool = True) -> RunView:
-    """Return what the page shows of a run; without `pictures`, the curves and kernels alone."""
+def views(folders: Sequence[RunFolder], data: Path | None = None, *, pictures: bool = True) -> list[RunView]:
+    """Return what the page shows of runs; without `pictures`, the curves and kernels alone. Names are as long as it takes to tell them apart."""
+    paths = [folder.directory.resolve().parts for folder in folders]
+    length = next((n for n in range(1, max(map(len, paths))) if len({path[-n:] for path in paths}) == len(set(paths))), 1)
+    return [view(folder, "/".join(path[-length:]), data, pictures=pictures) for folder, path in zip(folders, paths, strict=True)]
+
+
+def view(folder: RunFolder, name: str, data: Path | None, *, pictures: bool) -> RunView:
+    """Return what the page shows of one run under that name."""
     rows = folder.rows()
     settings = folder.settings()
-    plain = RunView(folder.directory.name, rows, marks=marks(rows, settings), kernels=_kernels(folder, settings))
+    plain = RunView(name, rows, marks=marks(rows, settings), kernels=_kernels(folder, settings, also_last=pictures))
     if not pictures:
         return plain
     start = folder.start()
@@ -64,25 +73,45 @@ def view(folder: RunFolder, data: Path | None = None, *, pictures: bool = True) 
     return replace(plain, **shown, notes=tuple(notes))
 
 
-def _kernels(folder: RunFolder, settings: Settings) -> dict[int, tuple[np.ndarray, list[float]]]:
-    """Return figure 3 and the chroma fractions at each step of which the kernels are kept, and of the last checkpoint."""
+def _kernels(folder: RunFolder, settings: Settings, *, also_last: bool) -> dict[int, tuple[np.ndarray, list[float]]]:
+    """Return figure 3 and the chroma fractions at each step of which the kernels are kept; `also_last`: if none are, of the last checkpoint."""
     towers = PRESETS[settings.preset].towers if settings.alexnet else 1
-    weights: dict[int, torch.Tensor] = {}
+    frames = {}
     for step, path in list(folder.kernels().items())[-MOST_FRAMES:]:
         try:
-            values = torch.from_numpy(np.asarray(read_array(path), np.float32))
-        except (ValueError, OSError, TypeError):
-            continue  # a frame less
-        if values.ndim == 4 and values.shape[1] == 3 and 0 < values.numel() <= 1 << 24:
-            weights[step] = values
-    if not weights:  # of a release that kept none
+            frame = _frame(path, path.stat().st_mtime_ns, towers)
+        except OSError:
+            continue
+        if frame is not None:
+            frames[step] = frame
+    if not frames and also_last:  # of a release that kept none
         try:
             state = load_checkpoint(folder.directory)
         except DataError:
             return {}
         last = first_kernels(state["model"])
-        weights = {} if last is None else {int(state["step"]): last}
-    return {step: (kernels(weight, towers, scale=1), chroma(weight, towers)) for step, weight in weights.items() if len(weight) >= towers}
+        frames = {} if last is None else {int(state["step"]): (kernels(last, towers, scale=1), chroma(last, towers))}
+    return frames
+
+
+@lru_cache(maxsize=4 * MOST_FRAMES)
+def _frame(path: Path, _changed: int, towers: int) -> tuple[np.ndarray, list[float]] | None:
+    """Return figure 3 of a file of kernels, and the chroma fractions; None if it is none: a frame less."""
+    try:
+        if path.stat().st_size > 4 * MOST_NUMBERS:
+            return None
+        values = torch.from_numpy(np.asarray(read_array(path), np.float32))
+    except (ValueError, OSError, TypeError):
+        return None
+    if (
+        values.ndim != 4
+        or values.shape[1] != 3
+        or len(values) < towers
+        or not 0 < values.numel() <= MOST_NUMBERS
+        or not bool(values.isfinite().all())
+    ):
+        return None
+    return kernels(values, towers, scale=1), chroma(values, towers)
 
 
 def _stats(folder: RunFolder, manifest: Manifest) -> Stats:
@@ -95,19 +124,32 @@ def _stats(folder: RunFolder, manifest: Manifest) -> Stats:
 def _pictures(folder: RunFolder, manifest: Manifest, settings: Settings, notes: list[str]) -> dict[str, Any]:
     train = Records(manifest, "train")
     made: dict[str, Any] = {"samples": _samples(train, settings, _stats(folder, manifest))}
-    path = folder.directory / PREDICTIONS
-    if not path.is_file():
-        notes.append("What the network says of single images is shown when the run has finished.")
-        return made
+    parts: dict[str, Callable[[Path], dict[str, Any]]] = {
+        PREDICTIONS: lambda path: _said(path, manifest, settings.seed),
+        NEIGHBOURS: lambda path: {"neighbours": _neighbours(path, manifest, train)},
+    }
+    for name, part in parts.items():
+        path = folder.directory / name
+        try:
+            if path.is_file():
+                made |= part(path)
+            elif name == PREDICTIONS:
+                notes.append("What the network says of single images is shown when the run has finished.")
+        except DataError as error:
+            notes.append(f"Something is left out: {error}")
+    return made
+
+
+def _said(path: Path, manifest: Manifest, seed: int) -> dict[str, Any]:
+    """Return the pictures that a file of predictions tells of."""
     found, facts = read_predictions(path)
     if facts.get("plan") != manifest.plan:
         raise DataError(f"{path} is of another data set than {manifest.directory}")
-    seen = Seen(Records(manifest, facts["split"]), found, manifest.classes)
-    made |= {"guesses": seen.guesses(settings.seed), "confused": seen.confused(), "mistakes": seen.mistakes(), "calibration": calibration(found)}
-    path = folder.directory / NEIGHBOURS
-    if path.is_file():
-        made["neighbours"] = _neighbours(path, manifest, seen.records, train)
-    return made
+    records = Records(manifest, str(facts.get("split")))
+    if len(found.records) and not 0 <= int(found.records.min()) <= int(found.records.max()) < len(records):
+        raise DataError(f"{path} has records beyond those of {manifest.directory}")
+    seen = Seen(records, found, manifest.classes)
+    return {"guesses": seen.guesses(seed), "confused": seen.confused(), "mistakes": seen.mistakes(), "calibration": calibration(found)}
 
 
 def _samples(records: Records, settings: Settings, stats: Stats) -> tuple[tuple[Picture, ...], ...]:
@@ -168,28 +210,29 @@ class Seen:
         return printable(self.classes[label])
 
 
-def _neighbours(path: Path, manifest: Manifest, queries: Records, train: Records) -> tuple[tuple[Picture, ...], ...]:
+def _neighbours(path: Path, manifest: Manifest, train: Records) -> tuple[tuple[Picture, ...], ...]:
     """Return the pictures of figure 4, right; DataError if the file is not what `alextrain figures` has written."""
     value = read_json(path)
     try:
         if value["plan"] != manifest.plan:
             raise DataError(f"{path} is of another data set than {manifest.directory}")
+        queries, step = Records(manifest, str(value["split"])), int(value["step"])
         rows: list[dict[str, Any]] = [
             {"record": int(one["record"]), "nearest": [(int(number), float(distance)) for number, distance in one["nearest"]]}
             for one in value["queries"]
         ]
         if not all(0 <= row["record"] < len(queries) and all(0 <= number < len(train) for number, _ in row["nearest"]) for row in rows):
             raise ValueError("a record is beyond the data")
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path} is damaged: {error}; alextrain figures writes it again") from error
-    return nearest_pictures(rows, queries, train)
+    return nearest_pictures(rows, queries, train, f"the network after step {step}")
 
 
-def nearest_pictures(rows: Sequence[dict[str, Any]], queries: Records, train: Records) -> tuple[tuple[Picture, ...], ...]:
-    """Return each query's picture, then those of its nearest training images."""
+def nearest_pictures(rows: Sequence[dict[str, Any]], queries: Records, train: Records, *lines: str) -> tuple[tuple[Picture, ...], ...]:
+    """Return each query's picture, of which `lines` are said, then those of its nearest training images."""
     return tuple(
         (
-            Picture(queries.pixels(record), f"query, record {record}", (_class_of(queries, record),)),
+            Picture(queries.pixels(record), f"query, record {record}", (_class_of(queries, record), *lines)),
             *(Picture(train.pixels(n), f"record {n}", (_class_of(train, n), f"distance {distance:.1f}")) for n, distance in nearest),
         )
         for record, nearest in ((row["record"], row["nearest"]) for row in rows)

@@ -20,6 +20,8 @@ from .settings import Settings, resolve
 
 CHECKPOINT_FORMAT = 1
 CONFIG, METRICS, LAST, KERNELS = "config.toml", "metrics.jsonl", "last.pt", "kernels"
+PREDICTIONS = "predictions.parquet"
+MOST_METRICS = 1 << 30  # bytes; a run of ImageNet has 20 million at most
 KERNELS_GROWTH = 1.3  # the next frame of the kernels is kept after so many times the steps: 25 of a run of ImageNet
 
 
@@ -88,11 +90,13 @@ class RunFolder:
         path = self.directory / METRICS
         if not path.is_file():
             return []
+        if path.stat().st_size > MOST_METRICS:
+            raise DataError(f"{path} has {path.stat().st_size:,} bytes, more than {MOST_METRICS:,}: not a file of ours")
         rows = []
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(row, dict) and _complete(row):
                 rows.append(row)
@@ -108,9 +112,9 @@ class RunFolder:
         kept = [row for row in self.rows() if row["event"] in again and not again[row["event"]](row)]
         with published(self.directory / METRICS) as file:
             file.write("".join(json.dumps(row) + "\n" for row in kept).encode())
-        for number, path in self.kernels().items():
-            if number > step:
-                path.unlink(missing_ok=True)
+        later = [path for number, path in self.kernels().items() if number > step]
+        for path in (*later, self.directory / PREDICTIONS):  # what the run has left said, and will say again at its end
+            path.unlink(missing_ok=True)
         return kept
 
     def log(self, row: dict[str, Any]) -> None:
@@ -181,7 +185,16 @@ def _complete(row: dict[str, Any]) -> bool:
         return False
     if event == "start" and not (isinstance(row.get("settings"), dict) and isinstance(row.get("versions"), dict) and "device" in row):
         return False
-    return all(isinstance(row.get(name), int | float) for name in _NUMBERS[event])
+    optional = (row[name] for name in ("error", "train_error", "batches_ready") if row.get(name) is not None)
+    shares = (row.get(name, 0) for name in ("top1_error", "top5_error"))
+    counts = (row.get(name, 0) for name in ("step", "epoch", "count"))
+    numbers = [*(row.get(name) for name in _NUMBERS[event]), *optional]
+    return all(map(_number, numbers)) and all(0 <= share <= 1 for share in shares) and all(count >= 0 for count in counts)
+
+
+def _number(value: Any) -> bool:  # noqa: ANN401  (from a file)
+    """Tell a number that can be reckoned with: no NaN, and nothing that a float cannot hold."""
+    return isinstance(value, int | float) and abs(value) < 1e300
 
 
 def _next_folder() -> Path:
@@ -244,6 +257,9 @@ def checkpoint_stats(state: dict[str, Any]) -> Stats:
     value = state["stats"]
     try:
         colours = Colours(*(value[name].numpy() for name in ("mean", "covariance", "eigenvalues", "eigenvectors")))
-        return Stats(value["split"], value["images"], value["pixels"], colours, value["mean_image"].numpy())
+        image = value["mean_image"].numpy()
+        if image.ndim != 3 or image.shape[2] != 3 or image.shape[0] != image.shape[1] or [len(part) for part in vars(colours).values()] != [3] * 4:
+            raise TypeError(f"the mean image is of shape {image.shape}")
+        return Stats(value["split"], value["images"], value["pixels"], colours, image)
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"the checkpoint's statistics are damaged: {error}") from error

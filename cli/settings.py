@@ -73,6 +73,11 @@ class Settings:
         check(0 <= self.weight_decay <= 1, f"weight_decay must be 0..1, got {self.weight_decay}")
         check(0 <= self.until < 1, f"until must be an error, 0..1 (such as 0.25), got {self.until}")
         check(self.schedule in ("scripted", "plateau", "fixed"), f"schedule must be scripted, plateau or fixed, got {self.schedule!r}")
+        switched = not (self.overlap and self.dropout and self.exchange) or self.sixth
+        check(
+            not (switched and self.preset.startswith("cifar")),
+            "overlap, dropout, exchange and sixth are of AlexNet: the four-layer nets have none of them",
+        )
         self.drop_shares()
         check(self.precision in DTYPES, f"precision must be one of {', '.join(DTYPES)}; got {self.precision!r}")
         check(self.gradients in DTYPES, f"gradients must be one of {', '.join(DTYPES)}; got {self.gradients!r}")
@@ -165,7 +170,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def resolve(preset: str | None, file: Path | None, options: dict[str, Any], assignments: tuple[str, ...]) -> Settings:
     """Return the settings; ValueError names a key that does not exist or a value that cannot be."""
-    given = collect(preset, file, options, assignments)
+    return completed(collect(preset, file, options, assignments))
+
+
+def completed(given: dict[str, Any]) -> Settings:
+    """Return the settings that were given, and for the rest the preset's; ValueError for a value that cannot be."""
     name = given.get("preset", Settings.preset)
     check(isinstance(name, str) and name in PRESETS, f"preset must be one of {', '.join(PRESETS)}; got {name!r}")
     return typed(PRESETS[name] | given)

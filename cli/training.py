@@ -25,17 +25,17 @@ from alexprep.model.evaluator import Evaluation, Predictions, outputs, predict
 from alexprep.model.layout import lay_out
 from alexprep.model.optimizer import RATES, PaperSGD
 from alexprep.model.trainer import Event, NotFinite, Pace, Trainer
-from alexprep.pipeline import DamagedRecord, DataError, Loader, Records, load_stats
+from alexprep.pipeline import DamagedRecord, DataError, Loader, load_stats
 from alexprep.pipeline.receipts import receipt
 from alexprep.pipeline.storage import published
 
 from . import synthetic
 from .building import builder, check_data, choose_layout, on_device, validation_split
 from .common import Bar, say
-from .evaluating import PREDICTIONS, VIEWS, evaluation, open_loader, write_predictions
+from .evaluating import VIEWS, evaluation, open_loader, write_predictions
 from .loggers import Loggers
 from .reporting import REPORT, write_report
-from .runs import LAST, RunFolder, checkpoint_settings, checkpoint_stats, first_kernels, load_checkpoint
+from .runs import LAST, PREDICTIONS, RunFolder, checkpoint_settings, checkpoint_stats, first_kernels, load_checkpoint
 from .safety import Saver, Stop, Watchdog, tell_launcher
 from .settings import Settings, schedule_of
 from .settings import resume as resume_settings
@@ -154,6 +154,7 @@ class Run:
 
     def _finish(self, bar: Bar | None) -> None:
         found = {views: self.predict(views) for views in VIEWS}
+        weights = self.trainer.evaluated()  # all ranks have a part in it
         if bar is None:
             return
         bar.close()
@@ -163,9 +164,9 @@ class Run:
         split, ten = validation_split(self.manifest), found[10]
         if split is not None and ten is not None:
             facts = {"split": split, "views": 10, "plan": self.manifest.plan, "step": self.trainer.step}
-            write_predictions(self.folder.directory / PREDICTIONS, ten, Records(self.manifest, split), facts)
+            write_predictions(self.folder.directory / PREDICTIONS, ten, self._loaders[f"{split} 10"].records, facts)
         if not self._synthetic:
-            self.folder.keep_kernels(self.trainer.step, first_kernels(self.whole.state_dict()), always=True)
+            self.folder.keep_kernels(self.trainer.step, first_kernels(weights), always=True)
             write_report([self.folder], self.folder.directory / REPORT)
 
     @contextmanager
@@ -299,7 +300,7 @@ class Run:
 
     def _write(self, name: str, state: dict[str, Any]) -> None:
         self.folder.save(name, state, self.settings, self.manifest.classes, self.stats, self.manifest.plan)
-        self.folder.keep_kernels(state["step"], first_kernels(state["model"]))
+        self.folder.keep_kernels(state["step"], first_kernels(state["model"] | state.get("averages", {})))
         if name == "last" and self.settings.keep > 1:
             self.folder.keep(state["step"], self.settings.keep)
 

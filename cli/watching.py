@@ -2,16 +2,18 @@
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 from alexprep.model.report import curve_data, render
 from alexprep.pipeline.errors import DataError
 
 from .common import say
-from .reporting import view
+from .reporting import views
 from .runs import RunFolder
 
 LOOPBACK = "127.0.0.1"
@@ -20,13 +22,22 @@ LOOPBACK = "127.0.0.1"
 def serve(folders: Sequence[RunFolder], data: Path | None, port: int) -> None:
     """Serve until Ctrl-C; DataError if the port is taken."""
     try:
-        server = ThreadingHTTPServer((LOOPBACK, port), _handler(folders, data))
+        server = Quiet((LOOPBACK, port), _handler(folders, data))
     except OSError as error:
         raise DataError(f"cannot listen on {LOOPBACK}:{port}: {error.strerror}; give another --port, or 0 for any that is free") from error
     server.daemon_threads = True
     say(f"http://{LOOPBACK}:{server.server_port}/ shows {', '.join(str(folder.directory) for folder in folders)}; Ctrl-C ends it")
     with server:
         server.serve_forever(poll_interval=0.2)
+
+
+class Quiet(ThreadingHTTPServer):
+    """A server that says nothing of browsers that leave."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401  (socketserver's own)
+        """Pass over connections that broke."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
 
 
 def _handler(folders: Sequence[RunFolder], data: Path | None) -> type[BaseHTTPRequestHandler]:
@@ -37,11 +48,19 @@ def _handler(folders: Sequence[RunFolder], data: Path | None) -> type[BaseHTTPRe
         server_version = "alextrain"
 
         def do_GET(self) -> None:
+            try:
+                self._respond()
+            except (DataError, ValueError) as error:  # of the run's files, which anything may have happened to
+                self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8", f"{error}\n".encode())
+            except ConnectionError:
+                self.close_connection = True  # nobody reads on
+
+        def _respond(self) -> None:
             host = self.headers.get("Host", "").rsplit(":", 1)[0]
             if host not in (LOOPBACK, "localhost"):  # another site's name that leads here is not for us
                 self._answer(HTTPStatus.FORBIDDEN, "text/plain", b"ask 127.0.0.1\n")
             elif self.path == "/":
-                self._answer(HTTPStatus.OK, "text/html; charset=utf-8", render([view(folder, data) for folder in folders], live=True).encode())
+                self._answer(HTTPStatus.OK, "text/html; charset=utf-8", render(views(folders, data), live=True).encode())
             elif self.path == "/data.json":
                 self._news()
             else:
@@ -52,7 +71,7 @@ def _handler(folders: Sequence[RunFolder], data: Path | None) -> type[BaseHTTPRe
             if self.headers.get("If-None-Match") == tag:
                 self._answer(HTTPStatus.NOT_MODIFIED, "application/json", b"", tag)
                 return
-            value = curve_data([view(folder, pictures=False) for folder in folders])
+            value = curve_data(views(folders, pictures=False))
             self._answer(HTTPStatus.OK, "application/json", json.dumps(value).encode(), tag)
 
         def _answer(self, status: HTTPStatus, kind: str, body: bytes, tag: str = "") -> None:

@@ -55,7 +55,7 @@ def config_of(architecture: Architecture, names: list[str], facts: dict[str, Any
     """Return what config.json says, in the words that Hugging Face's readers know where there are such."""
     return {
         "format": FORMAT,
-        "model_type": "alexnet-2012",
+        "model_type": "alexprep",
         "architecture": asdict(architecture),
         "num_channels": 3,
         "image_size": architecture.crop,
@@ -75,10 +75,12 @@ def load(folder: str | Path) -> tuple[Deployed, dict[str, Any]]:
         if config["format"] != FORMAT:
             raise TrainingError(f"{folder / CONFIG} has format {config['format']}; this release reads {FORMAT}")
         values = dict(config["architecture"])
+        if not all(isinstance(value, bool) for name, value in values["switches"].items() if name != "activation"):
+            raise TypeError("a switch must be true or false")
         architecture = Architecture(**values | {"switches": Switches(**values["switches"])})
-        state = load_file(folder / WEIGHTS)
-        model = Deployed(architecture.build(), torch.zeros(3, architecture.crop, architecture.crop))
-        model.load_state_dict(state)
+        with torch.device("meta"):  # so that a config that claims too much costs no memory
+            model = Deployed(architecture.build(), torch.zeros(3, architecture.crop, architecture.crop))
+        model.load_state_dict(load_file(folder / WEIGHTS), assign=True)
     except TrainingError:
         raise
     except Exception as error:  # a file's content can be wrong in any way

@@ -91,10 +91,13 @@ def predict(probabilities_of: Iterable[tuple[Tensor, Tensor, Tensor]], ranks: Ra
         best = p.topk(min(FIVE, p.shape[1]), dim=1)
         true = p.gather(1, labels[:, None])[:, 0]
         for part, value in zip(found, (records, labels, best.indices, best.values, true), strict=True):
-            part.append(value.cpu())
+            part.append(value)
     width = ranks.largest(max((values.shape[1] for values in found[2]), default=0))  # a rank may have no images
     shapes = [((0,), torch.int64), ((0,), torch.int64), ((0, width), torch.int64), ((0, width), torch.float32), ((0,), torch.float32)]
-    whole = [ranks.gather(torch.cat([torch.empty(shape, dtype=dtype), *part])) for part, (shape, dtype) in zip(found, shapes, strict=True)]
+    whole = [
+        ranks.gather(torch.cat([torch.empty(shape, dtype=dtype, device=ranks.device), *part]))
+        for part, (shape, dtype) in zip(found, shapes, strict=True)
+    ]
     order = whole[0].argsort()
     return Predictions(*(values[order] for values in whole))
 
@@ -112,4 +115,4 @@ def interval(share: float, count: int) -> tuple[float, float]:
     centre = share + Z95 * Z95 / (2 * count)
     reach = Z95 * sqrt(share * (1 - share) / count + Z95 * Z95 / (4 * count * count))
     scale = 1 + Z95 * Z95 / count
-    return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
+    return max(0.0, (centre - reach) / scale) if share > 0 else 0.0, min(1.0, (centre + reach) / scale) if share < 1 else 1.0

@@ -7,7 +7,6 @@ import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor, nn
 
-from .distributed import Ranks
 from .errors import TrainingError
 
 
@@ -41,21 +40,19 @@ def features(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor, Tensor]])
         model.train(training)
 
 
-def nearest(
-    queries: Float32[Tensor, "q d"], blocks: Iterable[tuple[Tensor, Tensor, Tensor]], count: int, ranks: Ranks, device: torch.device | None = None
-) -> Neighbours:
-    """Return the `count` images whose features are nearest to each query's, of all blocks of all ranks (as `features` yields them).
+def nearest(queries: Float32[Tensor, "q d"], blocks: Iterable[tuple[Tensor, Tensor, Tensor]], count: int) -> Neighbours:
+    """Return the `count` images whose features are nearest to each query's, of all blocks (as `features` yields them).
 
     Exact: every distance is computed, as differences in float64; a block at a time, of which only the nearest are kept. Of equal
     distances the lower record comes first.
     """
-    wide = queries.to(device or queries.device).double()
+    wide = queries.double()
     records = torch.empty(len(wide), 0, dtype=torch.int64, device=wide.device)
     distances = torch.empty(len(wide), 0, dtype=torch.float64, device=wide.device)
     for values, _, numbers in blocks:
         found = torch.cdist(wide, values.double(), compute_mode="donot_use_mm_for_euclid_dist")
         records, distances = _best(torch.cat([records, numbers.expand(len(wide), -1)], 1), torch.cat([distances, found], 1), count)
-    return Neighbours(*_best(ranks.gather(records.T).T, ranks.gather(distances.T).T, count))
+    return Neighbours(records, distances)
 
 
 def _best(records: Int64[Tensor, "q n"], distances: Float64[Tensor, "q n"], count: int) -> tuple[Int64[Tensor, "q k"], Float64[Tensor, "q k"]]:

@@ -75,7 +75,7 @@ _EMBEDDED = ("uPlot.iife.min.js", "uPlot.min.css", "report.css", "report.js")
 def curve_data(runs: Sequence[RunView]) -> dict[str, Any]:
     """Return what the page's script draws: the curves, the evaluations, the marks and the kernels of each run, as JSON."""
     most = max(2, MOST_ROWS // max(1, len(runs)))
-    return {"runs": [_curves(run, most) for run in runs], "paper": PAPER}
+    return {"runs": [_curves(run, most) for run in runs]}
 
 
 def _curves(run: RunView, most: int) -> dict[str, Any]:
@@ -89,7 +89,6 @@ def _curves(run: RunView, most: int) -> dict[str, Any]:
             values = np.add.reduceat(values, range(0, len(values), width)) / np.diff([*range(0, len(values), width), len(values)])
         columns[name] = base64.b64encode(values.clip(-6e4, 6e4 if kind == "<f2" else 3e38).astype(kind).tobytes()).decode()
     evaluations = [row for row in run.rows if row["event"] == "eval"]
-    start = _start(run)
     return {
         "name": run.name,
         "averaged": width,
@@ -98,9 +97,8 @@ def _curves(run: RunView, most: int) -> dict[str, Any]:
         "columns": columns,
         "evals": [{name: row.get(name) for name in ("step", "epoch", "loss", "top1_error", "top5_error", "train_error")} for row in evaluations],
         "marks": [list(mark) for mark in run.marks],
-        "results": [row | {"intervals": {key: interval(row[key], row["count"]) for key in PAPER}} for row in run.rows if row["event"] == "result"],
+        "results": sum(row["event"] == "result" for row in run.rows),
         "kernels": [{"step": step, "picture": _picture(pixels, "PNG"), "chroma": chroma} for step, (pixels, chroma) in run.kernels.items()],
-        "classes": start.get("classes", 0),
     }
 
 

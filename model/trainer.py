@@ -68,7 +68,7 @@ class Trainer:
         self.validated = 0  # epochs
         self.best_error = float("inf")
         self.stopped = False  # because `stop` said so
-        self.train_error = float("inf")  # mean of the last whole epoch's batches
+        self.train_error: float | None = None  # mean of the last epoch's batches, if all of them were seen
         self._seen = (0.0, 0)  # sum of the training errors of this epoch's batches, and how many
         self._averaging: DistributedDataParallel | None = None
         self._saved = time.monotonic()
@@ -114,7 +114,7 @@ class Trainer:
             yield from self._validate(evaluate, save)
 
     def _ended(self) -> bool:
-        reached = self.pace.until > 0 and self.train_error <= self.pace.until
+        reached = self.pace.until > 0 and self.train_error is not None and self.train_error <= self.pace.until
         return reached or self._out_of_steps() or self.schedule.finished(self.step // self.pace.epoch_steps)
 
     def _out_of_steps(self) -> bool:
@@ -181,7 +181,8 @@ class Trainer:
             return
         result = evaluate()
         self.validated = epoch
-        self.train_error, self._seen = self._seen[0] / max(1, self._seen[1]), (0.0, 0)
+        errors, seen = self._seen
+        self.train_error, self._seen = errors / seen if seen == self.pace.epoch_steps else None, (0.0, 0)
         if result is not None:
             self.schedule.observe(result.top1_error)
             if result.top1_error < self.best_error:
@@ -218,7 +219,8 @@ class Trainer:
             raise ValueError("a negative step")
         self.step, self.validated, self.best_error = int(state["step"]), int(state["validated"]), float(state["best_error"])
         seen = state.get("seen", (0.0, 0))  # not in the first releases' checkpoints
-        self.train_error, self._seen = float(state.get("train_error", "inf")), (float(seen[0]), int(seen[1]))
+        error = state.get("train_error")
+        self.train_error, self._seen = None if error is None else float(error), (float(seen[0]), int(seen[1]))
         self.model.load_state_dict(self.layout.part(state["model"]))
         self.optimizer.load_velocities(self.layout.part(state["velocities"]))
         self.schedule.load_state_dict(state["schedule"])

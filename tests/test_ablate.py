@@ -9,13 +9,15 @@ import time
 from pathlib import Path
 
 import pytest
-from alexprep.cli.ablation import PAPER, cells, grid, markdown, study, summary
-from alexprep.cli.settings import Settings
+from alexprep.cli.ablation import PAPER, cells, grid, study
+from alexprep.cli.settings import Settings, completed
+from alexprep.cli.tables import markdown, summary
 
-from .conftest import command, training_shards
+from .conftest import command, make_images, training_shards
 from .test_cli import TINY
 
 QUICK = [*TINY, "--epochs", "1"]
+RUN = {"width": 0.05, "batch_size": 12, "crop": 64, "log_steps": 1, "eval_batch_size": 8, "epochs": 1}  # the same
 
 
 @pytest.fixture(scope="module")
@@ -32,29 +34,44 @@ def losses(folder):
 
 
 def test_a_grid_is_every_combination_with_every_seed(tmp_path):
-    rows = grid(Settings(), ["norm=true,false", "lr=0.01,0.003"])
+    rows = grid({}, ["norm=true,false", "lr=0.01,0.003"])
     assert list(rows) == ["norm=true,lr=0.01", "norm=true,lr=0.003", "norm=false,lr=0.01", "norm=false,lr=0.003"]
     made = cells(rows, 2, tmp_path)
     assert len({cell.folder.directory for cell in made}) == 8
     assert [cell.settings.seed for cell in made] == [0] * 4 + [1] * 4
-    for axes in (["norm"], ["norm="], ["seed=1,2"]):
+    for axes in (["norm"], ["norm="], ["seed=1,2"], ["lr=0.1", "lr=0.2"]):
         with pytest.raises(ValueError, match="--vary takes"):
-            grid(Settings(), axes)
+            grid({}, axes)
     with pytest.raises(ValueError, match="no setting nrom"):
-        grid(Settings(), ["nrom=true"])
+        grid({}, ["nrom=true"])
+    with pytest.raises(ValueError, match="twice"):
+        grid({}, ["lr=0.1,0.1"])
+
+
+def test_a_row_of_another_preset_has_all_that_the_preset_says():
+    rows = grid({"width": 0.5}, ["preset=source,paper"])
+    assert rows["preset=paper"] == completed({"preset": "paper", "width": 0.5})
+    assert (rows["preset=paper"].mean, rows["preset=paper"].epochs) == ("pixel", 90)
 
 
 def test_the_study_switches_off_one_thing_at_a_time():
     base = Settings()
-    rows = study(base, ())
+    rows = study({}, ())
     assert list(rows) == list(PAPER)
     assert rows["baseline"] == base
     for name, row in rows.items():
         changed = {key for key, value in vars(row).items() if getattr(base, key) != value}
         assert changed == set(PAPER[name][0])
-    assert list(study(base, ("tanh",))) == ["baseline", "tanh"]
-    with pytest.raises(ValueError, match="no row no-nrom"):
-        study(base, ("no-nrom",))
+    assert list(study({}, ("tanh",))) == ["baseline", "tanh"]
+    assert "one-gpu" not in study({"preset": "paper"}, ())
+    for given, only, message in (
+        ({}, ("no-nrom",), "no row no-nrom"),
+        ({"preset": "paper"}, ("one-gpu",), "half of the preset source"),
+        ({"preset": "cifar"}, (), "of the presets source and paper"),
+        ({"norm": False}, ("no-norm",), "would be the baseline itself"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            study(given, only)
 
 
 def test_a_job_runs_every_cell_once_and_tells_the_change(data, tmp_path):
@@ -94,17 +111,18 @@ def test_a_cell_is_the_run_that_the_command_line_would_make(data, tmp_path):
     assert losses(tmp_path / "out" / "activation=tanh" / "seed-5") == losses(tmp_path / "alone")
 
 
-def test_a_job_that_is_stopped_goes_on_where_it_was(data, tmp_path):
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_job_that_is_stopped_goes_on_where_it_was(data, tmp_path, number, code):
     out = tmp_path / "out"
     arguments = ["ablate", data, "--out", out, *TINY, "--epochs", "60", "--vary", "norm=true,false", "--set", "checkpoint_steps=2"]
     process = subprocess.Popen([Path(sys.executable).parent / "alextrain", *map(str, arguments)], stderr=subprocess.PIPE, text=True)
     while not list(out.rglob("last.pt")):
         time.sleep(0.05)
         assert process.poll() is None, process.stderr.read()
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 75, said
-    assert "stopped by SIGTERM; the same command goes on" in said
+    assert process.returncode == code, said
+    assert f"stopped by {number.name}; the same command goes on" in said
     run = out / "norm=true" / "seed-0"
     before = losses(run)
     assert 0 < len(before) < 180
@@ -163,6 +181,33 @@ def _threads_children(pid):
     return [child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
 
 
-def test_an_empty_table_is_one_too():
-    assert summary([]) == []
+def test_changes_are_against_the_baseline_or_there_are_none(data, tmp_path):
+    rows = grid(dict(RUN), ["norm=true,false"])
+    made = cells(rows, 1, tmp_path / "out")
+    assert ablate(data, tmp_path / "out", "--vary", "norm=true,false").returncode == 0
+    assert all(cell.finished() for cell in made)
+    assert "change_ten_top1" in summary(made, "norm=true")[1]
+    assert "change_ten_top1" not in summary(made[1:], "norm=true")[0]  # the baseline is still running
+    assert summary([], "norm=true") == []
     assert markdown([]).startswith("|")
+
+
+def test_a_run_that_was_killed_between_its_results_is_not_finished(data, tmp_path):
+    assert ablate(data, tmp_path / "out", "--vary", "norm=true").returncode == 0
+    (cell,) = cells(grid(dict(RUN), ["norm=true"]), 1, tmp_path / "out")
+    assert cell.finished()
+    kept = [line for line in cell.folder.metrics.read_text().splitlines() if '"views": 1,' not in line or '"result"' not in line]
+    cell.folder.metrics.write_text("\n".join(kept) + "\n")
+    assert not cell.finished()
+    assert ablate(data, tmp_path / "out", "--vary", "norm=true").returncode == 0
+    assert cell.finished()
+
+
+def test_data_without_anything_to_compare_on_is_refused(data, tmp_path):
+    command(
+        "alexprep", "shard", "--src", make_images(tmp_path / "src", {"train/ant": 20, "train/bee": 20}), "--out", tmp_path / "train", "--size", "72"
+    )
+    command("alexprep", "stats", tmp_path / "train", "--pca")
+    done = ablate(tmp_path / "train", tmp_path / "out", "--vary", "norm=true")
+    assert done.returncode == 1
+    assert "nothing to compare" in done.stderr

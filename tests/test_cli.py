@@ -103,7 +103,7 @@ def test_wrong_use_of_alexprep_is_one_clear_message(images, tmp_path, arguments,
         (("run", "DATA", "--set", "threads=100000"), 2, "threads must be 1..1024"),
         (("run", "DATA", "--cpu-ranks", "2", "--gpus", "1"), 2, "cannot be combined"),
         (("run", "DATA", "--resume", "--out", "nothing"), 1, "holds no run (no config.toml)"),
-        (("eval", "--checkpoint", "nowhere"), 1, "no checkpoint nowhere"),
+        (("eval", "--checkpoint", "nowhere", "--data", "DATA"), 1, "no checkpoint nowhere"),
         (
             ("run", "DATA", *TINY, "--device", "gpu"),
             1,
@@ -163,7 +163,7 @@ def test_the_report_is_one_self_contained_page(finished):
 
     assert page.startswith("<!doctype html>")
     assert 'id="plots"' in page
-    assert page.count("<img") == 4 + 4 * 4 + page.count('class="card"><img') - 16 + 1 or page.count("data:image/") > 20
+    assert page.count('alt="its view in epoch') == 16  # four records, four epochs each
     assert "top-1 error" in page
     assert "batch_size" in page
     assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', page)  # nothing is fetched
@@ -231,7 +231,7 @@ def test_a_folder_with_a_run_is_not_overwritten_and_keeps_its_settings(finished,
     assert again.returncode == 1
     assert "already holds a run: --resume continues it" in again.stderr
     assert changed.returncode == 2
-    assert "a resumed run keeps its settings: width, seed cannot change (only lr, steps, on_bad, log_steps," in changed.stderr
+    assert "a resumed run keeps its settings: width, seed cannot change (only lr, steps, until, on_bad, log_steps," in changed.stderr
 
 
 def test_resuming_takes_no_other_settings_by_the_back_door_and_no_lost_checkpoint(finished, data, tmp_path):
@@ -270,7 +270,7 @@ def test_rows_that_are_not_ours_do_not_spoil_the_report(finished, data, tmp_path
     run = command("alextrain", "report", copy, "--data", data)
 
     assert run.returncode == 0, run.stderr
-    assert (copy / "report.html").read_text().count("<svg") == 4
+    assert '"steps":[[1,1,30]]' in (copy / "report.html").read_text()
 
 
 @pytest.mark.parametrize("preset", ["source", "paper"])

@@ -207,7 +207,7 @@ def test_the_nearest_are_found_whatever_the_blocks(queries, count, wanted, block
     asked = torch.randint(0, 3, (queries, 2), generator=generator).float()
     order = torch.randperm(count, generator=generator)
     blocks = [(base[part], torch.zeros(len(part)), part) for part in order.split(block)]
-    found = nearest(asked, blocks, wanted, Ranks())
+    found = nearest(asked, blocks, wanted)
     for i in range(queries):
         all_of_them = sorted((float((asked[i] - base[j]).double().norm()), j) for j in range(count))[:wanted]
         assert found.records[i].tolist() == [j for _, j in all_of_them]
@@ -239,14 +239,38 @@ def test_figures_3_and_4_are_drawn_with_neighbours_that_are_in_the_training_set(
     value = json.loads(done.stdout)
 
     assert len(value["chroma"]) == 2
+    vectors = {}
+    for split in ("val", "train"):
+        out = run / f"{split}-features.parquet"
+        assert command("alextrain", "features", "--data", run / "shards", "--checkpoint", run / "0", "--split", split, "--out", out).returncode == 0
+        vectors[split] = torch.tensor(pq.read_table(out)["features"].to_pylist(), dtype=torch.float64)
     assert [len(row["nearest"]) for row in value["neighbours"]] == [3, 3]
     for row in value["neighbours"]:
-        distances = [distance for _, distance in row["nearest"]]
-        assert distances == sorted(distances)
-        assert all(0 <= number < 80 for number, _ in row["nearest"])
+        distances = (vectors["train"] - vectors["val"][row["record"]]).norm(dim=1)
+        assert [number for number, _ in row["nearest"]] == distances.argsort(stable=True)[:3].tolist()
+        assert [distance for _, distance in row["nearest"]] == pytest.approx(distances.sort().values[:3].tolist(), rel=1e-5)
     assert (run / "0" / "figure-3.png").read_bytes().startswith(b"\x89PNG")
     assert (run / "0" / "figure-4.png").read_bytes().startswith(b"\x89PNG")
     assert "what lies near it" in (run / "0" / "report.html").read_text()
+
+
+def test_figures_are_of_the_run_s_own_checkpoints_and_data(run, tmp_path):
+    before = (run / "0" / "neighbours.json").read_bytes()
+    other = command("alextrain", "figures", run / "0", "--checkpoint", "../1/last.pt")
+    assert other.returncode == 1
+    assert "names one of the files" in other.stderr
+    data = training_shards(tmp_path, 12)
+    assert "is not the data set" in command("alextrain", "figures", run / "0", "--data", data).stderr
+    assert (run / "0" / "neighbours.json").read_bytes() == before
+
+
+def test_a_place_that_cannot_take_the_result_is_refused_before_the_work(run, tmp_path):
+    (tmp_path / "last.pt").write_text("mine")
+    for place, message in ((tmp_path / "last.pt", "must end in .parquet"), (tmp_path / "no" / "p.parquet", "there is no folder")):
+        done = command("alextrain", "eval", "--data", run / "shards", "--checkpoint", run / "0", "--predictions", place)
+        assert done.returncode == 2
+        assert message in done.stderr
+    assert (tmp_path / "last.pt").read_text() == "mine"
 
 
 def test_predictions_refuse_numbers_that_are_none():
@@ -254,3 +278,14 @@ def test_predictions_refuse_numbers_that_are_none():
     with pytest.raises(TrainingError, match="not finite"):
         predictions(p, [0]).evaluation()
     assert isinstance(predictions([[0.5, 0.5]], [1]), Predictions)
+
+
+def test_a_command_of_one_process_says_so_under_torchrun(run):
+    for arguments in (
+        ("features", "--data", run / "shards", "--checkpoint", run / "0"),
+        ("figures", run / "0"),
+        ("predict", "--checkpoint", run / "0", "x.jpg"),
+    ):
+        done = command("alextrain", *arguments, env={"RANK": "0", "WORLD_SIZE": "2"})
+        assert done.returncode == 1
+        assert "start it without torchrun" in done.stderr

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import onnxruntime
+import pyarrow.parquet as pq
 import pytest
 import torch
 from alexprep.cli.evaluating import Trained
@@ -142,12 +143,53 @@ def test_what_is_there_is_not_overwritten_and_damage_is_named(run, tmp_path):
     assert again.returncode == 1
     assert "is already there" in again.stderr
 
+    (tmp_path / "own.md").write_text("mine")
+    beside = command("alextrain", "export", run / "run", "--to", "safetensors", "--out", tmp_path / "own")
+    assert beside.returncode == 1
+    assert (tmp_path / "own.md").read_text() == "mine"
+    assert not (tmp_path / "own").exists()
+
     for name, content in (("config.json", b"{}"), ("config.json", b'{"format": 9}'), ("model.safetensors", b"no")):
         shutil.copytree(tmp_path / "hub", tmp_path / "copy")
         (tmp_path / "copy" / name).write_bytes(content)
         with pytest.raises(TrainingError, match=r"damaged|format 9"):
             load(tmp_path / "copy")
         shutil.rmtree(tmp_path / "copy")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--preset", "paper", "--set", "schedule=fixed"), ("--set", "mean=channel"), ("--set", "mean=none"), ("--model", "mine:tiny")],
+    ids=str,
+)
+def test_what_is_subtracted_is_in_the_network_whatever_it_is(run, tmp_path, options):
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\ndef tiny(classes):\n    return nn.Sequential(nn.Conv2d(3, classes, 5), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+    )
+    done = command("alextrain", "run", run / "shards", "--out", "run", "--steps", "1", *TINY, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    own = options if "--model" in options else ()
+    assert command("alextrain", "export", "run", "--to", "onnx", *own, cwd=tmp_path).returncode == 0
+    assert (
+        command(
+            "alextrain", "eval", "--checkpoint", "run", "--data", run / "shards", "--crops", "1", "--predictions", "p.parquet", *own, cwd=tmp_path
+        ).returncode
+        == 0
+    )
+    session = onnxruntime.InferenceSession(tmp_path / "run" / "model.onnx", providers=["CPUExecutionProvider"])
+    made = session.run(None, {"pixels": next(iter(Loader(run / "shards", split="val", batch_size=17, crop=64, mean="none"))).images.numpy()})[0]
+    for row, p in zip(pq.read_table(tmp_path / "p.parquet").to_pylist(), made, strict=True):
+        assert p[row["label"]] == pytest.approx(row["true_p"], abs=1e-5)
+    image = min((run / "images" / "val").rglob("*.JPEG"))
+    assert command("alextrain", "predict", "--checkpoint", "run", image, *own, cwd=tmp_path).returncode == 0
+
+
+def test_a_card_tells_of_its_own_checkpoint_only(run, tmp_path):
+    whole = command("alextrain", "run", run / "shards", "--out", tmp_path / "run", "--epochs", "2", "--set", "keep=3", *TINY)
+    assert whole.returncode == 0, whole.stderr
+    early = min((tmp_path / "run").glob("step-*.pt"), key=lambda path: int(path.stem.removeprefix("step-")))
+    assert command("alextrain", "export", early, "--to", "hub-folder", "--out", tmp_path / "hub").returncode == 0
+    assert "Not measured" in (tmp_path / "hub" / "README.md").read_text()
 
 
 def test_images_are_predicted_as_the_evaluation_predicts_their_records(run, tmp_path):
@@ -157,8 +199,6 @@ def test_images_are_predicted_as_the_evaluation_predicts_their_records(run, tmp_
     answers = {answer["image"]: {one["label"]: one["p"] for one in answer["classes"]} for answer in json.loads(done.stdout)}
     evaluated = command("alextrain", "eval", "--checkpoint", run / "run", "--data", run / "shards", "--predictions", tmp_path / "p.parquet")
     assert evaluated.returncode == 0, evaluated.stderr
-    import pyarrow.parquet as pq
-
     for row in pq.read_table(tmp_path / "p.parquet").to_pylist():
         assert answers[str(run / "images" / row["key"])][row["label"]] == pytest.approx(row["true_p"], abs=0.02)  # records are JPEGs once more
 

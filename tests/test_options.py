@@ -117,7 +117,7 @@ def test_somebody_s_own_network_is_trained_resumed_and_evaluated(data, tmp_path,
     }
     assert int(weights["1.num_batches_tracked"]) == 7
     assert json.loads(evaluated.stdout)["top1_error"] == rows(tmp_path / "run", "eval")[-1]["top1_error"]
-    assert "First-layer kernels" in (tmp_path / "run" / "report.html").read_text()
+    assert "the first layer's kernels" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_nobody_s_code_runs_on_a_file_s_word(data, tmp_path):
@@ -150,7 +150,7 @@ def test_nobody_s_code_runs_on_a_file_s_word(data, tmp_path):
         (["--set", "eval_batch_size=99999999999"], 2, "eval_batch_size must be"),
         (["--set", "batch_size=0"], 2, "batch_size must be 1.."),
         (["--set", "norm=1"], 2, "norm must be true or false, got 1"),
-        (["--model", "mine:tiny", "--parallel", "towers"], 1, "one's own is trained with data"),
+        (["--model", "mine:tiny", "--parallel", "towers"], 1, "any other network is trained with data"),
         (["--set", "loggers=carrierpigeon"], 2, "loggers must be of tensorboard, wandb, trackio; got carrierpigeon"),
         (["--set", "loggers=trackio"], 1, "pip install trackio"),
         (["--compile", "--parallel", "towers", "--cpu-ranks", 2], 1, "--compile does not see through the exchanges of --parallel towers"),
@@ -274,3 +274,20 @@ def test_a_run_does_not_import_torch_s_compiler(data, tmp_path):
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False)
 
     assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
+def test_the_weight_decay_is_the_setting_s(data, plain, tmp_path):
+    """It pulls from the second step on: the first loss is that of the same initial weights."""
+    run(data, tmp_path / "none", "--set", "weight_decay=0")
+    with_, without = losses(plain), losses(tmp_path / "none")
+    assert with_[0] == without[0]
+    assert with_[1:] != without[1:]
+
+
+def test_a_run_ends_with_the_epoch_that_is_good_enough(data, tmp_path):
+    run(data, tmp_path / "run", "--epochs", 5, "--set", "until=0.999")
+    assert [row["epoch"] for row in rows(tmp_path / "run", "eval")] == [1]
+    assert rows(tmp_path / "run", "eval")[0]["train_error"] <= 0.999
+    done = command("alextrain", "run", data, "--out", tmp_path / "run", "--resume", "--set", "until=0")
+    assert done.returncode == 0, done.stderr
+    assert [row["epoch"] for row in rows(tmp_path / "run", "eval")] == [1, 2, 3, 4, 5]

@@ -94,8 +94,8 @@ def test_what_a_run_has_kept_is_on_its_page(runs):
 def test_the_paper_s_band_stands_beside_a_result_on_a_thousand_classes():
     result = {"event": "result", "step": 9, "views": 10, "count": 50_000, "top1_error": 0.406, "top5_error": 0.19, "loss": 1.8}
     page = render([RunView("x", [*steps(3), result])])
-    assert "the paper: 40.7 ± 0.3 %, within the band" in page
-    assert "the paper: 18.2 ± 0.2 %<" in page.replace("\n", "")
+    assert "the paper, on ILSVRC-2012: 40.7 ± 0.3 %, within the band" in page
+    assert "the paper, on ILSVRC-2012: 18.2 ± 0.2 %<" in page.replace("\n", "")
 
 
 def test_names_from_the_data_cannot_run_in_the_page():
@@ -231,6 +231,51 @@ def test_the_watched_page_grows_while_it_is_open(runs, tmp_path, browser):
         grown(tmp_path / "run", 400)
         page.get_by_text("live, step 400").wait_for()
         assert said == []
+
+
+def test_watch_says_what_is_wrong_with_a_run_and_goes_on(runs, tmp_path):
+    shutil.copytree(runs / "0", tmp_path / "run")
+    good = (tmp_path / "run" / "config.toml").read_text()
+    with Watched(tmp_path / "run") as watched:
+        (tmp_path / "run" / "config.toml").write_text("no toml")
+        status, _, body = watched.get("/")
+        assert status == 500
+        assert b"is not TOML" in body
+        (tmp_path / "run" / "config.toml").write_text(good)
+        assert watched.get("/")[0] == 200
+
+
+def test_runs_are_told_apart_by_as_much_of_their_names_as_it_takes(runs, tmp_path):
+    for name in ("a", "b"):
+        shutil.copytree(runs / "0", tmp_path / name / "seed-0")
+    assert command("alextrain", "report", tmp_path / "a" / "seed-0", tmp_path / "b" / "seed-0", "--out", tmp_path / "x.html").returncode == 0
+    page = (tmp_path / "x.html").read_text()
+    assert '"name":"a/seed-0"' in page
+    assert '"name":"b/seed-0"' in page
+
+
+def test_rows_that_cannot_be_are_passed_over(runs, tmp_path):
+    shutil.copytree(runs / "0", tmp_path / "run")
+    step = {"event": "step", "step": 99, "epoch": 9, "loss": 1.0, "error": 0.5, "lr": 0.1, "images_per_s": 1.0, "wait_share": 0.0}
+    result = {"event": "result", "step": 9, "views": 10, "count": 5, "top1_error": 0.5, "top5_error": 0.1, "loss": 1.0}
+    strange = [step | {"loss": 10**400}, step | {"error": "x"}, step | {"lr": float("nan")}, step | {"step": -1}, result | {"top1_error": 2.0}]
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write("[" * 200_000 + "\n" + "".join(json.dumps(row) + "\n" for row in strange))
+    done = command("alextrain", "report", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert '"steps":[[1,1,18]]' in page
+    assert "NaN" not in re.search(r'<script type="application/json" id="data">(.*?)</script>', page)[1]
+
+
+def test_one_damaged_part_of_a_run_costs_only_its_section(runs, tmp_path):
+    shutil.copytree(runs / "0", tmp_path / "run")
+    for content in ("[]", '{"plan": 1}', "no"):
+        (tmp_path / "run" / "neighbours.json").write_text(content)
+        assert command("alextrain", "report", tmp_path / "run").returncode == 0
+        page = (tmp_path / "run" / "report.html").read_text()
+        assert "Something is left out: " in page
+        assert "Worst mistakes" in page or "Calibration" in page
 
 
 def test_a_page_of_a_run_whose_data_is_gone_says_so(runs, tmp_path):

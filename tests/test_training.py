@@ -35,7 +35,7 @@ def test_the_update_rule_is_the_papers_over_a_drop_of_the_rate(preset):
     w, b, vw, vb = 2.0, 1.0, 0.0, 0.0
     for step in range(40):
         lr = 0.01 if step < 20 else 0.001
-        bias_lr, decay = {"paper": (lr, 0.0005), "owt": (lr, 0.0005), "caffe": (2 * lr, 0.0)}.get(preset, (0.02, 0.0))
+        bias_lr, decay = {"paper": (lr, 0.0005), "owt": (lr, 0.0005), "source": (0.02, 0.0), "one-gpu": (0.02, 0.0)}.get(preset, (2 * lr, 0.0))
         optimizer.set_rates(lr, 1.0, 0.01)
         optimizer.zero_grad()
         (3 * model.weight + model.bias).square().backward()

@@ -1,7 +1,8 @@
 "use strict";
 // Draws what is in #data: curves over steps with uPlot, kernels over time. Served by `alextrain watch`, it asks data.json for news.
 (() => {
-  const COLOURS = ["#2f72d6", "#d2542f", "#2f9e55", "#8a4fd0", "#b58a00", "#0a9aa6", "#c23b83", "#7a828c"];
+  const KINDS = ["#2f72d6", "#d2542f", "#2f9e55"]; // of one run's curves; several runs have a hue each, and their curves dashes
+  const DASHES = [undefined, [9, 4], [2, 3]];
   const $ = (id) => document.getElementById(id);
   let data = JSON.parse($("data").textContent);
   let plots = [];
@@ -45,28 +46,30 @@
   const short = (value) => value === null || value === undefined ? "" : Math.abs(value) >= 1000 ? Math.round(value).toLocaleString("en") : Number(value.toPrecision(4)).toString();
   const named = (run, what) => runs.length > 1 ? `${run.name}: ${what}` : what;
 
+  const hue = (index) => `hsl(${Math.round(215 + 360 * index / runs.length) % 360} 65% 50%)`;
+
   function wanted() {
     const weight = Number($("smoothing").value);
     const ofEvals = (run, name, scale = 1) => run.evals.map((row) => row[name] === null ? null : scale * row[name]);
     const at = (run) => run.evals.map((row) => row.step);
-    const colour = (index, extra) => COLOURS[(index + extra * runs.length) % COLOURS.length];
+    const look = (index, kind) => runs.length > 1 ? {colour: hue(index), dash: DASHES[kind]} : {colour: KINDS[kind], dash: kind ? DASHES[1] : undefined};
     const list = (make) => runs.flatMap((run, index) => make(run, index)).filter((one) => one.y.some((value) => value !== null));
     return [
       {title: "Loss", unit: "cross-entropy", log: $("log").checked, lines: list((run, i) => [
-        {label: named(run, "training batch"), x: run.x, y: smoothed(run.columns.loss, weight), colour: colour(i, 0)},
-        {label: named(run, "validation"), x: at(run), y: ofEvals(run, "loss"), colour: colour(i, 1), few: true}])},
+        {label: named(run, "training batch"), x: run.x, y: smoothed(run.columns.loss, weight), ...look(i, 0)},
+        {label: named(run, "validation"), x: at(run), y: ofEvals(run, "loss"), ...look(i, 1), few: true}])},
       {title: "Error, percent", unit: "%", lines: list((run, i) => [
-        {label: named(run, "training batch, top-1"), x: run.x, y: smoothed(run.columns.error.map((v) => v === null ? null : 100 * v), weight), colour: colour(i, 0), faint: true},
-        {label: named(run, "validation, top-1"), x: at(run), y: ofEvals(run, "top1_error", 100), colour: colour(i, 1), few: true},
-        {label: named(run, "validation, top-5"), x: at(run), y: ofEvals(run, "top5_error", 100), colour: colour(i, 2), few: true}])},
+        {label: named(run, "training batch, top-1"), x: run.x, y: smoothed(run.columns.error.map((v) => v === null ? null : 100 * v), weight), ...look(i, 0), faint: true},
+        {label: named(run, "validation, top-1"), x: at(run), y: ofEvals(run, "top1_error", 100), ...look(i, 1), few: true},
+        {label: named(run, "validation, top-5"), x: at(run), y: ofEvals(run, "top5_error", 100), ...look(i, 2), few: true}])},
       {title: "Learning rate", unit: "", log: true, lines: list((run, i) => [
-        {label: named(run, "learning rate"), x: run.lr.map((pair) => pair[0]), y: run.lr.map((pair) => pair[1]), colour: colour(i, 0), stepped: true}])},
+        {label: named(run, "learning rate"), x: run.lr.map((pair) => pair[0]), y: run.lr.map((pair) => pair[1]), ...look(i, 0), stepped: true}])},
       {title: "Images a second", unit: "images/s", zero: true, lines: list((run, i) => [
-        {label: named(run, "images a second"), x: run.x, y: smoothed(run.columns.images_per_s, weight), colour: colour(i, 0)}])},
+        {label: named(run, "images a second"), x: run.x, y: smoothed(run.columns.images_per_s, weight), ...look(i, 0)}])},
       {title: "Time spent waiting for data, percent", unit: "%", zero: true, lines: list((run, i) => [
-        {label: named(run, "waiting"), x: run.x, y: smoothed(run.columns.wait_share.map((v) => v === null ? null : 100 * v), weight), colour: colour(i, 0)}])},
+        {label: named(run, "waiting"), x: run.x, y: smoothed(run.columns.wait_share.map((v) => v === null ? null : 100 * v), weight), ...look(i, 0)}])},
       {title: "Chroma of the first layer's kernels, percent", unit: "%", zero: true, lines: list((run, i) => (run.kernels[0]?.chroma ?? []).map((_, tower) => (
-        {label: named(run, `tower ${tower + 1}`), x: run.kernels.map((frame) => frame.step), y: run.kernels.map((frame) => 100 * frame.chroma[tower]), colour: colour(i, tower), few: true})))},
+        {label: named(run, `tower ${tower + 1}`), x: run.kernels.map((frame) => frame.step), y: run.kernels.map((frame) => 100 * frame.chroma[tower]), ...look(i, tower), few: true})))},
     ].filter((one) => one.lines.length);
   }
 
@@ -89,7 +92,7 @@
     ctx.setLineDash([4, 4]);
     ctx.lineWidth = 1;
     runs.forEach((run, index) => {
-      ctx.strokeStyle = runs.length > 1 ? COLOURS[index % COLOURS.length] : style("--dim");
+      ctx.strokeStyle = runs.length > 1 ? hue(index) : style("--dim");
       for (const [step] of run.marks) {
         const x = Math.round(plot.valToPos(step, "x", true));
         if (x < bbox.left || x > bbox.left + bbox.width) continue;
@@ -105,6 +108,7 @@
   function withKeys(plot, element) {
     element.tabIndex = 0;
     element.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.altKey || event.metaKey) return; // the browser's own
       const {min, max} = plot.scales.x, x = plot.data[0];
       let index = plot.cursor.idx ?? x.findIndex((step) => step >= min);
       const stride = event.shiftKey ? Math.max(1, Math.round(x.length / 20)) : 1;
@@ -133,7 +137,7 @@
       scales: {x: {time: false}, y: one.log ? {distr: 3} : one.zero ? {range: (_, low, high) => [0, (high || 1) * 1.08]} : {}},
       axes: [{...axis, values}, {...axis, size: 62, values}],
       series: [{label: "step", value: (_, value) => short(value)}, ...one.lines.map((line) => ({
-        label: line.label, stroke: line.colour, width: line.faint ? 1 : 1.5, spanGaps: true, dash: line.few ? [8, 3] : undefined,
+        label: line.label, stroke: line.colour, width: line.faint ? 1 : 1.5, spanGaps: true, dash: line.dash,
         points: {show: Boolean(line.few), size: 5}, paths: line.stepped ? uPlot.paths.stepped({align: 1}) : undefined, value: (_, value) => short(value),
       }))],
       hooks: {draw: [drawMarks], setScale: [(plot, key) => { if (key === "x") zoomAll(plot, plot.scales.x.min, plot.scales.x.max); }]},
@@ -142,6 +146,20 @@
     withKeys(plot, element);
     new ResizeObserver(() => plot.setSize({width: element.clientWidth, height: 260})).observe(element);
     return plot;
+  }
+  // New numbers in the plots that are there; false if there are other plots or lines now.
+  function renewed() {
+    const now = wanted();
+    const alike = (one, plot) => one.lines.length + 1 === plot.series.length && one.lines.every((line, j) => line.label === plot.series[j + 1].label);
+    if (now.length !== plots.length || !now.every((one, i) => alike(one, plots[i]))) return false;
+    const {min, max} = plots.length ? plots[0].scales.x : {};
+    const all = plots.length && min === 0 && max >= Math.max(...plots.map((plot) => plot.data[0].at(-1) ?? 0));
+    now.forEach((one, i) => plots[i].setData(uPlot.join(one.lines.map((line) => [line.x, line.y])), false));
+    if (all) whole();
+    else for (const plot of plots) plot.setScale("x", {min, max});
+    listMarks();
+    tabulate();
+    return true;
   }
   function drawAll(keep) {
     const view = keep && plots.length ? {min: plots[0].scales.x.min, max: plots[0].scales.x.max} : null;
@@ -168,6 +186,8 @@
     tabulate();
   }
   function listMarks() {
+    const thinned = runs.filter((run) => run.averaged > 1).map((run) => named(run, `each point is the mean of ${run.averaged} rows`));
+    $("thinned").textContent = thinned.join("; ");
     $("mark-list").replaceChildren(...runs.flatMap((run) => run.marks.map(([step, text]) => {
       const item = document.createElement("li");
       item.textContent = `${runs.length > 1 ? run.name + ", " : ""}step ${step.toLocaleString("en")}: ${text}`;
@@ -177,29 +197,37 @@
   function tabulate() {
     const table = $("evaluations");
     while (table.rows.length) table.deleteRow(0);
-    const line = (cells, kind) => { const row = table.insertRow(); for (const text of cells) { const cell = document.createElement(kind); cell.textContent = text; row.append(cell); } };
+    const line = (cells, kind) => { const row = table.insertRow(); for (const text of cells) { const cell = document.createElement(kind); cell.textContent = text; if (kind === "th") cell.scope = "col"; row.append(cell); } };
     line(["run", "epoch", "step", "top-1 error, %", "top-5 error, %", "loss", "training error, %"], "th");
     const percent = (value) => value === null ? "" : (100 * value).toFixed(2);
     for (const run of runs) for (const row of run.evals) line([run.name, row.epoch, row.step, percent(row.top1_error), percent(row.top5_error), short(row.loss), percent(row.train_error)], "td");
   }
 
   // -- kernels over time
-  function film(section, run) {
+  function film(section, index) {
+    let run = runs[index], timer = 0;
     const image = section.querySelector(".kernels"), slider = section.querySelector(".frames"), output = section.querySelector(".frame"), button = section.querySelector(".play");
     slider.max = run.kernels.length - 1;
+    section.renew = () => {
+      const atEnd = Number(slider.value) === run.kernels.length - 1;
+      run = runs[index];
+      slider.max = run.kernels.length - 1;
+      if (atEnd && !timer) { slider.value = slider.max; show(); }
+    };
     const show = () => {
       const frame = run.kernels[slider.value];
       image.src = frame.picture;
       const chroma = frame.chroma.map((share, tower) => `${frame.chroma.length > 1 ? `tower ${tower + 1} ` : ""}${(100 * share).toFixed(0)} %`).join(", ");
       output.textContent = `${frame.step.toLocaleString("en")}; chroma ${chroma}`;
       image.alt = `The kernels of the first convolution after ${frame.step} steps; chroma ${chroma}`;
+      slider.setAttribute("aria-valuetext", `step ${frame.step}`);
     };
-    let timer = 0;
-    const stop = () => { clearInterval(timer); timer = 0; button.textContent = "Play"; };
+    const stop = () => { clearInterval(timer); timer = 0; button.textContent = "Play"; output.setAttribute("aria-live", "polite"); };
     button.addEventListener("click", () => {
       if (timer) return stop();
       if (Number(slider.value) >= run.kernels.length - 1) slider.value = 0;
       button.textContent = "Pause";
+      output.setAttribute("aria-live", "off");
       timer = setInterval(() => { if (Number(slider.value) >= run.kernels.length - 1) return stop(); slider.value = Number(slider.value) + 1; show(); }, 400);
     });
     slider.addEventListener("input", () => { stop(); show(); });
@@ -209,7 +237,7 @@
   function films() {
     runs.forEach((run, index) => {
       const section = document.querySelector(`[data-run="${index}"] section:has(.kernels)`);
-      if (section && run.kernels.length) film(section, run);
+      if (section && run.kernels.length) film(section, index);
     });
   }
 
@@ -235,23 +263,24 @@
   if (LIVE) {
     let tag = "";
     const ask = async () => {
+      const asked = performance.now();
       try {
         const answer = await fetch("data.json", {headers: tag ? {"If-None-Match": tag} : {}, cache: "no-store"});
         if (answer.status === 200) {
           tag = answer.headers.get("ETag") ?? "";
           const fresh = await answer.json();
-          const pictures = (one) => one.runs.map((run) => `${run.results.length} ${run.kernels.length}`).join();
-          if (pictures(fresh) !== pictures(data)) return location.reload();
-          const atEnd = plots.length && runs.every((run) => !run.x.length || plots[0].scales.x.max >= run.x[run.x.length - 1]);
+          const sections = (one) => one.runs.map((run) => `${run.results} ${run.kernels.length > 0}`).join();
+          if (sections(fresh) !== sections(data)) return location.reload(); // there are new ones
           data = fresh;
           runs = data.runs.map(decoded);
-          drawAll(!atEnd);
+          if (!renewed()) drawAll(true);
+          for (const section of document.querySelectorAll("section:has(.kernels)")) section.renew?.();
         }
         $("live").textContent = `live, step ${Math.max(0, ...runs.map((run) => run.x[run.x.length - 1] ?? 0)).toLocaleString("en")}`;
       } catch {
         $("live").textContent = "the server does not answer";
       }
-      setTimeout(ask, 2000);
+      setTimeout(ask, Math.max(2000, 20 * (performance.now() - asked))); // a twentieth of the time at most: training needs the CPU
     };
     ask();
   }

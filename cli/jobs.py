@@ -1,0 +1,114 @@
+"""Runs as processes of their own, several at a time: what `alextrain ablate` does with its cells."""
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from .ablation import Cell
+from .common import Bar, say
+from .safety import SIGNALS, STOPPED
+
+INTERRUPTED = 130
+
+
+@dataclass
+class Job:
+    """Runs cells on the shards in `data`."""
+
+    data: Path
+    at_once: int = 1
+    gpus: int = 0  # of this machine, which the cells take in turn
+    stopped: str = ""  # the signal that asked for it
+    failed: dict[str, str] = field(default_factory=dict)  # label -> why
+    _running: set["subprocess.Popen[bytes]"] = field(default_factory=set)
+
+    def run(self, todo: Sequence[Cell]) -> None:
+        """Run them all; what fails is noted in `failed`, and the others go on. After a signal, none is begun."""
+        bar = Bar("ablate", len(todo), "runs")
+        places: queue.SimpleQueue[int] = queue.SimpleQueue()
+        for place in range(self.at_once):
+            places.put(place)
+        with self._listening(), tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(self.at_once) as pool:
+            futures: dict[Future[None], Cell] = {
+                pool.submit(self._run, cell, places, Path(folder) / str(number)): cell for number, cell in enumerate(todo)
+            }
+            for done, future in enumerate(as_completed(futures), 1):
+                future.result()
+                bar.at(done, futures[future].label)
+        bar.close()
+
+    def _run(self, cell: Cell, places: "queue.SimpleQueue[int]", scratch: Path) -> None:
+        if self.stopped:
+            return
+        place = places.get()
+        try:
+            code = self._start(cell, place, scratch)
+        finally:
+            places.put(place)
+        if not self.stopped and not (code == 0 and cell.finished()):
+            log = _log(cell)
+            last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+            self.failed[cell.label] = f"{last[0]} ({log})"
+            say(f"{cell.label}: failed: {self.failed[cell.label]}")
+
+    def _start(self, cell: Cell, place: int, scratch: Path) -> int:
+        """Run a cell to its end; return the exit code."""
+        directory = cell.folder.directory
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        scratch.mkdir()
+        config = scratch / "config.toml"
+        config.write_text(cell.settings.to_toml())
+        begun = ["--resume"] if cell.folder.begun() else ["--config", str(config)]
+        command = [sys.executable, "-c", "from alexprep.cli.train import main; main(prog_name='alextrain')", "run", str(self.data)]
+        threads = str(max(1, len(os.sched_getaffinity(0)) // self.at_once))
+        # the loader shares the CPUs among LOCAL_WORLD_SIZE; STOPPED makes a run end with us, if we are killed
+        environment = os.environ | {"OMP_NUM_THREADS": threads, "LOCAL_WORLD_SIZE": str(self.at_once), STOPPED: str(scratch / "stopped")}
+        if self.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = _visible(place % self.gpus)
+        command += ["--out", str(directory), *begun]
+        # in a session of their own: Ctrl-C is for us, and they stop with a checkpoint
+        with (
+            _log(cell).open("ab") as output,
+            subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True) as process,
+        ):
+            self._running.add(process)
+            if self.stopped:  # since we looked
+                process.send_signal(signal.SIGTERM)
+            code = process.wait()
+            self._running.discard(process)
+        return code
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Have the runs stop with a checkpoint when we are to stop."""
+
+        def take(number: int, _frame: FrameType | None) -> None:
+            self.stopped = signal.Signals(number).name
+            for process in list(self._running):
+                process.send_signal(signal.SIGTERM)
+
+        before = {number: signal.signal(number, take) for number in (*SIGNALS, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _log(cell: Cell) -> Path:
+    return cell.folder.directory.with_suffix(".log")
+
+
+def _visible(number: int) -> str:
+    """Return the number-th of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names it."""
+    given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return given[number] if number < len(given) else str(number)
