@@ -72,6 +72,7 @@ bench: .venv/package ## the figures of docs/performance.md on this machine, with
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/parallel.py
 	$(BIN)/python benchmarks/planning.py
+	-$(BIN)/python benchmarks/report.py
 	$(BIN)/python benchmarks/kernels.py
 	-$(BIN)/python benchmarks/producers.py --install --venvs bench/peers
 	$(BIN)/python benchmarks/producers.py --venvs bench/peers --json bench/producers.json

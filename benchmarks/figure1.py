@@ -77,7 +77,8 @@ def plot(path: Path, everything: dict[str, dict[str, dict[str, list[Curve]]]], b
                     axes.plot([epoch for epoch, _ in points], [100 * error for _, error in points], label=label, **line)
         axes.axhline(100 * TARGET, color="grey", linewidth=0.7)
         axes.set(title=name, xlabel="epochs", ylabel="training error, %", ylim=(15, 75))
-        axes.legend(frameon=False)
+        if best[name]:
+            axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=110)
 

@@ -5,10 +5,8 @@ import json
 import os
 import platform
 import shlex
-import shutil
-import tempfile
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -34,6 +32,7 @@ from .building import builder, check_data, choose_layout, on_device, validation_
 from .common import Bar, say
 from .evaluating import VIEWS, evaluation, open_loader, write_predictions
 from .loggers import Loggers
+from .profiling import profiling
 from .reporting import REPORT, write_report
 from .runs import LAST, PREDICTIONS, RunFolder, checkpoint_settings, checkpoint_stats, first_kernels, load_checkpoint
 from .safety import Saver, Stop, Watchdog, tell_launcher
@@ -128,7 +127,7 @@ class Run:
         self.ranks.check_same(f"plan {self.manifest.plan[:12]}, step {self.trainer.step}", "data set or checkpoint")
         bar = self._begin()
         self._watchdog.alive()
-        with _damage_shown(), self._profiled() as profiled:
+        with _damage_shown(), profiling(self.folder.directory / "profile.json" if self._profile and self.ranks.first else None) as profiled:
             try:
                 stop.at_once = False
                 for event in self.trainer.run(self._batches, self.evaluate, self._save, stop):
@@ -168,28 +167,6 @@ class Run:
         if not self._synthetic:
             self.folder.keep_kernels(self.trainer.step, first_kernels(weights), always=True)
             write_report([self.folder], self.folder.directory / REPORT)
-
-    @contextmanager
-    def _profiled(self) -> Iterator[Callable[[], None]]:
-        """Yield what is called after each step; of steps 5 to 7, what torch did when is written to profile.json."""
-        if not (self._profile and self.ranks.first):
-            yield lambda: None
-            return
-        path = self.folder.directory / "profile.json"
-
-        def write(profiler: Any) -> None:  # noqa: ANN401  (torch's)
-            with tempfile.TemporaryDirectory() as folder:
-                whole = Path(folder) / "profile.json"
-                profiler.export_chrome_trace(str(whole))
-                with published(path) as file, whole.open("rb") as written:
-                    shutil.copyfileobj(written, file)
-            say(f"profile of three steps: {path} (for chrome://tracing or ui.perfetto.dev)")
-
-        when = torch.profiler.schedule(wait=3, warmup=1, active=3, repeat=1)
-        with torch.profiler.profile(schedule=when, on_trace_ready=write) as profiler:
-            yield profiler.step
-        if not path.exists():
-            say("no profile was written: the run was shorter than seven steps")
 
     def _keep_divergence(self, error: NotFinite) -> str:
         """Keep the state before the step and the receipts of its whole batch; return what to say."""

@@ -1,0 +1,35 @@
+"""`alextrain run --profile`: what torch does in a few steps."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from alexprep.pipeline.storage import published
+
+from .common import say
+
+
+@contextmanager
+def profiling(path: Path | None) -> Iterator[Callable[[], None]]:
+    """Yield what is called after each step; of steps 5 to 7, what torch did when is written to `path`. None: nothing is done."""
+    if path is None:
+        yield lambda: None
+        return
+
+    def write(profiler: Any) -> None:  # noqa: ANN401  (torch's)
+        with tempfile.TemporaryDirectory() as folder:
+            whole = Path(folder) / "profile.json"
+            profiler.export_chrome_trace(str(whole))
+            with published(path) as file, whole.open("rb") as written:
+                shutil.copyfileobj(written, file)
+        say(f"profile of three steps: {path} (for chrome://tracing or ui.perfetto.dev)")
+
+    when = torch.profiler.schedule(wait=3, warmup=1, active=3, repeat=1)
+    with torch.profiler.profile(schedule=when, on_trace_ready=write) as profiler:
+        yield profiler.step
+    if not path.exists():
+        say("no profile was written: the run was shorter than seven steps")
