@@ -31,7 +31,8 @@ BIN = Path(sys.executable).parent
 def ours(run: Path, shards: Path, dtype: torch.dtype) -> dict[str, Any]:
     trained = Trained.load(run, Ranks())
     start = time.perf_counter()
-    result = measure([trained], shards, "val", 10, Ranks(), {}, dtype).evaluation()
+    found, _ = measure([trained], shards, "val", 10, Ranks(), {}, dtype)
+    result = found.evaluation()
     return {"images_per_s": result.count / (time.perf_counter() - start), "top1_error": result.top1_error}
 
 
