@@ -109,19 +109,18 @@ def measure(
     for one in checkpoints:
         options = evaluation(split, views, one.settings, ranks) | {"batch_size": batch_size}
         loaders.append(open_loader(data, one.settings, one.stats, ranks, **cache, **options))
-    bar = Bar("eval", len(loaders[0]), "batches") if ranks.first else None
-
-    def watched(loader: Iterable[Any]) -> Iterator[Any]:
-        for number, batch in enumerate(loader, 1):
-            yield batch
-            if bar is not None:
-                bar.at(number)
-
-    sources: list[Iterable[Any]] = [watched(loaders[0]), *loaders[1:]]
+    sources: list[Iterable[Any]] = [watched(loaders[0], "eval") if ranks.first else loaders[0], *loaders[1:]]
     found = predict(averaged([outputs(one.model, source, dtype) for one, source in zip(checkpoints, sources, strict=True)]), ranks)
-    if bar is not None:
-        bar.close()
     return found, loaders[0].records
+
+
+def watched(loader: Loader, what: str) -> Iterator[Any]:
+    """Yield a loader's batches, with a progress bar."""
+    bar = Bar(what, len(loader), "batches")
+    for number, batch in enumerate(loader, 1):
+        yield batch
+        bar.at(number)
+    bar.close()
 
 
 def write_predictions(path: Path, found: Predictions, records: Records, facts: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """The last hidden layer of a split, as a parquet file; and which training images lie nearest to some others in it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,10 @@ import pyarrow.parquet as pq
 import torch
 from alexprep.model.distributed import Ranks
 from alexprep.model.neighbours import Neighbours, features, nearest
-from alexprep.pipeline import Loader, Manifest
+from alexprep.pipeline import Manifest
 from alexprep.pipeline.storage import published
 
-from .common import Bar
-from .evaluating import Trained
-
-Blocks = Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+from .evaluating import Trained, watched
 
 
 def write_features(checkpoint: Path, manifest: Manifest, split: str, ranks: Ranks, cache: dict[str, Any], out: Path) -> tuple[int, int]:
@@ -27,7 +24,7 @@ def write_features(checkpoint: Path, manifest: Manifest, split: str, ranks: Rank
     count = width = 0
     with published(out) as file:
         writer: pq.ParquetWriter | None = None
-        for values, labels, numbers in features(trained.model, _watched(loader, "features")):
+        for values, labels, numbers in features(trained.model, watched(loader, "features")):
             width = values.shape[1]
             listed = pa.FixedSizeListArray.from_arrays(pa.array(values.cpu().numpy().ravel()), width)
             record = pa.array(numbers.cpu().numpy())
@@ -54,12 +51,4 @@ def neighbours(
         values, _, records = next(features(trained.model, loader))
         found |= {number: values[i] for i, number in enumerate(records.tolist()) if number in found}
     wanted = torch.stack([found[number] for number in numbers])
-    return nearest(wanted, features(trained.model, _watched(trained.loader(manifest.directory, among, 1, ranks, cache), "search")), count)
-
-
-def _watched(loader: Loader, what: str) -> Iterable[Any]:
-    bar = Bar(what, len(loader), "batches")
-    for number, batch in enumerate(loader, 1):
-        yield batch
-        bar.at(number)
-    bar.close()
+    return nearest(wanted, features(trained.model, watched(trained.loader(manifest.directory, among, 1, ranks, cache), "search")), count)

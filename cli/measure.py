@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .common import print_json
-from .options import CHECKPOINT, DATA, OWN, SPLIT, cache_options, cached, check_place, place_options
+from .options import CHECKPOINT, DATA, DEVICE, OWN, SPLIT, cache_options, cached, check_place, place_options
 
 PRECISION = click.option(
     "--precision",
@@ -103,7 +103,7 @@ def evaluate(
 @CHECKPOINT
 @DATA
 @SPLIT
-@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "gpu"]), help="auto: a GPU if there is one.")
+@DEVICE
 @cache_options
 @click.option("--out", default=Path("features.parquet"), show_default=True, type=click.Path(path_type=Path), help="Parquet file to write.")
 def features(checkpoint: Path, data: Path, split: str | None, device: str, cache: Path | None, cache_size: int, out: Path) -> None:
@@ -129,7 +129,7 @@ def features(checkpoint: Path, data: Path, split: str | None, device: str, cache
 @CHECKPOINT
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @OWN
-@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "gpu"]), help="auto: a GPU if there is one.")
+@DEVICE
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects, one an image.")
 def predict(checkpoint: Path, images: tuple[Path, ...], model: str, device: str, as_json: bool) -> None:
     """Classify images (any that `alexprep shard` takes) with ten views, and print the five most probable classes."""

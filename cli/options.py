@@ -7,12 +7,13 @@ from typing import Any
 import click
 
 SHARDS = click.argument("directory", default="shards", type=click.Path(path_type=Path), envvar="ALEXPREP_DATA")
+DEVICE = click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "gpu"]), help="auto: a GPU if there is one.")
 
 
 def place_options(command: Any) -> Any:  # noqa: ANN401  (click decorates anything)
     """Add the options that say where the work is done."""
     for option in (
-        click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "gpu"]), help="auto: a GPU if there is one."),
+        DEVICE,
         click.option("--cpu-ranks", type=click.IntRange(1, 64), help="Processes on the CPU, over gloo."),
         click.option("--gpus", type=click.IntRange(1, 64), help="GPUs of this machine, a process each, over NCCL."),
     ):

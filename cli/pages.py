@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from .common import print_json
-from .options import cache_options, cached, check_place
+from .options import DEVICE, cache_options, cached, check_place
 
 RUNS = click.argument("directories", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
 SHARDS = click.option("--data", type=click.Path(path_type=Path), help="Folder of shards.  [default: where the run had them]")
@@ -54,7 +54,7 @@ def watch(directories: tuple[Path, ...], data: Path | None, port: int) -> None:
 )
 @click.option("--nearest", default=6, show_default=True, type=click.IntRange(1, 50), help="How many of each.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0, 2**64 - 1), help="Draws the images that are shown.")
-@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "gpu"]), help="auto: a GPU if there is one.")
+@DEVICE
 @cache_options
 @click.option("--json", "as_json", is_flag=True, help="Print the chroma fractions and the neighbours as JSON.")
 def figures(

@@ -20,7 +20,7 @@ from alexprep.pipeline.preview import rows as sample_rows
 from alexprep.pipeline.storage import published, read_array, read_json
 
 from .evaluating import read_predictions
-from .runs import PREDICTIONS, RunFolder, checkpoint_stats, first_kernels, load_checkpoint
+from .runs import PREDICTIONS, RunFolder, checkpoint_stats, first_kernels, load_checkpoint, start_of
 from .schedules import marks
 from .settings import Settings
 
@@ -53,7 +53,7 @@ def view(folder: RunFolder, name: str, data: Path | None, *, pictures: bool) -> 
     plain = RunView(name, rows, marks=marks(rows, settings), kernels=_kernels(folder, settings, also_last=pictures))
     if not pictures:
         return plain
-    start = folder.start()
+    start = start_of(rows)
     notes: list[str] = []
     shown: dict[str, Any] = {"facts": {"folder": str(folder.directory)}}
     where = data or start.get("data")

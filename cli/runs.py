@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -104,7 +104,7 @@ class RunFolder:
 
     def start(self) -> dict[str, Any]:
         """Return the row of its last start: what it trains on, with what; nothing before the first."""
-        return next((row for row in reversed(self.rows()) if row["event"] == "start"), {})
+        return start_of(self.rows())
 
     def rewind(self, step: int, validated: int) -> list[dict[str, Any]]:
         """Drop the rows after `step` and epoch `validated`, which will be written again, and a finished run's results; return the rest."""
@@ -168,6 +168,11 @@ class RunFolder:
                 numbered[number].unlink(missing_ok=True)
         except OSError as error:
             raise DataError(f"cannot keep {here}: {error.strerror}; {LAST} is written") from error
+
+
+def start_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the last "start" row of them; nothing without one."""
+    return next((row for row in reversed(rows) if row["event"] == "start"), {})
 
 
 # What a row of each event has, in numbers; "start" has more beside.

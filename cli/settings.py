@@ -177,12 +177,12 @@ def completed(given: dict[str, Any]) -> Settings:
     """Return the settings that were given, and for the rest the preset's; ValueError for a value that cannot be."""
     name = given.get("preset", Settings.preset)
     check(isinstance(name, str) and name in PRESETS, f"preset must be one of {', '.join(PRESETS)}; got {name!r}")
-    return typed(PRESETS[name] | given)
+    return _typed(PRESETS[name] | given)
 
 
 def resume(stored: Settings, given: dict[str, Any]) -> Settings:
     """Return the settings of a run that goes on: its own, but for what may change under way; ValueError for any other change."""
-    wanted = typed(asdict(stored) | given)
+    wanted = _typed(asdict(stored) | given)
     changed = [field.name for field in fields(Settings) if getattr(stored, field.name) != getattr(wanted, field.name)]
     fixed = [name for name in changed if name not in MAY_CHANGE]
     check(not fixed, f"a resumed run keeps its settings: {', '.join(fixed)} cannot change (only {', '.join(MAY_CHANGE)} can)")
@@ -230,7 +230,7 @@ def _value(text: str) -> Any:  # noqa: ANN401  (a TOML value)
         return text  # a bare word is a string
 
 
-def typed(given: dict[str, Any]) -> Settings:
+def _typed(given: dict[str, Any]) -> Settings:
     """Return Settings of the fields' own types: an integer may stand for a float, nothing else for anything."""
     values = {}
     for field in fields(Settings):
