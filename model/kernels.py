@@ -1,6 +1,6 @@
 """What of a training step on a CPU is bound by memory, in one pass each: compiled, if there was a compiler.
 
-Where there is none, and on other devices, torch does it. The twins are `layers.plain_norm` and `optimizer.plain_update`; tests hold them together.
+Where there is none, and on other devices, torch does it. The twins are `layers.plain_norm`, `layers.plain_within` and `optimizer.plain_update`; tests hold them together.
 """
 
 import os
@@ -38,13 +38,24 @@ def normalise(
     x: Float[Tensor, "b c h w"], towers: int, alpha: float, k: float, grad: Float[Tensor, "b c h w"] | None = None
 ) -> Float[Tensor, "b c h w"]:
     """Return `layers.plain_norm` of an x that `takes` takes; with `grad`, the gradient of that, return x's. In float32, rounded at the end."""
+    facts = (x.shape[1] // towers, towers, alpha, k, _KINDS.index(x.dtype))
+    return _mapped(lambda *of: _kernels.normalise(*of[:3], *facts, *of[3:]), x, grad, x.numel() // x.shape[1])
+
+
+def normalise_within(x: Float[Tensor, "b c h w"], alpha: float, grad: Float[Tensor, "b c h w"] | None = None) -> Float[Tensor, "b c h w"]:
+    """Return `layers.plain_within` of an x that `takes` takes; with `grad`, the gradient of that, return x's. In float32, rounded at the end."""
+    facts = (*x.shape[2:], x.shape[1], alpha, _KINDS.index(x.dtype))
+    return _mapped(lambda *of: _kernels.normalise_within(*of[:3], *facts, *of[3:]), x, grad, x.shape[0])
+
+
+def _mapped(work: Callable[..., None], x: Tensor, grad: Tensor | None, rows: int) -> Tensor:
+    """Return what `work(x, grad, out, first, count)` leaves in out, with the maps of a place beside each other in memory."""
     last = torch.channels_last
     x = x.contiguous(memory_format=last)
     gradient = None if grad is None else _buffer(grad.to(x.dtype).contiguous(memory_format=last))
     out = torch.empty_like(x, memory_format=last)
-    facts = (x.shape[1] // towers, towers, alpha, k, _KINDS.index(x.dtype))
-    source, target, rows = _buffer(x), _buffer(out), x.numel() // x.shape[1]
-    _shared(lambda first, count: _kernels.normalise(source, gradient, target, *facts, first, count), rows, x.shape[1])
+    source, target = _buffer(x), _buffer(out)
+    _shared(lambda first, count: work(source, gradient, target, first, count), rows, x.numel() // rows)
     return out
 
 

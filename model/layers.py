@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .kernels import normalise, takes
+from .kernels import normalise, normalise_within, takes
 
 
 class ResponseNorm(nn.Module):
@@ -58,10 +58,35 @@ class _Norm(torch.autograd.Function):
 class WithinMapNorm(nn.Module):
     """Response normalisation within each map, over a 5x5 window: x / (1 + 1e-3/25 * sum of x**2) ** 0.75 (2012 code, layer 2)."""
 
+    alpha = 1e-3 / 25  # of the sum
+
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Return x, normalised."""
-        root = torch.rsqrt(1 + 1e-3 * F.avg_pool2d(x * x, 5, stride=1, padding=2))
-        return (x * root * root.sqrt()).to(x.dtype)  # autocast makes float32 of a root on a GPU
+        """Return x, normalised; computed in float32 or better, whatever x is of."""
+        if takes(x, 1) and not torch.compiler.is_compiling():
+            return _Within.apply(x, self.alpha)  # type: ignore[no-untyped-call]
+        return plain_within(x, self.alpha)
+
+
+def plain_within(x: Float[Tensor, "b c h w"], alpha: float) -> Float[Tensor, "b c h w"]:
+    """Return the formula of `WithinMapNorm`; autograd finds its gradient."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    root = torch.rsqrt(1 + 25 * alpha * F.avg_pool2d(wide.square(), 5, stride=1, padding=2))
+    return (wide * (root * root.sqrt())).to(x.dtype)  # base ** -0.75
+
+
+class _Within(torch.autograd.Function):
+    """The compiled pass (of a forward pass of `source` in float32 the formula in torch took a fifth)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, alpha: float) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        ctx.save_for_backward(x)
+        ctx.alpha = alpha
+        return normalise_within(x, alpha)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        return normalise_within(ctx.saved_tensors[0], ctx.alpha, grad), None
 
 
 class Dropout(nn.Module):

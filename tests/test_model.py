@@ -6,7 +6,7 @@ import torch
 from alexprep.model import kernels
 from alexprep.model.alexnet import PRESETS, TORCHVISION_MEAN, TORCHVISION_STD, AlexNet, Switches, from_torchvision, parameters
 from alexprep.model.describe import describe, multiply_adds
-from alexprep.model.layers import Dropout, GroupedLinear, ResponseNorm, WithinMapNorm, dropout_keys, mask, plain_norm
+from alexprep.model.layers import Dropout, GroupedLinear, ResponseNorm, WithinMapNorm, dropout_keys, mask, plain_norm, plain_within
 from alexprep.pipeline.images import square
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -163,15 +163,37 @@ def test_the_gradient_of_response_normalisation_is_right(towers):
     st.sampled_from([torch.contiguous_format, torch.channels_last]),
 )
 def test_the_compiled_normalisation_is_the_formula_forward_and_back(seed, maps, towers, dtype, layout):
-    """Within 2e-6 (float32) or half a last place (bfloat16, whose sums are taken in float32) of the formula in float64."""
     generator = torch.Generator().manual_seed(seed)
     x, weight = ((torch.randn(3, maps * towers, 5, 4, generator=generator) * 40).to(dtype, memory_format=layout) for _ in range(2))
     assert kernels.takes(x, towers), "the extension is not there"
+
+    check_passes(lambda x: plain_norm(x, towers, 1e-3, 2.0), ResponseNorm(alpha=1e-3, towers=towers), x, weight)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.tuples(st.integers(1, 12), st.integers(1, 9), st.integers(1, 9)),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.sampled_from([torch.contiguous_format, torch.channels_last]),
+)
+def test_the_compiled_normalisation_within_maps_is_the_formula_forward_and_back(seed, shape, dtype, layout):
+    """Also for maps smaller than a window."""
+    generator = torch.Generator().manual_seed(seed)
+    x, weight = ((torch.randn(3, *shape, generator=generator) * 40).to(dtype, memory_format=layout) for _ in range(2))
+    assert kernels.takes(x, 1), "the extension is not there"
+
+    check_passes(lambda x: plain_within(x, 1e-3 / 25), WithinMapNorm(), x, weight)
+
+
+def check_passes(formula, layer, x, weight):
+    """Within 2e-6 (float32) or half a last place (bfloat16, whose sums are taken in float32) of the formula in float64."""
+    dtype = x.dtype
     exact = x.double().requires_grad_()
-    expected = plain_norm(exact, towers, 1e-3, 2.0)
+    expected = formula(exact)
     (expected_grad,) = torch.autograd.grad(expected, exact, weight.double())
-    x.requires_grad_()
-    result = ResponseNorm(alpha=1e-3, towers=towers)(x)
+    x = x.clone().requires_grad_()
+    result = layer(x)
     (grad,) = torch.autograd.grad(result, x, weight)
 
     assert (result.dtype, grad.dtype) == (dtype, dtype)
@@ -188,11 +210,11 @@ def test_the_compiled_normalisation_on_threads_is_that_of_one():
         results = []
         for count in (1, 2, 5):
             torch.set_num_threads(count)
-            results.append(kernels.normalise(x, 2, 1e-3, 2.0))
+            results.append([kernels.normalise(x, 2, 1e-3, 2.0), kernels.normalise_within(x, 1e-3)])
     finally:
         torch.set_num_threads(threads)
 
-    assert all(torch.equal(results[0], other) for other in results)
+    assert all(torch.equal(first, other) for others in results for first, other in zip(results[0], others, strict=True))
 
 
 def test_a_normalisation_that_the_extension_does_not_take_is_torchs(monkeypatch):
@@ -215,10 +237,15 @@ def test_the_extension_refuses_buffers_that_do_not_fit(maps):
     with pytest.raises(ValueError, match="do not fit"):
         kernels._kernels.normalise(x, None, x, 96, 1, 1e-4, 2.0, 0, 0, 2)
     with pytest.raises(ValueError, match="do not fit"):
+        kernels._kernels.normalise_within(x, None, x, 1, 1, maps, 1e-4, 0, 0, 1)
+    with pytest.raises(ValueError, match="do not fit"):
+        kernels._kernels.normalise_within(x, None, x, 1, 2, 48, 1e-4, 0, 1, 1)
+    with pytest.raises(ValueError, match="do not fit"):
         kernels._kernels.update(x, x, x[1:], 0.9, 0.0, 0.1, 0, 95)
 
 
 def test_within_map_normalisation_is_its_formula():
+    """And its gradient is right."""
     x = torch.randn(1, 2, 7, 7, dtype=torch.float64) * 40
     padded = nn.functional.pad(x, (2, 2, 2, 2))
     expected = torch.empty_like(x)
@@ -227,6 +254,7 @@ def test_within_map_normalisation_is_its_formula():
             expected[..., i, j] = x[..., i, j] / (1 + 1e-3 / 25 * (padded[..., i : i + 5, j : j + 5] ** 2).sum((-1, -2))) ** 0.75
 
     assert torch.allclose(WithinMapNorm()(x), expected, rtol=1e-12)
+    assert torch.autograd.gradcheck(WithinMapNorm(), x.requires_grad_())
 
 
 def test_grouped_units_see_their_own_part_of_the_inputs():

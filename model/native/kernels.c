@@ -1,4 +1,4 @@
-/* What of a training step on a CPU is bound by memory, in one pass each: response normalisation and its gradient, and the update rule.
+/* What of a training step on a CPU is bound by memory, in one pass each: both response normalisations and their gradients, and the update rule.
 `kernels.py` says what they compute, `layers.py` and `optimizer.py` have their twins in torch. */
 
 #define PY_SSIZE_T_CLEAN
@@ -116,6 +116,69 @@ FOR_EACH_PROCESSOR static void normalise_all(const void *x, const void *grad, co
         normalise_rows(x, norm, first, count, BFLOAT16, s, out);
 }
 
+/* One image's maps, with the maps of a place beside each other; `alpha` multiplies the sum over a map's window. */
+typedef struct {
+    Py_ssize_t height, width, maps;
+    float alpha;
+    int kind;
+} Within;
+
+/* The sums over windows of 5x5, zeros beyond the edges: down the columns, then along the row. `column` has 2 * REACH places more than a row. */
+INLINE void window_sums(const float *restrict plane, const Within *norm, float *restrict column, float *restrict out)
+{
+    const Py_ssize_t c = norm->maps, row = norm->width * c;
+    float *restrict inner = column + REACH * c;
+    for (Py_ssize_t y = 0; y < norm->height; y++) {
+        const Py_ssize_t low = y < REACH ? 0 : y - REACH, high = y + REACH < norm->height ? y + REACH : norm->height - 1;
+        memcpy(inner, plane + low * row, (size_t)row * sizeof(float));
+        for (Py_ssize_t other = low + 1; other <= high; other++)
+            for (Py_ssize_t i = 0; i < row; i++)
+                inner[i] += plane[other * row + i];
+        for (Py_ssize_t i = 0; i < row; i++)
+            out[y * row + i] = column[i] + column[i + c] + column[i + 2 * c] + column[i + 3 * c] + column[i + 4 * c];
+    }
+}
+
+/* `planes` has room for four images and a column. */
+INLINE void normalise_maps(const void *x, const void *grad, const Within *norm, Py_ssize_t first, Py_ssize_t count, int kind, float *planes, void *out)
+{
+    const Py_ssize_t n = norm->height * norm->width * norm->maps;
+    float *restrict image = planes, *restrict gradient = planes + n, *restrict terms = planes + 2 * n, *restrict sums = planes + 3 * n;
+    float *column = planes + 4 * n;
+    const float factor = 1.5f * norm->alpha; /* 2 * 0.75 */
+    for (Py_ssize_t at = first * n; at < (first + count) * n; at += n) {
+        read_row(x, at, n, kind, image);
+        for (Py_ssize_t i = 0; i < n; i++)
+            terms[i] = image[i] * image[i];
+        window_sums(terms, norm, column, sums);
+        if (!grad)
+            for (Py_ssize_t i = 0; i < n; i++) {
+                const float root = 1 / sqrtf(1 + norm->alpha * sums[i]);
+                image[i] *= root * sqrtf(root);
+            }
+        else {
+            read_row(grad, at, n, kind, gradient);
+            for (Py_ssize_t i = 0; i < n; i++) {
+                const float root = 1 / sqrtf(1 + norm->alpha * sums[i]);
+                gradient[i] *= root * sqrtf(root);
+                terms[i] = gradient[i] * image[i] * root * root;
+            }
+            window_sums(terms, norm, column, sums);
+            for (Py_ssize_t i = 0; i < n; i++)
+                image[i] = gradient[i] - factor * image[i] * sums[i];
+        }
+        write_row(image, at, n, kind, out);
+    }
+}
+
+FOR_EACH_PROCESSOR static void within_all(const void *x, const void *grad, const Within *norm, Py_ssize_t first, Py_ssize_t count, float *planes, void *out)
+{
+    if (norm->kind == FLOAT32)
+        normalise_maps(x, grad, norm, first, count, FLOAT32, planes, out);
+    else
+        normalise_maps(x, grad, norm, first, count, BFLOAT16, planes, out);
+}
+
 FOR_EACH_PROCESSOR static void update_all(float *restrict weight, float *restrict velocity, const float *restrict grad, Py_ssize_t n, float momentum, float decay, float lr)
 {
     for (Py_ssize_t i = 0; i < n; i++) {
@@ -157,6 +220,41 @@ static PyObject *normalise(PyObject *module, PyObject *arguments)
     return result;
 }
 
+/* normalise_within(x, grad or None, out, height, width, maps, alpha, kind, first, count): images `first` and following, `count` of them. */
+static PyObject *normalise_within(PyObject *module, PyObject *arguments)
+{
+    Py_buffer x, grad, out;
+    Py_ssize_t first, count;
+    Within norm;
+    PyObject *result = NULL;
+    (void)module;
+    if (!PyArg_ParseTuple(arguments, "y*z*w*nnnfinn:normalise_within", &x, &grad, &out, &norm.height, &norm.width, &norm.maps, &norm.alpha, &norm.kind, &first, &count))
+        return NULL;
+    const Py_ssize_t width = norm.kind == FLOAT32 ? 4 : 2, most = PY_SSIZE_T_MAX / 64;
+    int fits = (norm.kind == FLOAT32 || norm.kind == BFLOAT16) && norm.height > 0 && norm.width > 0 && norm.maps > 0 && norm.maps <= most / norm.width &&
+               norm.maps * norm.width <= most / norm.height;
+    const Py_ssize_t row = fits ? norm.width * norm.maps : 1, image = fits ? norm.height * row : 1;
+    fits = fits && first >= 0 && count >= 0 && out.len == x.len && (!grad.buf || grad.len == x.len) && x.len % (image * width) == 0 &&
+           first <= x.len / (image * width) - count;
+    if (fits) {
+        float *planes = PyMem_RawCalloc((size_t)(4 * image + row + 2 * REACH * norm.maps), sizeof(float)); /* the column's ends stay zero */
+        if (planes) {
+            Py_BEGIN_ALLOW_THREADS
+            within_all(x.buf, grad.buf, &norm, first, count, planes, out.buf);
+            Py_END_ALLOW_THREADS
+            PyMem_RawFree(planes);
+            result = Py_NewRef(Py_None);
+        } else
+            PyErr_NoMemory();
+    } else
+        PyErr_SetString(PyExc_ValueError, "the buffers do not fit together");
+    PyBuffer_Release(&x);
+    if (grad.obj)
+        PyBuffer_Release(&grad);
+    PyBuffer_Release(&out);
+    return result;
+}
+
 /* update(weight, velocity, grad, momentum, decay, lr, first, count): of float32 numbers `first` and following. */
 static PyObject *update(PyObject *module, PyObject *arguments)
 {
@@ -182,6 +280,7 @@ static PyObject *update(PyObject *module, PyObject *arguments)
 
 static PyMethodDef methods[] = {
     {"normalise", normalise, METH_VARARGS, "normalise(x, grad, out, maps, towers, alpha, k, kind, first, count): see kernels.py"},
+    {"normalise_within", normalise_within, METH_VARARGS, "normalise_within(x, grad, out, height, width, maps, alpha, kind, first, count): see kernels.py"},
     {"update", update, METH_VARARGS, "update(weight, velocity, grad, momentum, decay, lr, first, count): see kernels.py"},
     {NULL, NULL, 0, NULL},
 };
