@@ -39,6 +39,16 @@ def cache_options(command: Any) -> Any:  # noqa: ANN401  (click decorates anythi
     return command
 
 
+SYNTHETIC = "synthetic"
+
+
+def served_or_synthetic(_ctx: click.Context, _option: click.Parameter, value: str | None) -> str | None:
+    """Return the value of `alextrain run --data`."""
+    if value is not None and value != SYNTHETIC and not value.startswith(("grpc://", "grpc+tls://")):
+        raise click.BadParameter(f"it is {SYNTHETIC}, or where alexprep serve is (grpc://HOST:PORT); a folder of shards is DIRECTORY. Got {value!r}")
+    return value
+
+
 PRESET = click.option(
     "--preset",
     type=click.Choice(["source", "paper", "one-gpu", "caffe", "owt", "cifar", "cifar-2012"]),

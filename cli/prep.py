@@ -14,6 +14,7 @@ from .bench import bench
 from .common import Bar, Commands, print_json, say, wrong_values
 from .doctor import doctor
 from .samples import preview, replay
+from .serve import serve
 from .shards import COMMANDS, DIRECTORY, JSON, LABEL_ORDER, MAX_BAD, SRC, WORKERS, facts, report, show
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -168,7 +169,7 @@ def _row(values: list[float]) -> str:
     return "".join(f"{x:11.3f}" for x in values)
 
 
-for command in (*COMMANDS, replay, preview, bench, doctor):
+for command in (*COMMANDS, replay, preview, bench, serve, doctor):
     main.add_command(command)
 
 

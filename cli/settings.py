@@ -59,6 +59,7 @@ class Settings:
     eval_batch_size: int = 32
     threads: int = 0  # of the loader, a rank; 0: as many as it may use CPUs
     prefetch: int = 2
+    form: str = "records"  # what servers (--data grpc://...) send: records; or "views", or "batches", where this machine has few CPUs
 
     def __post_init__(self) -> None:
         """Refuse values that no run can have."""
@@ -126,6 +127,7 @@ class Settings:
             layout="channels_last",
             threads=self.threads or None,
             prefetch=self.prefetch,
+            form=self.form,  # type: ignore[arg-type]  # LoaderConfig checks it
         )
         return replace(config, **changes)
 
@@ -139,7 +141,7 @@ DTYPES = ("float32", "bfloat16")
 # What a run may go on with: how far, how often it is kept, and how the same steps are computed.
 MAY_CHANGE = (
     *("lr", "steps", "until", "on_bad", "log_steps", "checkpoint_steps", "checkpoint_minutes", "keep", "hang_seconds", "eval_batch_size", "threads"),
-    *("prefetch", "precision", "compile", "accumulate", "parallel", "gradients", "deterministic", "loggers"),
+    *("prefetch", "form", "precision", "compile", "accumulate", "parallel", "gradients", "deterministic", "loggers"),
 )
 PARALLEL = ("auto", "data", "towers", "hybrid")
 

@@ -10,7 +10,7 @@ from .ablate import ablate
 from .common import Commands, print_json, wrong_values
 from .handover import export
 from .measure import evaluate, features, predict
-from .options import PRESET, SHARDS, cache_options, cached, place_options, settings_options
+from .options import PRESET, SHARDS, SYNTHETIC, cache_options, cached, place_options, served_or_synthetic, settings_options
 from .pages import figures, report, watch
 
 HELP = {"help_option_names": ["-h", "--help"]}
@@ -51,7 +51,12 @@ def main() -> None:
 )
 @click.option("--shuffle", type=click.Choice(["full", "block"]), help="block: read in large runs, for slow disks.  [default: full]")
 @click.option("--on-bad", type=click.Choice(["raise", "skip"]), help="skip: a damaged record gives way to the next good one.  [default: raise]")
-@click.option("--data", type=click.Choice(["synthetic"]), help="synthetic: noise from memory instead of DIRECTORY; measures the trainer alone.")
+@click.option(
+    "--data",
+    metavar="grpc://HOST:PORT[,HOST2:PORT]|synthetic",
+    callback=served_or_synthetic,
+    help="Instead of DIRECTORY: servers of alexprep serve; or noise from memory, which measures the trainer alone.",
+)
 @click.option("--model", metavar="PACKAGE:FUNCTION", help="Train the network that FUNCTION(classes=...) returns, instead of AlexNet.")
 @click.option("--deterministic/--no-deterministic", default=None, help="Only algorithms that give the same bits again.  [default: no]")
 @click.option("--profile", is_flag=True, help="Write what torch does in three steps to profile.json, for chrome://tracing.")
@@ -104,7 +109,7 @@ def run(
             raise DataError("under torchrun --max-restarts, or put back by SLURM, it must be known which run to go on with: give --out")
         resume = resume or (out is not None and RunFolder(out).begun())
     settings = _settings(RunFolder.existing(out).settings() if resume else None, preset, config, options, assignments)
-    directory = NOWHERE if data else directory
+    directory = NOWHERE if data == SYNTHETIC else Path(data) if data else directory
     layout = choose_layout(device, gpus, cpu_ranks)
     with wrong_values():
         check_data(directory, settings, layout.ranks)

@@ -1,6 +1,7 @@
 """What of a training step on a CPU is bound by memory, in one pass each: compiled, if there was a compiler.
 
-Where there is none, and on other devices, torch does it. The twins are `layers.plain_norm`, `layers.plain_within` and `optimizer.plain_update`; tests hold them together.
+Where there is none, and on other devices, torch does it. The twins are `layers.plain_norm`, `layers.plain_within` and
+`optimizer.plain_update`; tests hold them together.
 """
 
 import os

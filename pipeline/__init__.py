@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .config import LoaderConfig, ShardConfig
     from .errors import DataError
-    from .loader import Batch, DamagedRecord, Loader
+    from .feeds import DamagedRecord
+    from .loader import Batch, Loader
     from .manifest import Manifest, read_manifest
     from .records import Records
     from .sharding import ShardJob
@@ -37,7 +38,7 @@ __all__ = [
 
 _HOME = {
     "Batch": "loader",
-    "DamagedRecord": "loader",
+    "DamagedRecord": "feeds",
     "DataError": "errors",
     "Loader": "loader",
     "LoaderConfig": "config",

@@ -14,6 +14,7 @@ Layout = Literal["CHW", "channels_last"]
 Shuffle = Literal["full", "block", "none"]
 OnBad = Literal["raise", "skip"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+Form = Literal["records", "views", "batches"]
 
 
 def check(condition: bool, message: str) -> None:  # noqa: FBT001  (reads as an assertion)
@@ -89,6 +90,9 @@ class LoaderConfig:
     device_id   of the GPU, None: the current one of torch
     cache       local folder for the shards of an object store, which any number of ranks share
     cache_size  of that folder, bytes
+    form        of what a service (`grpc://...`) sends: "records", as they are stored, from which everything is made here; "views", cut
+                out and mirrored, uint8; "batches", finished
+    patience    seconds without an answer from any of its servers before that is an error
     """
 
     split: str = "train"
@@ -112,6 +116,8 @@ class LoaderConfig:
     device_id: int | None = None
     cache: str | None = None
     cache_size: int = 100 << 30
+    form: Form = "records"
+    patience: float = 120.0
 
     def __post_init__(self) -> None:
         """Refuse values that no loader can have."""
@@ -119,7 +125,7 @@ class LoaderConfig:
             value = getattr(self, name)
             if value is not None or name not in ("threads", "device_id"):
                 object.__setattr__(self, name, whole_number(name, value))
-        for name in ("colour", "divide"):
+        for name in ("colour", "divide", "patience"):
             check(isinstance(getattr(self, name), int | float), f"{name} must be a number, got {getattr(self, name)!r}")
         check(0 <= self.seed < 1 << 64, f"seed must be 0..2**64-1, got {self.seed}")
         check(self.world_size >= 1, f"world_size must be at least 1, got {self.world_size}")
@@ -142,6 +148,8 @@ class LoaderConfig:
         check(self.cache_size > 0, f"cache_size must be a number of bytes above 0, got {self.cache_size}")
         check_choice("layout", self.layout, Layout)
         check_choice("dtype", self.dtype, Dtype)
+        check_choice("form", self.form, Form)
+        check(1 <= self.patience <= 86400, f"patience must be 1..86,400 seconds, got {self.patience}")
         check(self.batch_size <= 1 << 20, f"batch_size must be at most {1 << 20}, got {self.batch_size}")
         check(self.threads is None or 1 <= self.threads <= 1024, f"threads must be 1..1024, got {self.threads}")
         check(1 <= self.prefetch <= 64, f"prefetch must be 1..64, got {self.prefetch}")

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float32, Int32, Shaped, UInt8
 
-from .config import LoaderConfig
+from .config import Dtype, LoaderConfig
 from .errors import DataError, UndecodableImage
 from .images import decode_record
 from .kernels import NUMBERS, Recipe, render
@@ -41,6 +41,39 @@ class _Step:
     shares: list[Future[None]] = field(default_factory=list)
 
 
+class ViewMaker:
+    """Makes the views of feeds, wherever it is asked to."""
+
+    def __init__(self, config: LoaderConfig, manifest: Manifest, stats: Stats | None) -> None:
+        """Take what views are made with."""
+        self._raw, self._dtype = manifest.config.encoding == "raw", DTYPES[config.dtype]
+        self._fixed = [] if config.view == "random" else windows(config.view, manifest.config.size - config.crop)
+        self._channel = channel_mean(config, stats)
+        self._recipe = recipe_of(config, manifest, stats)
+
+    def begin(self, feed: Feed, lease: Callable[[tuple[int, ...], Any], Any] = np.empty) -> _Step:
+        """Return the step with room for its views; `lease(shape, dtype)` gives an array."""
+        count, recipe = len(feed.images), self._recipe
+        placed = np.array([self._fixed] * count, np.int32) if feed.windows is None else np.stack(feed.windows, 1).astype(np.int32)[:, None]
+        shape = (3, recipe.crop, recipe.crop) if recipe.planes else (recipe.crop, recipe.crop, 3)
+        return _Step(feed, placed, self._channel - feed.shift, lease((count, recipe.views, *shape), self._dtype))
+
+    def make(self, step: _Step, low: int, count: int) -> None:
+        """Make the views of `count` records from `low` on."""
+        size, images = self._recipe.size, step.feed.images
+        for i in render(images, self._raw, step.windows, step.offsets, step.views, self._recipe, low, count):
+            pixels = images[i] if self._raw else decode_record(images[i])
+            if pixels.shape[:2] != (size, size):
+                raise UndecodableImage(f"the record is of {pixels.shape[1]}x{pixels.shape[0]} pixels instead of {size}x{size}")
+            plain_views(pixels, step.windows[i], step.offsets[i], self._recipe, step.views[i])
+
+    def views(self, feed: Feed) -> Shaped[np.ndarray, "b v ..."]:
+        """Return the views of all records, made here and now; bfloat16 as uint16."""
+        step = self.begin(feed)
+        self.make(step, 0, len(feed.images))
+        return step.views
+
+
 class CpuEngine:
     """Makes one batch after another."""
 
@@ -48,13 +81,11 @@ class CpuEngine:
         self, config: LoaderConfig, manifest: Manifest, stats: Stats | None, source: Callable[[int], Feed], trace: Trace | None = None
     ) -> None:
         """Take step after step from `source`, from 0 on; `trace` is told what each thread does."""
-        self._source, self._config, self._raw, self._trace = source, config, manifest.config.encoding == "raw", trace
+        self._source, self._config, self._trace = source, config, trace
         self._threads = config.threads or 1
-        self._fixed = [] if config.view == "random" else windows(config.view, manifest.config.size - config.crop)
-        self._channel = channel_mean(config, stats)
-        self._recipe = recipe_of(config, manifest, stats)
+        self._maker = ViewMaker(config, manifest, stats)
         self._pool = ThreadPoolExecutor(self._threads, "alexprep")
-        self._memory = _Memory(config.prefetch + 3)
+        self._memory = Memory(config.prefetch + 3)
         self._ahead: deque[_Step | DataError] = deque()
         self._next = 0
 
@@ -68,8 +99,7 @@ class CpuEngine:
             raise step
         for share in step.shares:
             share.result()
-        views = torch.from_numpy(step.views)  # holds on to the array itself, so that its memory is not used again before
-        views = views.view(torch.bfloat16) if self._config.dtype == "bfloat16" else views
+        views = as_tensor(step.views, self._config.dtype)
         return views if self._config.view == "ten" else views[:, 0], torch.from_numpy(step.feed.labels), torch.from_numpy(step.feed.records)
 
     @property
@@ -87,27 +117,20 @@ class CpuEngine:
             feed = self._source(number)
         except DataError as error:
             return error  # raised when its turn comes
-        count, recipe = len(feed.images), self._recipe
-        drawn = feed.windows
-        placed = np.array([self._fixed] * count, np.int32) if drawn is None else np.stack(drawn, 1).astype(np.int32)[:, None]
-        shape = (3, recipe.crop, recipe.crop) if recipe.planes else (recipe.crop, recipe.crop, 3)
-        views = self._memory.lease((count, recipe.views, *shape), DTYPES[self._config.dtype])
-        step = _Step(feed, placed, self._channel - feed.shift, views)
+        count, step = len(feed.images), self._maker.begin(feed, self._memory.lease)
         ends = np.linspace(0, count, min(count, 2 * self._threads) + 1).astype(int).tolist()
         step.shares = [self._pool.submit(self._share, step, low, high - low) for low, high in pairwise(ends)]
         return step
 
     def _share(self, step: _Step, low: int, count: int) -> None:
         with span(self._trace, "views", records=count):
-            self._make(step, low, count)
+            self._maker.make(step, low, count)
 
-    def _make(self, step: _Step, low: int, count: int) -> None:
-        size, images = self._recipe.size, step.feed.images
-        for i in render(images, self._raw, step.windows, step.offsets, step.views, self._recipe, low, count):
-            pixels = images[i] if self._raw else decode_record(images[i])
-            if pixels.shape[:2] != (size, size):
-                raise UndecodableImage(f"the record is of {pixels.shape[1]}x{pixels.shape[0]} pixels instead of {size}x{size}")
-            plain_views(pixels, step.windows[i], step.offsets[i], self._recipe, step.views[i])
+
+def as_tensor(views: Any, dtype: Dtype) -> torch.Tensor:  # noqa: ANN401  (an array of any type)
+    """Return views as a tensor that holds on to the array itself, so that its memory is not used again before."""
+    tensor = torch.from_numpy(views)
+    return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
 
 
 def recipe_of(config: LoaderConfig, manifest: Manifest, stats: Stats | None) -> Recipe:
@@ -146,25 +169,36 @@ def plain_views(
         view[...] = torch.from_numpy(np.ascontiguousarray(part)).bfloat16().view(torch.uint16).numpy() if view.dtype == np.uint16 else part
 
 
-class _Memory:
+class Memory:
     """Batches' memory, used again when nothing of a batch is left: fresh pages cost as much as the conversion."""
 
     def __init__(self, keep: int) -> None:
+        """Keep so many blocks for the next ones."""
         self._keep, self._free = keep, deque[Any]()
 
     def lease(self, shape: tuple[int, ...], dtype: Any) -> Any:  # noqa: ANN401  (an array of any type)
         """Return an uninitialised array; its memory comes back when the array itself, not a view of it, is gone."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        block = next((block for block in self._free if len(block) >= size), None)
+        block = self._take(size)
         if block is None:
             whole = np.empty(size + LINE, np.uint8)
             start = -whole.ctypes.data % LINE
             block = whole[start : start + size]
-        else:
-            self._free = deque(other for other in self._free if other is not block)
         array = block[:size].view(dtype).reshape(shape)
         weakref.finalize(array, self._take_back, block).atexit = False
         return array
+
+    def _take(self, size: int) -> Any:  # noqa: ANN401
+        """Return a free block that is large enough, if there is one; threads may ask at once."""
+        for _ in range(len(self._free)):
+            try:
+                block = self._free.popleft()
+            except IndexError:  # another thread was faster
+                return None
+            if len(block) >= size:
+                return block
+            self._free.append(block)
+        return None
 
     def _take_back(self, block: Any) -> None:  # noqa: ANN401
         if len(self._free) < self._keep:

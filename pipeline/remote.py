@@ -20,6 +20,7 @@ from .errors import DataError
 T = TypeVar("T")
 ATTEMPTS = 6  # waits of 0.2, 0.4, ... 3.2 s between them, six seconds in all, on top of what the store's own client retries
 PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+SERVED = ("grpc://", "grpc+tls://")  # the services of flights.py
 OBJECT_STORES = ("s3", "gcs", "abfs")  # folders are only prefixes there
 
 
@@ -181,8 +182,12 @@ class RemotePath:
 def _opened(root: str) -> tuple[Any, str]:
     """Return (file system, path) of a URI; DataError if it cannot be one."""
     import pyarrow as pa
-    from pyarrow.fs import FileSystem
+    from pyarrow.fs import FileSystem, PyFileSystem
 
+    if root.startswith(SERVED):
+        from .flights import ServedFolder  # which few need
+
+        return PyFileSystem(ServedFolder(root)), ""
     try:
         filesystem, path = FileSystem.from_uri(root)
     except (pa.ArrowException, OSError, ValueError, ImportError) as error:
@@ -192,6 +197,11 @@ def _opened(root: str) -> tuple[Any, str]:
 
 
 Location = Path | RemotePath
+
+
+def is_served(directory: Location) -> bool:
+    """Tell whether `alexprep serve` is what is there."""
+    return isinstance(directory, RemotePath) and directory.root.startswith(SERVED)
 
 
 def present(directory: Location) -> dict[str, int]:

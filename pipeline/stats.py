@@ -57,9 +57,14 @@ def stats_of(moments: Moments, split: str) -> Stats:
 def write_stats(stats: Stats, manifest: Manifest, *, pca: bool) -> dict[str, Any]:
     """Publish mean_image.npy and stats.json beside the shards; return the latter's content."""
     write_array(manifest.directory / MEAN_IMAGE, stats.mean_image)
-    value = stats.to_json(pca=pca) | {"plan": manifest.plan, "counted": "pixels of the finished records, after any JPEG encoding"}
+    value = content(stats, manifest, pca=pca)
     write_json(manifest.directory / STATS, value)
     return value
+
+
+def content(stats: Stats, manifest: Manifest, *, pca: bool) -> dict[str, Any]:
+    """Return what stats.json has."""
+    return stats.to_json(pca=pca) | {"plan": manifest.plan, "counted": "pixels of the finished records, after any JPEG encoding"}
 
 
 def stats_for(manifest: Manifest, split: str) -> Stats:

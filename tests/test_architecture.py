@@ -16,7 +16,7 @@ from .conftest import ROOT
 FILES = sorted(path for top in ("pipeline", "model", "cli") for path in (ROOT / top).rglob("*.py"))
 LAYERS = (
     ("errors", "config", "hashing", "columns"),
-    ("remote", "kernels"),
+    ("remote", "kernels", "flights"),
     ("storage",),
     ("tracing", "doctor"),
     ("sources", "images", "processes", "moments", "augment", "order", "demo_data"),
@@ -25,9 +25,10 @@ LAYERS = (
     ("records",),
     ("stats", "compare"),
     ("verify", "tasks", "views", "export"),
-    ("workers", "commit"),
-    ("sharding", "cpu", "graph", "reference", "selfcheck"),
-    ("mending", "loader", "receipts", "binding"),
+    ("workers", "commit", "feeds", "tickets"),
+    ("sharding", "cpu", "graph", "reference", "selfcheck", "access"),
+    ("health", "answers", "served"),
+    ("mending", "loader", "receipts", "binding", "service"),
     ("preview",),
 )
 

@@ -58,7 +58,7 @@ def small_pools(monkeypatch):
     """Blocks of 15 records, two to a pool."""
     from alexprep.pipeline import order
 
-    for module in ("order", "loader"):
+    for module in ("order", "feeds"):
         monkeypatch.setattr(f"alexprep.pipeline.{module}.BLOCK", 15)
         monkeypatch.setattr(f"alexprep.pipeline.{module}.POOL", 2)
     order.block_shuffled.cache_clear()

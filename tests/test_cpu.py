@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from alexprep.pipeline import Loader, compute_stats, kernels, read_manifest, reference
-from alexprep.pipeline.cpu import LINE, CpuEngine, _Memory, laid_out, plain_views
+from alexprep.pipeline.cpu import LINE, CpuEngine, Memory, laid_out, plain_views
 from alexprep.pipeline.kernels import NUMBERS, Recipe, encode_jpeg, render
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -42,7 +42,7 @@ def test_compiled_views_are_those_of_numpy(compiled, draw, raw, kind, planes, me
         encoded = [encode_jpeg(image, 95) for image in pixels]
         images, pixels = [np.frombuffer(one.data, np.uint8) for one in encoded], [one.pixels for one in encoded]
     shape = (records, views, *((3, crop, crop) if planes else (crop, crop, 3)))
-    memory = _Memory(1)
+    memory = Memory(1)
     out, expected = memory.lease(shape, TYPES[kind]), np.zeros(shape, TYPES[kind])
     out[...] = 0
     for i in range(records):

@@ -14,8 +14,8 @@ import pytest
 import torch
 from alexprep.pipeline import DataError, Loader, LoaderConfig, Records, compute_stats, order, read_manifest, reference
 from alexprep.pipeline.binding import Setup, verdict
+from alexprep.pipeline.feeds import DamagedRecord
 from alexprep.pipeline.graph import DaliEngine, build, check_graph
-from alexprep.pipeline.loader import DamagedRecord
 from alexprep.pipeline.tracing import Trace
 from alexprep.pipeline.views import windows
 from hypothesis import given, settings
@@ -65,7 +65,7 @@ def test_batches_are_the_references_bit_for_bit(every_loader):
 @each
 def test_the_gpus_graph_gives_the_references_bits_when_it_runs_on_the_cpu(every_loader, layout):
     loader, stats = every_loader, every_loader.stats
-    engine = DaliEngine(loader.config, loader.records.manifest, stats, loader._feed)
+    engine = DaliEngine(loader.config, loader.records.manifest, stats, loader._feeds)
     for step in range(2):
         views, _, records = engine.run()
         expected = reference.batch(loader.records, loader.config, stats, step)
@@ -336,12 +336,12 @@ os._exit(0)
     assert ours == theirs
 
 
-@pytest.mark.filterwarnings("ignore::alexprep.pipeline.loader.DamagedRecord")
+@pytest.mark.filterwarnings("ignore::alexprep.pipeline.feeds.DamagedRecord")
 def test_too_many_damaged_records_in_a_row_are_no_accident(shards, tmp_path, monkeypatch):
     copy = shutil.copytree(shards / "jpeg", tmp_path / "shards")
     for record in range(40, 45):
         damage(copy, record, 200)
-    for module in ("loader", "records"):
+    for module in ("feeds", "records"):
         monkeypatch.setattr(f"alexprep.pipeline.{module}.SEARCH", 4)
 
     with pytest.raises(DataError, match="damaged records, 4 in a row; alexprep repair"):
@@ -352,8 +352,8 @@ def test_block_shuffle_has_each_block_read_ahead_once_in_one_run(shards, monkeyp
     """Nine blocks of 16 records, pools of 2: what is due within a pool's records is asked for before it is used."""
     monkeypatch.setattr("alexprep.pipeline.order.BLOCK", 16)
     monkeypatch.setattr("alexprep.pipeline.order.POOL", 2)
-    monkeypatch.setattr("alexprep.pipeline.loader.BLOCK", 16)
-    monkeypatch.setattr("alexprep.pipeline.loader.POOL", 2)
+    monkeypatch.setattr("alexprep.pipeline.feeds.BLOCK", 16)
+    monkeypatch.setattr("alexprep.pipeline.feeds.POOL", 2)
     order.block_shuffled.cache_clear()
     asked = []
     monkeypatch.setattr(Records, "read_ahead", lambda _self, first, count: asked.append((first // 16, first % 16, count)))

@@ -1,0 +1,179 @@
+"""`alexprep serve`: a data set for trainers on other machines; and `--status`, how its servers do."""
+
+import json
+import logging
+import resource
+import signal
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .common import print_json, wrong_values
+from .options import cache_options, cached
+from .shards import DIRECTORY, JSON
+
+BIND, HTTP = "127.0.0.1:8815", "127.0.0.1:8816"
+FILE = click.Path(path_type=Path, dir_okay=False)
+STATUS_SECONDS = 5.0  # that a server is given to say how it does
+
+
+@click.command()
+@DIRECTORY
+@click.option("--bind", default=BIND, show_default=True, metavar="HOST:PORT", help="Where to listen; port 0: any that is free.")
+@click.option("--http", default=HTTP, show_default=True, metavar="HOST:PORT", help="Where /healthz, /readyz and /metrics are; '' for nowhere.")
+@click.option("--tls-cert", type=FILE, help="Certificate of the server (PEM, with its chain).")
+@click.option("--tls-key", type=FILE, help="Its key.")
+@click.option("--tls-client-ca", type=FILE, help="Ask clients for a certificate signed by this one (mutual TLS).")
+@click.option("--tokens", type=FILE, help="File of bearer tokens, one a line; read again on SIGHUP.")
+@cache_options
+@click.option("--threads", default=0, show_default=True, type=click.IntRange(0, 1024), help="That make answers at a time; 0: a CPU each.")
+@click.option("--max-requests", default=256, show_default=True, type=click.IntRange(1, 65536), help="At a time; more are asked to come again.")
+@click.option(
+    "--stall-seconds", default=60.0, show_default=True, type=click.FloatRange(1, 86400), help="After which a client that takes nothing is cut off."
+)
+@click.option("--drain-seconds", default=30.0, show_default=True, type=click.FloatRange(0, 86400), help="For answers on their way, at SIGTERM.")
+@click.option(
+    "--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning", "error"]), help="debug: every request."
+)
+@click.option("--status", is_flag=False, flag_value=f"grpc://{BIND}", metavar="[ADDRESSES]", help="Ask servers how they do, instead of being one.")
+@JSON
+def serve(
+    directory: str,
+    bind: str,
+    http: str,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_client_ca: Path | None,
+    tokens: Path | None,
+    cache: Path | None,
+    cache_size: int,
+    threads: int,
+    max_requests: int,
+    stall_seconds: float,
+    drain_seconds: float,
+    log_level: str,
+    status: str | None,
+    as_json: bool,
+) -> None:
+    """Serve the shards in DIRECTORY (shards/, or $ALEXPREP_DATA) to trainers, over Arrow Flight.
+
+    They say `alextrain run --data grpc://HOST:PORT`, or Loader("grpc://HOST:PORT"), with several servers
+    grpc://HOST:PORT,HOST2:PORT; batches are the same to the last bit. Beyond this machine TLS is needed, and tokens or client
+    certificates. SIGTERM lets answers on their way arrive; the log on stderr is JSON, a line an event.
+    """
+    if status is not None:
+        _print_status(status, as_json=as_json)
+        return
+    from alexprep.pipeline.access import Address, Secrets
+    from alexprep.pipeline.answers import Answers
+    from alexprep.pipeline.health import Health
+    from alexprep.pipeline.images import use_one_thread
+    from alexprep.pipeline.service import Limits, Service
+
+    with wrong_values():
+        address, side = Address.parse(bind), Address.parse(http) if http else None
+    secrets = Secrets(tls_cert, tls_key, tls_client_ca, tokens)
+    secrets.check(address)
+    _log_to_stderr(log_level)
+    use_one_thread()  # OpenCV's own would be as many again
+    _many_connections()
+    place = cached(cache, cache_size)
+    answers = Answers(directory, place.get("cache"), cache_size)
+    service = Service(answers, address, secrets, Limits(max_requests, threads, stall_seconds))
+    health = None if side is None else Health(side, service.gauges, lambda: not service.draining)
+    facts = {"location": service.location, "http": None if health is None else health.url, "data": directory, "plan": answers.manifest.plan}
+    if as_json:
+        print_json(facts)
+    else:
+        records = ", ".join(f"{name} {split.records:,}" for name, split in answers.manifest.splits.items())
+        click.echo(
+            f"{directory} ({records} records) is served at {service.location}" + ("" if health is None else f"; health and metrics: {health.url}")
+        )
+    sys.stdout.flush()
+    _until_stopped(service)
+    log = logging.getLogger("alexprep.serve")
+    log.info("draining", extra={"seconds": drain_seconds})
+    log.info("stopped", extra={"all_answered": service.drain(drain_seconds)})
+    answers.close()
+
+
+def _until_stopped(service: Any) -> None:  # noqa: ANN401  (Service, imported late)
+    """Return at SIGTERM or Ctrl-C, after which these end the program at once; read the tokens again at SIGHUP."""
+    from alexprep.pipeline.errors import DataError
+
+    log = logging.getLogger("alexprep.serve")
+    stop = threading.Event()
+
+    def end(number: int, _frame: Any) -> None:  # noqa: ANN401  (signal's)
+        signal.signal(number, signal.SIG_DFL)
+        stop.set()
+
+    def reread(_number: int, _frame: Any) -> None:  # noqa: ANN401  (signal's)
+        try:
+            if service.tokens is not None:
+                service.tokens.reread()
+                log.info("tokens", extra={"count": len(service.tokens)})
+        except DataError as error:
+            log.error("tokens", extra={"reason": str(error), "kept": len(service.tokens)})  # noqa: TRY400  (no traceback for a typing mistake)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
+    signal.signal(signal.SIGHUP, reread)
+    log.info("ready", extra={"location": service.location})
+    while not stop.wait(3600):
+        pass
+
+
+def _log_to_stderr(level: str) -> None:
+    from alexprep.pipeline.health import JsonLines
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    log = logging.getLogger("alexprep.serve")
+    log.addHandler(handler)
+    log.setLevel(level.upper())
+    log.propagate = False
+
+
+def _many_connections() -> None:
+    """Let the process have as many files open as the system allows: each client is one."""
+    with suppress(OSError, ValueError):
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _print_status(addresses: str, *, as_json: bool) -> None:
+    """Print how each server does; DataError if one does not say."""
+    from alexprep.pipeline.errors import DataError
+    from alexprep.pipeline.flights import Servers, locations
+
+    found: dict[str, Any] = {}
+    for location in locations(addresses):
+        try:
+            found[location] = json.loads(Servers(location).act("status", patience=STATUS_SECONDS))
+        except DataError as error:
+            found[location] = {"state": "away", "reason": str(error)}
+    if as_json:
+        print_json(found)
+    else:
+        for location, facts in found.items():
+            click.echo(f"{location}: {_status_line(facts)}")
+    away = [location for location, facts in found.items() if facts["state"] == "away"]
+    if away:
+        raise DataError(f"{len(away)} of {len(found)} servers do not answer: {', '.join(away)}")
+
+
+def _status_line(facts: dict[str, Any]) -> str:
+    if facts["state"] == "away":
+        return f"away ({facts['reason']})"
+    records = ", ".join(f"{name} {count:,}" for name, count in facts["records"].items())
+    done = f"{facts.get('requests_ok', 0):,.0f} answered, {facts['sent_bytes'] / 1e9:,.2f} GB"
+    trouble = "".join(
+        f", {facts[name]:,.0f} {name.replace('_', ' ')}" for name in ("errors", "shed", "stalled", "unauthenticated") if facts.get(name)
+    )
+    memory = f", {facts['resident_bytes'] / 1e6:,.0f} MB of memory" if "resident_bytes" in facts else ""
+    return f"{facts['state']} for {facts['up_seconds']:,.0f} s; {records} records; {facts['requests_now']} requests now, {done}{trouble}{memory}"

@@ -1,0 +1,237 @@
+"""What a service answers: to a ticket, the records, views or batch of its step, some rows at a time; and the data set's files.
+
+In:  a ticket.    Out: Arrow record batches of about 2 MiB, made while they are taken: whoever is slow to read holds no more of us than one.
+"""
+
+import io
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import simplejpeg
+from jaxtyping import Shaped, UInt8
+
+from .cache import ShardCache
+from .columns import numbers, strings
+from .config import LoaderConfig
+from .errors import DataError, UndecodableImage
+from .feeds import Feeds, cache_for
+from .images import decode_record
+from .kernels import decode_region
+from .manifest import MANIFEST, Manifest, files_of, read_manifest
+from .records import Records
+from .remote import RemotePath, present
+from .stats import MEAN_IMAGE, STATS, Stats, content, stats_for
+from .tickets import Shape, Ticket, WrongTicket, digest, schema, shape_of
+from .views import Feed, Window, windows
+
+STREAMS = 256  # configurations whose plans are kept
+MOST_READ = 8 << 20  # bytes of a file that are read at once
+UNMAP_RECORDS = 1024  # whose memory may pile up before it is given back
+MOST_ROWS = 1 << 16  # records of one answer
+
+
+class Answers:
+    """The answers from one folder of shards. Threads may ask at once."""
+
+    def __init__(self, directory: str, cache: str | None = None, cache_size: int = 100 << 30) -> None:
+        """Open the data set; DataError if it is not whole. `cache` is a local folder for the shards of an object store."""
+        self.manifest = read_manifest(directory)
+        self._cached = {} if cache is None else {"cache": cache, "cache_size": cache_size}
+        self._lock = threading.RLock()
+        self._splits = {name: self._open(name) for name in self.manifest.splits}
+        self._streams: OrderedDict[tuple[str, LoaderConfig], _Stream] = OrderedDict()
+        stats = self._splits[self.manifest.main_split].stats
+        made = json.dumps(content(stats, self.manifest, pca=True)).encode()
+        self._made = {MANIFEST: (self.manifest.directory / MANIFEST).read_bytes(), STATS: made, MEAN_IMAGE: _npy(stats.mean_image)}
+        self._sizes = self._listed()
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """What a ticket must have as `data`, by split."""
+        return {name: split.digest for name, split in self._splits.items()}
+
+    def to(self, ticket: Ticket) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+        """Return the answer's columns and its rows; WrongTicket if there is no such step or it is of another data set."""
+        split = self._splits.get(ticket.config.split)
+        if split is None:
+            raise WrongTicket(f"there is no split {ticket.config.split!r} here, only {', '.join(self._splits)}")
+        if ticket.data != split.digest:
+            raise WrongTicket("this server has another data set, or other statistics of it")
+        if ticket.config.batch_size // ticket.config.world_size > MOST_ROWS:
+            raise WrongTicket(f"a rank's part of a batch may have {MOST_ROWS} records, not {ticket.config.batch_size // ticket.config.world_size}")
+        shape = shape_of(ticket.form, self.manifest, ticket.config)
+        stream = self._stream(ticket, split)
+        if stream.feeds.plan.steps == 0:
+            raise WrongTicket("this rank has no step: there are fewer records than ranks")
+        columns = schema(shape.column)
+        return columns, self._rows(stream, ticket.step, shape, columns)
+
+    def files(self) -> dict[str, int]:
+        """Return name -> bytes of what `read` gives."""
+        return self._sizes
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """Return a part of a file; WrongTicket if it is not one of the data set's, or the part is none."""
+        if name not in self._sizes:
+            raise WrongTicket("the data set has no such file")
+        if not (0 <= offset <= offset + length <= self._sizes[name] and length <= MOST_READ):
+            raise WrongTicket(f"at most {MOST_READ} bytes are read at once, from within the file")
+        made = self._made.get(name)
+        if made is not None:
+            return made[offset : offset + length]
+        path = self.manifest.directory / name
+        with path.open_random() if isinstance(path, RemotePath) else path.open("rb") as file:
+            file.seek(offset)
+            return bytes(file.read(length))
+
+    def close(self) -> None:
+        """Stop what is still fetched."""
+        for split in self._splits.values():
+            if split.cache is not None:
+                split.cache.close()
+
+    def _listed(self) -> dict[str, int]:
+        there = present(self.manifest.directory)
+        names = [name for split in self.manifest.splits.values() for shard in split.shards for name in files_of(shard.file)]
+        return {name: len(content) for name, content in self._made.items()} | {name: there[name] for name in names if name in there}
+
+    def _open(self, name: str) -> "_Split":
+        config = LoaderConfig(split=name, views="random", shuffle="full", **self._cached)  # what asks the most of a cache
+        cache = cache_for(self.manifest, config)
+        stats = stats_for(self.manifest, name)
+        return _Split(Records(self.manifest, name, cache=cache), cache, stats, digest(self.manifest, stats), threading.Lock())
+
+    def _stream(self, ticket: Ticket, split: "_Split") -> "_Stream":
+        """Return what makes the answers to such tickets; the one asked longest ago is forgotten when there are too many."""
+        key = (ticket.form, ticket.config)
+        with self._lock:
+            stream = self._streams.get(key)
+            if stream is None:
+                feeds = Feeds(self.manifest, replace(ticket.config, **self._cached), split.stats, split.records)
+                stream = self._streams[key] = _Stream(feeds, _maker(ticket, self.manifest, split.stats), split)
+            self._streams.move_to_end(key)
+            while len(self._streams) > STREAMS:
+                self._streams.popitem(last=False)
+            return stream
+
+    def _rows(self, stream: "_Stream", step: int, shape: Shape, columns: pa.Schema) -> Iterator[pa.RecordBatch]:
+        epoch, records = stream.feeds.plan(step)
+        for low in range(0, len(records), shape.rows):
+            feed, images = stream.make(epoch, records[low : low + shape.rows])
+            if isinstance(shape.column, pa.FixedShapeTensorType):
+                column: pa.Array = pa.ExtensionArray.from_storage(shape.column, _flat(images, shape.column.storage_type))
+            else:
+                column = strings(images, shape.column)
+            shift = pa.FixedSizeListArray.from_arrays(numbers(feed.shift.ravel()), 3)
+            yield pa.RecordBatch.from_arrays([column, numbers(feed.labels), numbers(feed.records), shift], schema=columns)
+
+
+@dataclass
+class _Split:
+    """An open split."""
+
+    records: Records
+    cache: ShardCache | None
+    stats: Stats
+    digest: str
+    lock: threading.Lock  # of the records
+    given: int = 0  # records since their memory was given back
+
+    def feed(self, feeds: Feeds, epoch: int, records: Shaped[np.ndarray, "b"]) -> Feed:
+        """Return the feed of some records; their memory is given back from time to time."""
+        with self.lock:
+            self.given += len(records)
+            if self.given > UNMAP_RECORDS:
+                self.given = 0
+                self.records.unmap()
+            return feeds.feed(epoch, records)
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """What answers the tickets of one form and configuration."""
+
+    feeds: Feeds
+    images: Callable[[Feed], Any]  # what is sent of a feed's records
+    split: _Split
+
+    def make(self, epoch: int, records: Shaped[np.ndarray, "b"]) -> tuple[Feed, Any]:
+        """Return the feed of some records, and what is sent of them; damaged ones are replaced, or DataError names them."""
+        for _ in range(2):
+            feed = self.split.feed(self.feeds, epoch, records)
+            try:
+                return feed, self.images(feed)
+            except UndecodableImage as error:
+                with self.split.lock:
+                    damaged = {number: reason for number in feed.records.tolist() if (reason := self.feeds.records.damage(number))}
+                    self.feeds.replace(damaged, error)
+        raise DataError("the substitutes of damaged records are damaged too; alexprep repair makes their shards again")
+
+
+def _maker(ticket: Ticket, manifest: Manifest, stats: Stats) -> Callable[[Feed], Any]:
+    """Return what makes of a feed that which is sent."""
+    raw = manifest.config.encoding == "raw"
+    if ticket.form == "records":
+        return (lambda feed: np.stack(feed.images)) if raw else lambda feed: feed.images
+    if ticket.form == "views":
+        fixed = [] if ticket.config.view == "random" else windows(ticket.config.view, manifest.config.size - ticket.config.crop)
+        return lambda feed: cut_out(feed, fixed, ticket.config.crop, manifest.config.size, raw=raw)
+    from .cpu import ViewMaker  # imports torch, which nothing else here needs
+
+    maker = ViewMaker(ticket.config, manifest, stats)
+    ten = ticket.config.view == "ten"
+    return lambda feed: maker.views(feed) if ten else maker.views(feed)[:, 0]
+
+
+def cut_out(feed: Feed, fixed: list[Window], crop: int, size: int, *, raw: bool) -> UInt8[np.ndarray, "..."]:
+    """Return the views of records as pixels, cut out and mirrored; UndecodableImage for damage.
+
+    uint8[b,c,c,3], of several fixed windows [b,v,c,c,3].
+    """
+    out = np.empty((len(feed.images), max(1, len(fixed)), crop, crop, 3), np.uint8)
+    for i, image in enumerate(feed.images):
+        placed = fixed if feed.windows is None else [Window(*(part[i].item() for part in feed.windows))]
+        pixels, y, x = (image, 0, 0) if raw else _decoded(image, placed, crop, size)
+        for view, window in zip(out[i], placed, strict=True):
+            part = pixels[window.top - y : window.top - y + crop, window.left - x : window.left - x + crop]
+            if window.flip:
+                cv2.flip(part, 1, dst=view)
+            else:
+                view[...] = part
+    return out if len(fixed) > 1 else out[:, 0]
+
+
+def _decoded(image: UInt8[np.ndarray, "n"], placed: list[Window], crop: int, size: int) -> tuple[UInt8[np.ndarray, "h w 3"], int, int]:
+    """Return the pixels of a record in which its windows lie, and where they begin (y, x).
+
+    The same pixels, and the same records refused, as `kernels.render` has it.
+    """
+    top, left = (placed[0].top, placed[0].left) if len(placed) == 1 else (0, 0)
+    side = crop if len(placed) == 1 else size
+    with suppress(ValueError):
+        if simplejpeg.decode_jpeg_header(image)[:2] == (size, size):
+            part = decode_region(image, (left, top, left + side, top + side))
+            if part is not None:
+                return part, top, left
+    whole = decode_record(image)
+    if whole.shape[:2] != (size, size):
+        raise UndecodableImage(f"the record is of {whole.shape[1]}x{whole.shape[0]} pixels instead of {size}x{size}")
+    return whole, 0, 0
+
+
+def _flat(images: Shaped[np.ndarray, "b ..."], kind: pa.DataType) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(numbers(images.reshape(-1)), type=kind)
+
+
+def _npy(array: Shaped[np.ndarray, "..."]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()

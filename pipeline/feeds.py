@@ -1,0 +1,140 @@
+"""What an engine is given for a step: records, and this step's draws. A pure function of (records, config, step).
+
+In:  mapped shards.    Out: a `Feed` a step, or a part of one.
+"""
+
+import warnings
+import weakref
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+
+from .augment import colour_shift, draws
+from .cache import ShardCache
+from .config import LoaderConfig
+from .errors import DataError
+from .manifest import Manifest
+from .order import BLOCK, POOL, Plan
+from .records import SEARCH, Records
+from .remote import RemotePath
+from .stats import Stats
+from .views import Feed
+
+UNMAP_STEPS = 4  # the memory of so many steps' records may pile up before it is given back
+
+
+class DamagedRecord(UserWarning):
+    """A record is damaged, and another one was given in its place."""
+
+
+class Feeds:
+    """The feeds of one rank, from shards."""
+
+    finished = False  # whether it gives the views themselves, for which no engine is needed
+
+    def __init__(self, manifest: Manifest, config: LoaderConfig, stats: Stats | None, records: Records, cache: ShardCache | None = None) -> None:
+        """Take the split's records; `cache` is where they are kept, if they are of an object store."""
+        self.manifest, self.records, self.plan = manifest, records, Plan.of(len(records), config)
+        self.substitutes: dict[int, int] = {}  # damaged records met so far, and what is given instead
+        self._config, self._stats, self._cache = config, stats, cache
+        self._room = manifest.config.size - config.crop
+        self._read_ahead: tuple[int, set[int]] = (-1, set())  # epoch, and blocks that the system was asked for
+        self._tried_again = -1  # the step that was tried again after an error that nothing explains
+        if cache is not None:
+            weakref.finalize(self, cache.close).atexit = False  # what it still downloads is not wanted any more
+
+    def start(self, _step: int) -> None:
+        """Expect that step next."""
+        self._read_ahead = (-1, set())
+
+    def stop(self) -> None:
+        """Expect none."""
+
+    def __call__(self, step: int) -> Feed:
+        """Return what an engine is given for `step`: views into the mapped shards, and this step's draws."""
+        if self._cache is not None or self.plan.shuffle == "block":
+            self._read_blocks_ahead(step)
+        if step % UNMAP_STEPS == 0:
+            self.records.unmap()
+        epoch, numbers = self.plan(step)
+        return self.feed(epoch, numbers)
+
+    def feed(self, epoch: int, numbers: Int64[np.ndarray, "b"]) -> Feed:
+        """Return what an engine is given for these records in that epoch."""
+        numbers = self.substituted(numbers)
+        images = [self.records.image(number) for number in numbers.tolist()]
+        return self.drawn(epoch, Feed(images, self.records.labels(numbers), numbers, np.zeros((len(numbers), 3), np.float32), None))
+
+    def substituted(self, numbers: Int64[np.ndarray, "b"]) -> Int64[np.ndarray, "b"]:
+        """Return the records that are given instead of these: themselves, but for those known to be damaged."""
+        return np.array([self.substitutes.get(number, number) for number in numbers.tolist()], np.int64) if self.substitutes else numbers
+
+    def drawn(self, epoch: int, feed: Feed) -> Feed:
+        """Return the feed with its draws, if its views are random."""
+        config = self._config
+        if config.view != "random":
+            return feed
+        drawn = draws(config.seed, epoch, feed.records, self._room, mirror=config.mirror)
+        shift = feed.shift
+        if config.colour and self._stats is not None:
+            shift = colour_shift(drawn.alpha, config.colour, self._stats.colours.eigenvalues, self._stats.colours.eigenvectors)
+        return feed._replace(shift=shift, windows=(drawn.top, drawn.left, drawn.flip))
+
+    def mend(self, step: int, error: Exception) -> None:
+        """Find substitutes for the damaged records of a step; raise what names them if that is not wanted, or `error` if there are none."""
+        damaged = {number: reason for number in self.plan(step)[1].tolist() if (reason := self.records.damage(self.substitutes.get(number, number)))}
+        if damaged:
+            self.replace(damaged, error)
+            return
+        if self._tried_again == step:
+            raise error
+        self._tried_again = step  # it has passed: a bad file in a cache, which is gone now
+
+    def replace(self, damaged: dict[int, str], error: Exception) -> None:
+        """Take substitutes for records that are damaged (with the reason of each), or raise what names them if that is not wanted."""
+        if self._config.on_bad == "raise":
+            raise DataError("damaged records; alexprep repair makes their shards again:\n  " + "\n  ".join(damaged.values())) from error
+        for number, reason in damaged.items():
+            good = self.records.substitute(number)
+            if good is None:
+                raise DataError(f"damaged records, {SEARCH} in a row; alexprep repair makes their shards again:\n  {reason}") from error
+            self.substitutes[number] = good
+            warnings.warn(f"record {good} is given instead of a damaged one: {reason}", DamagedRecord, stacklevel=6)
+
+    def _read_blocks_ahead(self, step: int) -> None:
+        """Have the system read the blocks that are due within a pool of records from now, each once an epoch and in one run."""
+        due = step + POOL * BLOCK // self._config.batch_size
+        for later in range(step if self._read_ahead[0] < 0 else due, due + 1):
+            epoch, numbers = self.plan(later)
+            if self._read_ahead[0] != epoch:
+                self._read_ahead = (epoch, set())
+            asked = self._read_ahead[1]
+            for block in sorted({number // BLOCK for number in numbers.tolist()} - asked):
+                self.records.read_ahead(block * BLOCK, BLOCK)
+                asked.add(block)
+
+
+def cache_for(manifest: Manifest, config: LoaderConfig) -> ShardCache | None:
+    """Return where the shards of an object store are kept; DataError if there is no such place, or not enough of it."""
+    if not isinstance(manifest.directory, RemotePath):
+        return None
+    if config.cache is None:
+        raise DataError(f"{manifest.directory} is read through a cache on a local disk: give cache=FOLDER (--cache)")
+    split, random = manifest.split(config.split), config.view == "random"
+    total, largest = split.bytes, max((shard.bytes for shard in split.shards), default=0)
+    if config.cache_size < total:
+        if random and config.shuffle == "full":
+            raise DataError(
+                f"the cache of {config.cache_size:,} bytes must hold all {total:,} of {config.split}, since every batch takes records from all "
+                'shards; or use shuffle="block" (--shuffle block)'
+            )
+        block = random and config.shuffle == "block"
+        due = 2 * POOL if block else POOL * BLOCK * len(split.shards) // split.records + 2  # a block may lie in two shards
+        least = 2 * due * largest  # half of it in use, half of it fetched ahead
+        if config.cache_size < min(least, total):
+            raise DataError(
+                f"the cache of {config.cache_size:,} bytes is too small for shards of up to {largest:,}: it needs {min(least, total):,}; or make "
+                "smaller shards (alexprep shard --records-per-shard)"
+            )
+    return ShardCache(Path(config.cache), config.cache_size)

@@ -1,0 +1,215 @@
+"""A data set that `alexprep serve` serves, as a loader takes it: steps fetched ahead from several servers, bit for bit what shards here would give.
+
+In:  tickets for the next steps.    Out: a `Feed` a step, or finished batches.
+"""
+
+import os
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, as_completed, wait
+from dataclasses import replace
+from itertools import pairwise
+from statistics import median
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import torch
+from jaxtyping import Int64, UInt8
+from pyarrow import flight
+
+from .columns import plain
+from .config import LoaderConfig
+from .cpu import DTYPES, Memory, as_tensor
+from .errors import DataError
+from .feeds import Feeds
+from .flights import NotHere, Server, Servers
+from .manifest import Manifest
+from .records import Records
+from .remote import RemotePath
+from .stats import Stats, stats_for
+from .tickets import Ticket, digest, shape_of
+from .views import Feed, windows
+
+USUAL = 1.0  # seconds that an answer may take in any case
+SLOW = 4.0  # times the usual time of an answer, after which another server is asked too
+LEAST_SECONDS = 10.0  # that an answer is waited for, at least
+SLOW_SECONDS = 1.0  # that a server is left alone after another one was so much faster; twice that the next time, and so on
+
+
+class Answer(NamedTuple):
+    """What a server sent of a step."""
+
+    numbers: Int64[np.ndarray, "b"]
+    labels: Int64[np.ndarray, "b"]
+    images: Any  # a batch, or one image a record
+
+
+class ServedFeeds(Feeds):
+    """The feeds of one rank, from servers: `prefetch` + 2 steps are asked for ahead of the one that is due, each of the server that is least busy."""
+
+    def __init__(self, manifest: Manifest, config: LoaderConfig, stats: Stats | None, records: Records) -> None:
+        """Take what `read_manifest` said of the servers' data set; ValueError for other statistics than theirs, where servers compute with them."""
+        assert isinstance(manifest.directory, RemotePath)
+        theirs = stats_for(manifest, config.split)
+        data = digest(manifest, theirs)
+        if config.form != "records" and stats is not None and digest(manifest, stats) != data:
+            raise ValueError(f'the servers make {config.form} with their own statistics; other ones need form="records"')
+        super().__init__(manifest, config, stats, records)
+        self.finished = config.form == "batches"
+        self._stored = manifest
+        if config.form == "views":  # a view is put back into a record, of which nothing else is looked at
+            self.manifest = replace(manifest, config=replace(manifest.config, encoding="raw"))
+        self._ticket = Ticket(data, config.form, 0, config)
+        self._shape = shape_of(config.form, manifest, config)
+        self._ahead = config.prefetch + 2
+        self._servers = Servers(manifest.directory.root)
+        self._memory = Memory(2 * self._ahead)
+        self._took: deque[float] = deque([USUAL], maxlen=32)  # seconds of the last answers
+        self._coming: dict[int, Future[Answer]] = {}
+        self._process = os.getpid()
+        weakref.finalize(self, self._servers.close)
+
+    def start(self, step: int) -> None:
+        """Ask for that step and the next ones."""
+        if self._process != os.getpid():
+            raise DataError(f"a loader of {self._stored.directory} does not survive a fork: make it in the process that uses it")
+        self._coming.clear()
+        self._ask_ahead(step)
+
+    def stop(self) -> None:
+        """Forget what was asked for."""
+        self._coming.clear()
+
+    def __call__(self, step: int) -> Feed:
+        """Return what an engine is given for `step`: what servers sent, and this step's draws."""
+        epoch, planned = self.plan(step)
+        numbers, labels, images = self.take(step)
+        images = list(images)
+        wanted = self.substituted(planned) if self._config.form == "records" else numbers
+        for i in np.flatnonzero(wanted != numbers).tolist():  # damaged ones, which a server of records does not notice
+            images[i], labels[i] = self.records.image(int(wanted[i])), self.records.labels(wanted[i : i + 1])[0]
+        feed = self.drawn(epoch, Feed(images, labels, wanted, np.zeros((len(wanted), 3), np.float32), None))
+        return self._put_back(feed) if self._config.form == "views" else feed
+
+    def take(self, step: int) -> Answer:
+        """Return the answer to a step's ticket when it is here, and ask for one more ahead; DataError if no server gives it."""
+        self._ask_ahead(step)
+        return self._coming.pop(step).result()
+
+    def _ask_ahead(self, step: int) -> None:
+        for later in range(step, step + self._ahead):
+            if later not in self._coming:
+                self._coming[later] = _begun(self._fetch, later)
+
+    def _put_back(self, feed: Feed) -> Feed:
+        """Return the feed with records in which the views lie where they were cut out."""
+        size, crop = self._stored.config.size, self._config.crop
+        fixed = windows(self._config.view, size - crop) if feed.windows is None else []
+        records = []
+        for i, views in enumerate(feed.images):
+            placed = fixed if feed.windows is None else [tuple(part[i].item() for part in feed.windows)]
+            record = np.empty((size, size, 3), np.uint8)
+            for view, (top, left, flip) in zip(views if len(placed) > 1 else [views], placed, strict=True):
+                record[top : top + crop, left : left + crop] = cv2.flip(view, 1) if flip else view
+            records.append(record)
+        return feed._replace(images=records)
+
+    def _fetch(self, step: int) -> Answer:
+        """Return a step's answer from whichever server gives it first: one is asked, and another one too when that takes long."""
+        usual, start = median(self._took), time.monotonic()
+        seconds = max(LEAST_SECONDS, 4 * SLOW * usual)
+        asked: list[Server] = []
+        asks = [_begun(self._ask, step, seconds, None, asked)]
+        if len(self._servers.servers) > 1 and not wait(asks, max(USUAL, SLOW * usual)).done:
+            asks.append(_begun(self._ask, step, seconds, asked[-1] if asked else None, []))
+        for done in as_completed(asks):
+            if done.exception() is None:
+                if asked and not asks[0].done():
+                    asked[-1].failed("it was slow", SLOW_SECONDS)
+                self._took.append(time.monotonic() - start)
+                return done.result()
+        return asks[0].result()  # raises why not
+
+    def _ask(self, step: int, seconds: float, avoid: Server | None, asked: list[Server]) -> Answer:
+        ticket = flight.Ticket(replace(self._ticket, step=step).to_bytes())
+
+        def work(client: Any, options: Any) -> Answer:  # noqa: ANN401  (pyarrow's)
+            return self._read(client.do_get(ticket, options), step)
+
+        return self._servers.ask(work, self._config.patience, seconds, avoid, asked)
+
+    def _read(self, reader: Any, step: int) -> Answer:  # noqa: ANN401  (a FlightStreamReader)
+        """Return an answer that was checked: it is of the records that were asked for, or of others if damaged ones may be replaced."""
+        planned = self.plan(step)[1]
+        batch = self._memory.lease((len(planned), *self._shape.column.shape), DTYPES[self._config.dtype]) if self.finished else None
+        chunks: list[pa.RecordBatch] = []
+        rows = 0
+        for chunk in reader:
+            data = chunk.data
+            if rows + len(data) > len(planned) or data.schema.field("image").type != self._shape.column:
+                raise NotHere(f"an answer of {rows + len(data)} records of {data.schema.field('image').type} instead of {len(planned)}")
+            if batch is not None:
+                batch[rows : rows + len(data)] = data.column("image").to_numpy_ndarray()
+            chunks.append(data)
+            rows += len(data)
+        if rows != len(planned):
+            raise NotHere(f"an answer of {rows} records instead of {len(planned)}")
+        numbers, labels = (np.concatenate([plain(chunk.column(name)) for chunk in chunks]) for name in ("record", "label"))
+        if self._config.on_bad == "raise" and not np.array_equal(numbers, planned):
+            raise NotHere("an answer of other records than were asked for")
+        if numbers.min() < 0 or numbers.max() >= len(self.records) or labels.min() < 0 or labels.max() >= len(self._stored.classes):
+            raise NotHere("an answer of records or labels that there are not")
+        return Answer(numbers, labels, batch if batch is not None else [image for chunk in chunks for image in _images(chunk.column("image"))])
+
+
+def _begun(work: Callable[..., Answer], *arguments: Any) -> Future[Answer]:  # noqa: ANN401
+    """Return the future of `work`, in a thread of its own that keeps nobody from ending: an executor's are waited for at a program's end."""
+    future: Future[Answer] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="alexprep-ask", daemon=True).start()
+    return future
+
+
+def _images(column: pa.Array) -> list[UInt8[np.ndarray, "..."]]:
+    """Return a message's images, in its memory."""
+    if isinstance(column, pa.FixedShapeTensorArray):
+        return list(column.to_numpy_ndarray())
+    _, offsets, data = column.buffers()
+    ends, content = np.frombuffer(offsets, np.int64)[: len(column) + 1], np.frombuffer(data or b"", np.uint8)
+    if not (ends[0] >= 0 and (np.diff(ends) >= 0).all() and ends[-1] <= len(content)):
+        raise NotHere("an answer whose offsets lead out of it")
+    return [content[low:high] for low, high in pairwise(ends.tolist())]
+
+
+class BatchEngine:
+    """Gives batches that servers have finished."""
+
+    def __init__(self, config: LoaderConfig, feeds: ServedFeeds, step: int) -> None:
+        """Begin with `step`."""
+        self._config, self._feeds, self._next = config, feeds, step
+
+    ready = None
+
+    def run(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return (views, labels, record numbers) of the next step, on the config's device."""
+        numbers, labels, views = self._feeds.take(self._next)
+        self._next += 1
+        found = as_tensor(views, self._config.dtype), torch.from_numpy(labels), torch.from_numpy(numbers)
+        if self._config.device == "cpu":
+            return found
+        device = torch.device("cuda", self._config.device_id or 0)
+        return tuple(tensor.to(device) for tensor in found)  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """Nothing: the feeds are stopped by the loader."""

@@ -1,0 +1,249 @@
+"""`alexprep serve`: records, views and batches over Arrow Flight, to trainers on other machines. Stateless: any server answers any ticket.
+
+In:  a folder of shards, an address.    Out: answers (answers.py), metrics and health over HTTP (health.py).
+
+A request is a thread of gRPC's, which makes a message of about 2 MiB, sends it, and makes the next one when the last has been taken.
+"""
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import flight
+
+from .access import Address, Guard, Secrets, Tokens
+from .answers import Answers
+from .errors import DataError
+from .health import Gauges
+from .tickets import Ticket, WrongTicket
+
+log = logging.getLogger("alexprep.serve")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server takes upon itself."""
+
+    requests: int = 256  # at a time; who comes then is asked to come again
+    threads: int = 0  # that make messages at a time; 0: as many as it may use CPUs
+    stall_seconds: float = 60.0  # that a client may take nothing of an answer before its connection is closed
+    retry_after: float = 0.25  # seconds, told to who is sent away
+
+
+LOOPBACK = Secrets()  # none
+
+
+@dataclass(eq=False)
+class _Request:
+    """An answer on its way."""
+
+    form: str
+    peer: str
+    start: float = field(default_factory=time.monotonic)
+    sending_since: float = 0.0  # since when the last message waits to be taken; 0 while one is made
+
+
+class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no types
+    """The server. `serve` blocks until `drain` or `shutdown`."""
+
+    def __init__(self, answers: Answers, address: Address, secrets: Secrets = LOOPBACK, limits: Limits = Limits()) -> None:
+        """Listen; DataError if that cannot be, or may not (see `Secrets.check`)."""
+        secrets.check(address)
+        self.answers, self.limits = answers, limits
+        self.gauges = Gauges()
+        self.tokens = Tokens(secrets.tokens) if secrets.tokens is not None else None
+        self.draining = False
+        self._since = time.time()
+        self._makers = threading.BoundedSemaphore(limits.threads or len(os.sched_getaffinity(0)))
+        self._requests: set[_Request] = set()
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        guard = {} if self.tokens is None else {"guard": Guard(self.tokens, self.gauges.refused.inc)}
+        scheme = "grpc" if secrets.cert is None else "grpc+tls"
+        try:
+            super().__init__(f"{scheme}://{address}", middleware=guard, **secrets.tls())
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(
+                f"cannot listen on {address}: {_plain(error)}; is another program there, and are certificate and key of each other?"
+            ) from error
+        self.location = f"{scheme}://{Address(address.host, self.port)}"
+        threading.Thread(target=self._watch, name="alexprep-watch", daemon=True).start()
+
+    def do_get(self, context: Any, ticket: Any) -> Any:  # noqa: ANN401  (pyarrow's)
+        """Answer a ticket."""
+        with self._errors("get"):
+            asked = Ticket.parse(ticket.ticket)
+            columns, rows = self.answers.to(asked)
+        return flight.GeneratorStream(columns, self._sent(asked.form, _peer(context), rows))
+
+    def do_action(self, _context: Any, action: Any) -> Iterator[bytes]:  # noqa: ANN401  (pyarrow's)
+        """Return what the action says: status, files, or a part of a file."""
+        with self._errors("action"):
+            body = _json(action.body.to_pybytes() if action.body is not None else b"null")
+            if action.type == "status":
+                return iter([json.dumps(self.status()).encode()])
+            if action.type == "files":
+                return iter([json.dumps(self.answers.files()).encode()])
+            if action.type == "read":
+                if not isinstance(body, dict) or [type(body.get(name)) for name in ("file", "offset", "length")] != [str, int, int]:
+                    raise WrongTicket("read takes file, offset and length")
+                return iter([self.answers.read(body["file"], body["offset"], body["length"])])
+            raise WrongTicket("there are the actions status, files and read")
+
+    def _not_offered(self, *_: Any) -> Any:  # noqa: ANN401  (pyarrow's)
+        """Refuse what Flight can do and this service does not."""
+        raise flight.FlightServerError("there are do_get with a ticket, and the actions status, files and read")
+
+    do_put = do_exchange = get_flight_info = get_schema = list_flights = _not_offered
+
+    def list_actions(self, _context: Any) -> list[tuple[str, str]]:  # noqa: ANN401  (pyarrow's)
+        """Say what can be asked."""
+        return [("status", "how the server does, as JSON"), ("files", "name and bytes of the data set's files"), ("read", "a part of a file")]
+
+    def status(self) -> dict[str, Any]:
+        """Return what there is to say about the server."""
+        manifest = self.answers.manifest
+        with self._lock:
+            running = len(self._requests)
+        return {
+            "location": self.location,
+            "state": "draining" if self.draining else "ready",
+            "data": self.answers.digests,
+            "plan": manifest.plan,
+            "records": {name: split.records for name, split in manifest.splits.items()},
+            "up_seconds": round(time.time() - self._since, 1),
+            "requests_now": running,
+            "requests_limit": self.limits.requests,
+            "pid": os.getpid(),
+            **self.gauges.totals(),
+        }
+
+    def drain(self, seconds: float) -> bool:
+        """Send newcomers away, and wait until the answers on their way are there, so long at most; tell whether they are. Then shut down."""
+        self.draining = True
+        deadline = time.monotonic() + seconds
+        with self._idle:
+            while self._requests and (left := deadline - time.monotonic()) > 0:
+                self._idle.wait(left)
+            done = not self._requests
+        hang_up(self.port)  # shutdown would wait for answers that nobody takes, and for connections that say nothing
+        self.shutdown()
+        return done
+
+    def _admitted(self, form: str, peer: str) -> _Request:
+        request = _Request(form, peer)
+        with self._lock:
+            full = len(self._requests) >= self.limits.requests
+            if not full and not self.draining:
+                self._requests.add(request)
+        if self.draining or full:
+            self.gauges.shed.inc()
+            text = "it is being shut down" if self.draining else f"it has {self.limits.requests} requests, and takes no more"
+            facts = {"kind": "busy", "text": text, "retry_after": 5.0 if self.draining else self.limits.retry_after}
+            raise flight.FlightUnavailableError(f"{text}; come again after {facts['retry_after']} s", json.dumps(facts).encode())
+        self.gauges.running.labels(form).inc()
+        return request
+
+    def _sent(self, form: str, peer: str, rows: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Yield the messages, each made when the last one has been taken."""
+        request = self._admitted(form, peer)  # here, not before: a generator that is never begun never ends
+        outcome = "broken"  # unless it comes to its end
+        try:
+            while True:
+                with self._errors("get"), self._makers:
+                    batch = next(rows, None)
+                if batch is None:
+                    outcome = "ok"
+                    return
+                request.sending_since = time.monotonic()
+                yield batch
+                request.sending_since = 0.0
+                self.gauges.sent.labels(request.form).inc(batch.nbytes)
+        except flight.FlightError:
+            outcome = "error"
+            raise
+        finally:
+            with self._idle:
+                self._requests.discard(request)
+                self._idle.notify_all()
+            seconds = time.monotonic() - request.start
+            self.gauges.ended(request.form, outcome, seconds)
+            log.debug("request", extra={"form": request.form, "peer": request.peer, "outcome": outcome, "seconds": round(seconds, 4)})
+
+    @contextmanager
+    def _errors(self, method: str) -> Iterator[None]:
+        """Tell the client what is wrong, as JSON beside the text; nothing of a mistake of our own but that there was one."""
+        try:
+            yield
+        except flight.FlightError:
+            raise
+        except DataError as error:
+            kind = "ticket" if isinstance(error, WrongTicket) else "data"
+            self.gauges.errors.labels(kind).inc()
+            log.log(
+                logging.INFO if kind == "ticket" else logging.ERROR, "refused", extra={"method": method, "kind": kind, "reason": str(error)[:1000]}
+            )
+            facts = {"kind": kind, "text": str(error)[:4000]}
+            raise flight.FlightServerError(str(error)[:4000], json.dumps(facts).encode()) from error
+        except Exception as error:
+            self.gauges.errors.labels("internal").inc()
+            log.exception("failed", extra={"method": method})
+            text = f"the server failed ({type(error).__name__}); its log says more"
+            raise flight.FlightInternalError(text, json.dumps({"kind": "internal", "text": text}).encode()) from error
+
+    def _watch(self) -> None:
+        """Close the connections of clients that take nothing: a thread and a message would wait for them for ever."""
+        while not self.draining:
+            time.sleep(min(1.0, self.limits.stall_seconds / 4))
+            now = time.monotonic()
+            with self._lock:
+                stalled = {request.peer for request in self._requests if 0 < request.sending_since < now - self.limits.stall_seconds}
+            for peer in stalled:
+                closed = hang_up(self.port, peer)
+                self.gauges.stalled.inc()
+                log.warning("stalled", extra={"peer": peer, "closed": closed})
+
+
+def hang_up(port: int, peer: str = "") -> bool:
+    """Close this process's connections that came in at `port`, or only that of `peer` (as gRPC writes it: ipv4:1.2.3.4:5, ipv6:[::1]:5).
+
+    Tell whether there was one. Flight has no way to end a write that nobody reads; the connection's own end does.
+    """
+    host, _, number = peer.partition(":")[2].rpartition(":")
+    wanted = (host.replace("%5B", "[").replace("%5D", "]").strip("[]"), number)
+    found = False
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError, ValueError):
+            if not entry.is_socket():
+                continue
+            with socket.fromfd(int(entry.name), socket.AF_INET6, socket.SOCK_STREAM) as connection:  # the family is not looked at
+                here, there = connection.getsockname(), connection.getpeername()
+                if here[1] == port and (not peer or (there[0].removeprefix("::ffff:"), str(there[1])) == wanted):
+                    connection.shutdown(socket.SHUT_RDWR)
+                    found = True
+    return found
+
+
+def _peer(context: Any) -> str:  # noqa: ANN401  (a ServerCallContext)
+    peer = context.peer()
+    return peer.decode() if isinstance(peer, bytes) else str(peer)
+
+
+def _json(body: bytes) -> Any:  # noqa: ANN401
+    try:
+        return json.loads(body or b"null")
+    except (ValueError, RecursionError) as error:
+        raise WrongTicket("the body of an action is JSON") from error
+
+
+def _plain(error: Exception) -> str:
+    return str(error).partition(" Detail:")[0].strip()

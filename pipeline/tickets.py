@@ -1,0 +1,122 @@
+"""What a trainer asks of a service, and the tables that answer it: `alexprep serve` and its clients (service.py, served.py) speak this.
+
+A ticket is JSON: {"version": 1, "data": digest, "form": "views", "step": 17, "config": {"split": "train", "seed": 0, ...}}. What it
+stands for is a pure function of it and of the data set, so that every server of the same shards gives the same bits. Steps are
+counted from the start of epoch 0: a step says its epoch. Any Flight client can send one; docs/service.md has an example.
+"""
+
+import hashlib
+import json
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+import pyarrow as pa
+
+from .config import Form, LoaderConfig
+from .errors import DataError
+from .manifest import Manifest
+from .stats import Stats
+from .views import windows
+
+VERSION = 1
+MOST_BYTES = 4096  # of a ticket
+MOST_STEPS = 1 << 62  # more than any run has; epochs of it fit into 64 bits
+CHUNK = 2 << 20  # bytes of one message, about: what a server holds of an answer
+# what of a LoaderConfig changes the numbers of a batch; the rest is the trainer's own business
+FIELDS = (
+    *("split", "batch_size", "seed", "rank", "world_size", "crop", "views", "mean", "colour", "divide", "mirror", "shuffle", "on_bad"),
+    *("layout", "dtype"),
+)
+_NUMBERS = {"float32": pa.float32(), "float16": pa.float16(), "bfloat16": pa.uint16()}  # Arrow has no bfloat16: its bits
+
+
+class WrongTicket(DataError):
+    """A ticket that this server cannot answer, and would not if it were sent again."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """One step of one rank."""
+
+    data: str  # `digest` of the data set
+    form: Form
+    step: int
+    config: LoaderConfig
+
+    def to_bytes(self) -> bytes:
+        """Return it as it is sent."""
+        config = {name: getattr(self.config, name) for name in FIELDS}
+        return json.dumps({"version": VERSION, "data": self.data, "form": self.form, "step": self.step, "config": config}).encode()
+
+    @classmethod
+    def parse(cls, data: bytes) -> "Ticket":
+        """Return the ticket that these bytes are; WrongTicket says what is wrong with them."""
+        if len(data) > MOST_BYTES:
+            raise WrongTicket(f"a ticket has at most {MOST_BYTES} bytes, not {len(data)}")
+        try:
+            value = json.loads(data)
+            if not isinstance(value, dict) or set(value) != {"version", "data", "form", "step", "config"}:
+                raise ValueError("it has version, data, form, step and config")
+            if value["version"] != VERSION:
+                raise ValueError(f"it is of version {value['version']!r}; this release answers version {VERSION}")
+            if not isinstance(value["data"], str) or value["form"] not in get_args(Form):
+                raise ValueError(f"data is a digest, and form one of {', '.join(get_args(Form))}")
+            if type(value["step"]) is not int or not 0 <= value["step"] < MOST_STEPS:
+                raise ValueError("step is a whole number of steps")
+            return cls(value["data"], value["form"], value["step"], _config(value["config"]))
+        except (ValueError, TypeError, RecursionError, OverflowError) as error:  # json's own errors are ValueErrors
+            raise WrongTicket(f"this is no ticket: {error}") from error
+
+
+def _config(value: Any) -> LoaderConfig:  # noqa: ANN401  (from strangers)
+    if not isinstance(value, dict) or not set(value) <= set(FIELDS):
+        raise ValueError(f"config has no more than {', '.join(FIELDS)}")
+    kinds = {field.name: type(field.default) for field in fields(LoaderConfig) if field.default is not MISSING}
+    for name, given in value.items():
+        kind = (int, float) if kinds[name] is float else str if name == "views" else kinds[name]
+        if not (given is None and name == "views") and (not isinstance(given, kind) or (kind is not bool and isinstance(given, bool))):
+            raise ValueError(f"{name} cannot be {given!r}")
+    return LoaderConfig(**value)
+
+
+def digest(manifest: Manifest, stats: Stats) -> str:
+    """Return the SHA-256 of all that batches follow from: the shards' bytes, by their own sums, and the statistics."""
+    shards = {name: [(shard.file, shard.rows, shard.sha256) for shard in split.shards] for name, split in manifest.splits.items()}
+    facts = json.dumps([manifest.plan, manifest.config.to_json(), list(manifest.classes), shards], sort_keys=True)
+    found = hashlib.sha256(facts.encode())
+    for array in (stats.colours.mean, stats.colours.eigenvalues, stats.colours.eigenvectors, stats.mean_image):
+        found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
+class Shape(NamedTuple):
+    """What the images of an answer are."""
+
+    column: pa.DataType
+    rows: int  # of one message
+
+
+def shape_of(form: Form, manifest: Manifest, config: LoaderConfig) -> Shape:
+    """Return the type of the column `image`, and the rows of a message of about `CHUNK` bytes.
+
+    "records": the JPEG (large_binary) or pixels uint8[s,s,3]; "views": uint8[c,c,3], for ten views [10,c,c,3]; "batches": numbers of
+    `dtype` in the config's layout, [3,c,c] or [c,c,3], for ten views with 10 before it. WrongTicket for a crop that does not fit.
+    """
+    size, crop = manifest.config.size, config.crop
+    if crop > size:
+        raise WrongTicket(f"crop {crop} does not fit into records of {size} pixels")
+    if form == "records" and manifest.config.encoding == "jpeg":
+        return Shape(pa.large_binary(), 64)
+    number = _NUMBERS[config.dtype] if form == "batches" else pa.uint8()
+    sides = (size, size, 3) if form == "records" else (3, crop, crop) if form == "batches" and config.layout == "CHW" else (crop, crop, 3)
+    if form != "records" and config.view == "ten":
+        sides = (len(windows("ten", size - crop)), *sides)
+    bytes_each = int(np.prod(sides)) * number.bit_width // 8
+    return Shape(pa.fixed_shape_tensor(number, sides), max(1, CHUNK // bytes_each))
+
+
+def schema(column: pa.DataType) -> pa.Schema:
+    """Return the columns of an answer: image, label, record, and the shift of colour that is still to be added to a view's pixels (float32[3])."""
+    shift = pa.list_(pa.float32(), 3)
+    return pa.schema([("image", column), ("label", pa.int64()), ("record", pa.int64()), ("shift", shift)])
