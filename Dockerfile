@@ -18,6 +18,22 @@ RUN python -m venv /opt/alexprep \
  && python -m build --wheel --no-isolation --outdir /wheels \
  && /opt/alexprep/bin/python -m pip install --no-cache-dir --constraint requirements.lock "$(echo /wheels/alexprep-*.whl)[cuda12]"
 
+# docker build --target serve -t alexprep-serve . : `alexprep serve` alone, without torch and DALI (it gives records and views)
+FROM build AS build-serve
+RUN python -m venv /opt/serve \
+ && /opt/serve/bin/python -m pip install --no-cache-dir --constraint requirements.lock /wheels/alexprep-*.whl
+
+FROM python:3.11-slim-bookworm AS serve
+COPY --from=build-serve /opt/serve /opt/serve
+RUN useradd --create-home --uid 1000 alexprep
+ENV PATH=/opt/serve/bin:$PATH
+USER 1000
+WORKDIR /work
+EXPOSE 8815 8816
+HEALTHCHECK --interval=15s --timeout=10s --start-period=30s CMD ["python", "-c", "from urllib.request import urlopen; urlopen('http://127.0.0.1:8816/healthz', timeout=5)"]
+ENTRYPOINT ["alexprep", "serve"]
+CMD ["/shards"]
+
 FROM python:3.11-slim-bookworm
 COPY --from=build /opt/alexprep /opt/alexprep
 RUN useradd --create-home --uid 1000 alexprep

@@ -48,10 +48,13 @@ test-gpu: .venv/package ## the tests that need an NVIDIA GPU
 test-examples: .venv-examples/package ## the examples with timm and Lightning, loggers, others' networks, in .venv-examples/
 	$(EXAMPLES)/python -m pytest tests/test_examples.py tests/test_options.py -k "example or logger or hub"
 
-lint: .venv/dependencies ## ruff (style and format), hadolint
+lint: .venv/dependencies ## ruff (style and format), hadolint, and the files of deploy/
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/yamllint --strict --config-data '{extends: relaxed, rules: {line-length: {max: 170}}}' deploy
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
+	$(BIN)/kubernetes-validate --strict --quiet deploy/kubernetes.yaml
 
 types: .venv/package ## mypy, on the installed wheel
 	$(BIN)/mypy --package alexprep.pipeline --package alexprep.model --package alexprep.cli

@@ -5,6 +5,7 @@ In:  a ticket.    Out: Arrow record batches of about 2 MiB, made while they are 
 
 import io
 import json
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ from .stats import MEAN_IMAGE, STATS, Stats, content, stats_for
 from .tickets import Shape, Ticket, WrongTicket, digest, schema, shape_of
 from .views import Feed, Window, windows
 
+log = logging.getLogger("alexprep.serve")
 STREAMS = 256  # configurations whose plans are kept
 MOST_READ = 8 << 20  # bytes of a file that are read at once
 UNMAP_RECORDS = 1024  # whose memory may pile up before it is given back
@@ -116,6 +118,7 @@ class Answers:
             stream = self._streams.get(key)
             if stream is None:
                 feeds = Feeds(self.manifest, replace(ticket.config, **self._cached), split.stats, split.records)
+                feeds.tell = lambda text: log.warning("damaged", extra={"reason": text})
                 stream = self._streams[key] = _Stream(feeds, _maker(ticket, self.manifest, split.stats), split)
             self._streams.move_to_end(key)
             while len(self._streams) > STREAMS:
@@ -184,8 +187,10 @@ def _maker(ticket: Ticket, manifest: Manifest, stats: Stats) -> Callable[[Feed],
     if ticket.form == "views":
         fixed = [] if ticket.config.view == "random" else windows(ticket.config.view, manifest.config.size - ticket.config.crop)
         return lambda feed: cut_out(feed, fixed, ticket.config.crop, manifest.config.size, raw=raw)
-    from .cpu import ViewMaker  # imports torch, which nothing else here needs
-
+    try:
+        from .cpu import ViewMaker  # imports torch, which nothing else here needs
+    except ImportError as error:
+        raise WrongTicket(f"this server makes no batches, for {error.name} is not installed there: ask for views, or records") from error
     maker = ViewMaker(ticket.config, manifest, stats)
     ten = ticket.config.view == "ten"
     return lambda feed: maker.views(feed) if ten else maker.views(feed)[:, 0]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Shaped
+from jaxtyping import Shaped, UInt8
 
 _LARGEST = (1 << 31) - 1  # offset in an array whose offsets have 32 bits
 
@@ -18,7 +18,7 @@ def numbers(values: Shaped[np.ndarray, "n"]) -> pa.Array:
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
 
 
-def strings(values: Sequence[bytes], kind: pa.DataType) -> pa.Array:
+def strings(values: Sequence[bytes] | Sequence[UInt8[np.ndarray, "_"]], kind: pa.DataType) -> pa.Array:
     """Return an array of `kind` (binary, string, large_binary); of strings, the bytes are UTF-8. OverflowError beyond 2 GiB in all."""
     ends = np.cumsum([0, *map(len, values)], dtype=np.int64)
     if kind != pa.large_binary():

@@ -5,6 +5,7 @@ In:  mapped shards.    Out: a `Feed` a step, or a part of one.
 
 import warnings
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ class Feeds:
 
     def __init__(self, manifest: Manifest, config: LoaderConfig, stats: Stats | None, records: Records, cache: ShardCache | None = None) -> None:
         """Take the split's records; `cache` is where they are kept, if they are of an object store."""
+        self.tell: Callable[[str], None] = _warn  # of damaged records
         self.manifest, self.records, self.plan = manifest, records, Plan.of(len(records), config)
         self.substitutes: dict[int, int] = {}  # damaged records met so far, and what is given instead
         self._config, self._stats, self._cache = config, stats, cache
@@ -100,7 +102,7 @@ class Feeds:
             if good is None:
                 raise DataError(f"damaged records, {SEARCH} in a row; alexprep repair makes their shards again:\n  {reason}") from error
             self.substitutes[number] = good
-            warnings.warn(f"record {good} is given instead of a damaged one: {reason}", DamagedRecord, stacklevel=6)
+            self.tell(f"record {good} is given instead of a damaged one: {reason}")
 
     def _read_blocks_ahead(self, step: int) -> None:
         """Have the system read the blocks that are due within a pool of records from now, each once an epoch and in one run."""
@@ -113,6 +115,10 @@ class Feeds:
             for block in sorted({number // BLOCK for number in numbers.tolist()} - asked):
                 self.records.read_ahead(block * BLOCK, BLOCK)
                 asked.add(block)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, DamagedRecord, stacklevel=6)
 
 
 def cache_for(manifest: Manifest, config: LoaderConfig) -> ShardCache | None:

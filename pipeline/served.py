@@ -99,7 +99,14 @@ class ServedFeeds(Feeds):
     def take(self, step: int) -> Answer:
         """Return the answer to a step's ticket when it is here, and ask for one more ahead; DataError if no server gives it."""
         self._ask_ahead(step)
-        return self._coming.pop(step).result()
+        answer = self._coming.pop(step).result()
+        planned = self.plan(step)[1]
+        for i in np.flatnonzero(answer.numbers != planned).tolist():
+            damaged, given = int(planned[i]), int(answer.numbers[i])
+            if damaged not in self.substitutes:
+                self.substitutes[damaged] = given
+                self.tell(f"record {given} is given by the server instead of record {damaged}, which is damaged")
+        return answer
 
     def _ask_ahead(self, step: int) -> None:
         for later in range(step, step + self._ahead):

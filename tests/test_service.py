@@ -1,0 +1,663 @@
+"""`alexprep serve`: the same bits from servers as from shards, whatever becomes of the servers; and nothing to whom it is not for."""
+
+import contextlib
+import datetime as dt
+import ipaddress
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import torch
+from alexprep.pipeline import DamagedRecord, DataError, Loader, LoaderConfig, read_manifest
+from alexprep.pipeline.access import Address, Secrets, Tokens
+from alexprep.pipeline.answers import Answers
+from alexprep.pipeline.flights import Servers, locations
+from alexprep.pipeline.service import Limits, Service
+from alexprep.pipeline.stats import stats_for
+from alexprep.pipeline.tickets import FIELDS, Ticket, WrongTicket, digest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import flight
+
+from .conftest import ROOT, command, damage, make_shards, stream, training_shards
+
+FORMS = ("records", "views", "batches")
+CROP = 48
+TOKEN = "a-token-of-the-tests-0123456789"
+
+
+class Process:
+    """A server of its own."""
+
+    def __init__(self, directory, *options, port=0):
+        program = [Path(sys.executable).parent / "alexprep", "serve", directory, "--bind", f"127.0.0.1:{port}", "--http", "127.0.0.1:0", "--json"]
+        self.process = subprocess.Popen([*program, *map(str, options)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        line = self.process.stdout.readline()
+        assert line, self.process.stderr.read()
+        facts = json.loads(line)
+        self.location, self.http = facts["location"], facts["http"]
+        self.port = int(self.location.rpartition(":")[2])
+
+    def get(self, path):
+        """Status and text of an HTTP answer."""
+        try:
+            with urllib.request.urlopen(self.http + path, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def status(self, **options):
+        return json.loads(b"".join(r.body.to_pybytes() for r in flight.connect(self.location, **options).do_action(flight.Action("status", b""))))
+
+    def resident(self):
+        """Bytes of memory that it has."""
+        return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    def stop(self, number=signal.SIGTERM):
+        """End it; its code and its log."""
+        self.process.send_signal(number)
+        log = self.process.communicate(timeout=60)[1]
+        return self.process.returncode, log
+
+
+@pytest.fixture
+def server(request):
+    """Starts servers, and ends those that are left."""
+    started = []
+
+    def start(*arguments, **options):
+        started.append(Process(*arguments, **options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            one.process.send_signal(signal.SIGCONT)
+            one.process.kill()
+            one.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Shards with statistics, in both encodings, and a service of each in this process."""
+    root = tmp_path_factory.mktemp("served")
+    jpeg = training_shards(root, 40)
+    make_shards(root / "images", root / "raw", size=72, encoding="raw")
+    assert command("alexprep", "stats", root / "raw", "--pca").returncode == 0
+    services = {name: Service(Answers(str(folder)), Address("127.0.0.1", 0)) for name, folder in {"jpeg": jpeg, "raw": root / "raw"}.items()}
+    yield {"jpeg": (jpeg, services["jpeg"].location), "raw": (root / "raw", services["raw"].location)}
+    for service in services.values():
+        service.drain(1)
+
+
+def the_same(one, other):
+    """Every number of two batches, and how they lie in memory."""
+    return (
+        torch.equal(one.images, other.images)
+        and (one.images.dtype, one.images.stride()) == (other.images.dtype, other.images.stride())
+        and torch.equal(one.labels, other.labels)
+        and torch.equal(one.records, other.records)
+    )
+
+
+configs = st.fixed_dictionaries(
+    {
+        "batch_size": st.sampled_from([4, 12, 20]),
+        "seed": st.integers(0, 2**64 - 1),
+        "world_size": st.sampled_from([1, 2, 4]),
+        "crop": st.sampled_from([CROP, 72, 31]),
+        "mean": st.sampled_from(["pixel", "center", "channel", "none"]),
+        "colour": st.sampled_from([0.0, 0.1]),
+        "divide": st.sampled_from([1.0, 1.1]),
+        "mirror": st.booleans(),
+        "shuffle": st.sampled_from(["full", "block", "none"]),
+        "layout": st.sampled_from(["CHW", "channels_last"]),
+        "dtype": st.sampled_from(["float32", "bfloat16", "float16"]),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["jpeg", "raw"]), st.sampled_from(FORMS), configs, st.integers(0, 50), st.integers(0, 3))
+def test_batches_from_a_service_are_those_from_shards_to_the_last_bit(data, encoding, form, config, step, rank):
+    """Whatever the options, the rank, and the step it begins at, epochs later too."""
+    folder, location = data[encoding]
+    local, served = (Loader(where, rank=rank % config["world_size"], form=form, **config) for where in (folder, location))
+    for loader in (local, served):
+        loader.load_state_dict({"step": step})
+
+    assert len(local) == len(served)
+    assert all(the_same(*pair) for pair in zip(stream(local, 3), stream(served, 3), strict=True))
+
+
+@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("views", "world_size"), [("ten", 1), ("center", 3)])
+def test_an_evaluation_from_a_service_is_that_from_shards(data, encoding, form, views, world_size):
+    """Every record once, in stored order, also in the last, smaller batch."""
+    folder, location = data[encoding]
+    for rank in range(world_size):
+        local, served = (
+            Loader(where, split="val", views=views, batch_size=7, crop=CROP, rank=rank, world_size=world_size, form=form)
+            for where in (folder, location)
+        )
+        assert all(the_same(*pair) for pair in zip(local, served, strict=True))
+
+
+def test_a_run_on_served_data_is_the_run_on_the_folder(data, tmp_path):
+    """alextrain run --data grpc://..., with views of half the bytes; the weights are the same to the last bit."""
+    folder, location = data["jpeg"]
+    options = ["--steps", "3", "--batch-size", "16", "--width", "0.05", "--crop", "64", "--set", "eval_batch_size=8"]
+    local = command("alextrain", "run", folder, "--out", tmp_path / "local", *options)
+    served = command("alextrain", "run", "--data", location, "--out", tmp_path / "served", "--set", "form=views", *options)
+    assert (local.returncode, served.returncode) == (0, 0), served.stderr
+    runs = [torch.load(tmp_path / name / "last.pt", weights_only=True)["model"] for name in ("local", "served")]
+
+    assert served.stdout.splitlines()[:-1] == local.stdout.splitlines()[:-1]
+    assert all(torch.equal(weight, runs[1][name]) for name, weight in runs[0].items())
+    pictures = [(tmp_path / name / "report.html").read_text().count("data:image") for name in ("local", "served")]
+    assert pictures[0] == pictures[1] > 10  # those of the data come from the servers too
+
+
+def test_servers_killed_at_random_lose_nothing(data, server):
+    """Of three, one after another is killed with SIGKILL and started again, all through an epoch."""
+    folder, _ = data["jpeg"]
+    servers = [server(folder) for _ in range(3)]
+    where = "grpc://" + ",".join(one.location.removeprefix("grpc://") for one in servers)
+    expected = stream(Loader(folder, batch_size=4, crop=CROP), 60)
+    loader = Loader(where, batch_size=4, crop=CROP, form="views")
+    chance = random.Random(0)
+    for step, batch in enumerate(stream_slowly(loader, 60)):
+        assert the_same(batch, expected[step]), step
+        if step % 12 == 5:
+            victim = chance.randrange(3)
+            port = servers[victim].port
+            servers[victim].stop(signal.SIGKILL)
+        if step % 12 == 11:
+            servers[victim] = server(folder, port=port)
+
+
+def stream_slowly(loader, steps):
+    for batch in stream(loader, steps):
+        time.sleep(0.01)
+        yield batch
+
+
+def test_a_server_that_hangs_is_passed_over(data, server):
+    """SIGSTOP: it takes connections and says nothing."""
+    folder, _ = data["jpeg"]
+    hung, good = server(folder), server(folder)
+    loader = Loader(f"{hung.location},{good.location}", batch_size=4, crop=CROP)
+    expected = stream(Loader(folder, batch_size=4, crop=CROP), 40)
+    got = stream(loader, 4)
+    hung.process.send_signal(signal.SIGSTOP)
+    start = time.monotonic()
+    got += stream(loader, 36)
+
+    assert all(the_same(*pair) for pair in zip(got, expected, strict=True))
+    assert time.monotonic() - start < 30  # not the deadline of every one of its answers
+
+
+def test_servers_may_all_be_away_for_a_while(data, server):
+    folder, _ = data["jpeg"]
+    one = server(folder)
+    loader = Loader(one.location, batch_size=8, crop=CROP, prefetch=1)
+    expected = stream(Loader(folder, batch_size=8, crop=CROP), 12)
+    got = stream(loader, 1)
+    one.stop(signal.SIGKILL)
+    timer = threading.Timer(1.5, lambda: server(folder, port=one.port))
+    timer.start()
+    got += stream(loader, 11)
+    timer.join()
+
+    assert all(the_same(*pair) for pair in zip(got, expected, strict=True))
+
+
+def test_no_server_at_all_is_said_with_its_address(data, server):
+    folder, _ = data["jpeg"]
+    one = server(folder)
+    loader = Loader(one.location, batch_size=8, crop=CROP, patience=1)
+    one.stop(signal.SIGKILL)
+
+    with pytest.raises(DataError, match=rf"no server has answered for 1 s \({one.location}: .*is alexprep serve running there"):
+        stream(loader, 2)
+
+
+def test_a_program_that_leaves_in_the_middle_ends(data):
+    """Questions that are still on their way keep it from nothing."""
+    program = f"from alexprep.pipeline import Loader; next(iter(Loader({data['jpeg'][1]!r}, batch_size=8, crop=48, form='batches')))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_loader_of_a_service_does_not_go_through_a_fork(data):
+    program = f"""
+        import os
+        from alexprep.pipeline import DataError, Loader
+        loader = Loader({data["jpeg"][1]!r}, batch_size=8, crop=48)
+        child = os.fork()
+        if not child:
+            try:
+                next(iter(loader))
+            except DataError as error:
+                os._exit("does not survive a fork" in str(error))
+            os._exit(2)
+        raise SystemExit(os.waitpid(child, 0)[1] >> 8)
+    """
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)], timeout=60, check=False).returncode == 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_damaged_records_are_named_or_passed_over_as_from_shards(data, tmp_path, form):
+    copy = shutil.copytree(data["jpeg"][0], tmp_path / "shards")
+    for record in (3, 30):
+        damage(copy, record, 200)
+    service = Service(Answers(str(copy)), Address("127.0.0.1", 0))
+    options = {"batch_size": 20, "crop": CROP, "form": form}
+    with pytest.raises(DataError, match=r"damaged records; alexprep repair makes their shards again:\n  record (3|30) \("):
+        stream(Loader(service.location, **options), 4)
+    with pytest.warns(DamagedRecord):
+        served = stream(Loader(service.location, on_bad="skip", **options), 6)
+    with pytest.warns(DamagedRecord):
+        local = stream(Loader(copy, on_bad="skip", **options), 6)
+    service.drain(1)
+
+    assert all(the_same(*pair) for pair in zip(served, local, strict=True))
+
+
+def test_statistics_of_ones_own_are_for_records_only(data):
+    folder, location = data["jpeg"]
+    raw = stats_for(read_manifest(data["raw"][0]), "train")
+    expected = stream(Loader(folder, batch_size=8, crop=CROP, stats=raw), 2)
+
+    assert all(the_same(*pair) for pair in zip(stream(Loader(location, batch_size=8, crop=CROP, stats=raw), 2), expected, strict=True))
+    with pytest.raises(ValueError, match='need form="records"'):
+        Loader(location, batch_size=8, crop=CROP, stats=raw, form="views")
+
+
+def test_servers_of_other_shards_are_not_believed(data):
+    """Named beside the right one, it is left out; alone, the message says why."""
+    mixed = f"{data['jpeg'][1]},{data['raw'][1]}"
+    loader = Loader(data["jpeg"][1], batch_size=8, crop=CROP)
+    loader._feeds._servers = Servers(mixed)
+    expected = stream(Loader(data["jpeg"][0], batch_size=8, crop=CROP), 20)
+    assert all(the_same(*pair) for pair in zip(stream(loader, 20), expected, strict=True))
+
+    loader._feeds._servers = Servers(data["raw"][1])
+    with pytest.raises(DataError, match=rf"{data['raw'][1]}: this server has another data set"):
+        stream(loader, 8)
+
+
+def test_the_files_of_a_served_data_set_can_be_read_and_nothing_else(data):
+    folder, location = data["jpeg"]
+    assert (read_manifest(location).plan, read_manifest(location).config) == (read_manifest(folder).plan, read_manifest(folder).config)
+    shown = [json.loads(command("alexprep", "stats", where, "--verify", "--json").stdout or "{}") for where in (folder, location)]
+    client = flight.connect(location)
+    for body in (
+        {"file": "../../../../etc/passwd", "offset": 0, "length": 8},
+        {"file": "/etc/passwd", "offset": 0, "length": 8},
+        {"file": "manifest.json", "offset": -1, "length": 8},
+        {"file": "manifest.json", "offset": 0, "length": 1 << 40},
+        {"file": "manifest.json", "offset": True, "length": 8},
+        ["manifest.json"],
+    ):
+        with pytest.raises(flight.FlightServerError) as refused:
+            list(client.do_action(flight.Action("read", json.dumps(body).encode())))
+        assert json.loads(refused.value.extra_info)["kind"] == "ticket"
+    with pytest.raises(flight.FlightServerError, match="there are do_get with a ticket"):
+        list(client.list_flights())
+
+    assert shown[0]["mean"] == json.loads((folder / "stats.json").read_text())["mean"]
+    assert not shown[1]  # it would have written statistics there
+    assert "read only" in command("alexprep", "stats", location, "--pca").stderr
+
+
+def ticket_of(folder, form="views", step=0, **options):
+    manifest = read_manifest(folder)
+    return Ticket(digest(manifest, stats_for(manifest, "train")), form, step, LoaderConfig(**{"crop": CROP, "batch_size": 8, **options}))
+
+
+@given(st.binary(max_size=300))
+def test_bytes_that_are_no_ticket_are_refused(garbage):
+    with pytest.raises(WrongTicket):
+        Ticket.parse(garbage)
+
+
+json_values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), lambda inner: st.lists(inner, max_size=3))
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_a_ticket_with_anything_in_any_place_is_read_or_refused(data):
+    """And what is read says the same when it is written again."""
+    value = json.loads(Ticket("0" * 64, "views", 7, LoaderConfig()).to_bytes())
+    place = data.draw(st.sampled_from(["version", "data", "form", "step", "config", "more", *FIELDS]))
+    drawn = data.draw(json_values)
+    if place in FIELDS:
+        value["config"][place] = drawn
+    else:
+        value[place] = drawn
+    try:
+        ticket = Ticket.parse(json.dumps(value).encode())
+    except WrongTicket as error:
+        assert str(error)
+    else:
+        assert Ticket.parse(ticket.to_bytes()) == ticket
+
+
+@given(configs, st.integers(0, 2**62 - 1), st.sampled_from(FORMS))
+def test_a_ticket_comes_back_as_it_was(config, step, form):
+    ticket = Ticket("d" * 64, form, step, LoaderConfig(**config))
+
+    assert Ticket.parse(ticket.to_bytes()) == ticket
+
+
+def test_tickets_that_cannot_be_are_answered_with_the_reason(data):
+    folder, location = data["jpeg"]
+    client = flight.connect(location)
+    good = ticket_of(folder)
+    reasons = {
+        b"": "this is no ticket",
+        b"x" * 5000: "at most 4096 bytes",
+        Ticket("0" * 64, "views", 0, good.config).to_bytes(): "another data set",
+        ticket_of(folder, crop=73).to_bytes(): "crop 73 does not fit into records of 72 pixels",
+        ticket_of(folder, batch_size=1 << 20).to_bytes(): "may have 65536 records, not 1048576",
+        good.to_bytes().replace(b'"train"', b'"test"'): "there is no split 'test' here, only train, val",
+        good.to_bytes().replace(b'"step": 0', b'"step": -1'): "step is a whole number",
+        good.to_bytes().replace(b'"world_size": 1', b'"world_size": 3'): "divisible by world_size",
+        ticket_of(folder, batch_size=500).to_bytes(): "fewer than one batch of 500",
+    }
+    for ticket, reason in reasons.items():
+        with pytest.raises(flight.FlightServerError) as refused:
+            client.do_get(flight.Ticket(ticket)).read_all()
+        assert reason in json.loads(refused.value.extra_info)["text"]
+
+    assert len(client.do_get(flight.Ticket(good.to_bytes())).read_all()) == 8
+
+
+def test_noise_and_connections_that_say_nothing_do_no_harm(data, server):
+    """A thousand of them, half sending garbage, some stopping half-way through a greeting: others are answered, and all is given back."""
+    folder, _ = data["jpeg"]
+    one = server(folder)
+    ticket = flight.Ticket(ticket_of(folder).to_bytes())
+    assert len(flight.connect(one.location).do_get(ticket).read_all()) == 8
+    before = one.resident()
+    with contextlib.ExitStack() as held:
+        for number in range(1000):
+            connection = held.enter_context(socket.create_connection(("127.0.0.1", one.port)))
+            if number % 2:
+                connection.sendall(random.Random(number).randbytes(64))
+            elif number % 10 == 0:
+                connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0")
+        assert len(flight.connect(one.location).do_get(ticket).read_all()) == 8
+    assert one.get("/healthz") == (200, "ok\n")
+    assert one.resident() - before < 100 << 20
+    deadline = time.monotonic() + 20
+    while len(os.listdir(f"/proc/{one.process.pid}/fd")) > 60 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(os.listdir(f"/proc/{one.process.pid}/fd")) <= 60
+    assert one.stop()[0] == 0
+
+
+def test_a_client_that_takes_nothing_holds_little_and_is_let_go(data, server):
+    """And meanwhile a full server tells others when to come again; then it answers them."""
+    folder, _ = data["raw"]
+    one = server(folder, "--stall-seconds", 3, "--max-requests", 2)
+    large = flight.Ticket(ticket_of(folder, form="batches", batch_size=80, views="ten", crop=72).to_bytes())  # 50 MB
+    assert len(flight.connect(one.location).do_get(large).read_all()) == 80  # torch is imported now
+    before = one.resident()
+    clients = [flight.connect(one.location) for _ in range(2)]
+    readers = [client.do_get(large) for client in clients]  # nothing is read
+    time.sleep(1)
+    loader = Loader(one.location, batch_size=8, crop=CROP)
+    with pytest.raises(flight.FlightUnavailableError) as shed:
+        flight.connect(one.location).do_get(large).read_all()
+    facts = json.loads(shed.value.extra_info)
+    held = one.resident() - before
+    running = one.status()["requests_now"]
+    batches = stream(loader, 3)
+
+    assert (facts["kind"], facts["retry_after"]) == ("busy", 0.25)
+    assert running == 2
+    assert held < 64 << 20
+    assert all(the_same(*pair) for pair in zip(batches, stream(Loader(folder, batch_size=8, crop=CROP), 3), strict=True))
+    with pytest.raises((flight.FlightError, pa.ArrowException)):
+        [reader.read_all() for reader in readers]
+    log = one.stop()[1]
+    assert '"event": "stalled"' in log
+
+
+def test_sigterm_lets_answers_arrive_and_sends_newcomers_away(data, server):
+    folder, _ = data["raw"]
+    one = server(folder, "--drain-seconds", 20)
+    client = flight.connect(one.location)
+    reader = client.do_get(flight.Ticket(ticket_of(folder, form="batches", batch_size=80, views="ten", crop=72).to_bytes()))
+    first = reader.read_chunk().data
+    one.process.terminate()
+    deadline = time.monotonic() + 10
+    while one.get("/readyz")[0] == 200 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert one.get("/readyz") == (503, "draining\n")
+    assert one.get("/healthz") == (200, "ok\n")
+    with pytest.raises(flight.FlightUnavailableError, match="shut down"):
+        flight.connect(one.location).do_get(flight.Ticket(ticket_of(folder).to_bytes())).read_all()
+    rest = reader.read_all()
+
+    assert len(first) + len(rest) == 80
+    log = one.process.communicate(timeout=30)[1]
+    events = [json.loads(line) for line in log.splitlines()]
+    assert [event["event"] for event in events] == ["ready", "draining", "stopped"]
+    assert events[-1]["all_answered"] is True
+    assert one.process.returncode == 0
+
+
+def test_a_server_is_seen_from_outside(data, server):
+    folder, _ = data["jpeg"]
+    one = server(folder, "--log-level", "debug")
+    stream(Loader(one.location, batch_size=8, crop=CROP, form="views"), 2)
+    metrics = one.get("/metrics")[1]
+    counted = {line.split(" ")[0]: float(line.split(" ")[1]) for line in metrics.splitlines() if not line.startswith("#")}
+    shown = command("alexprep", "serve", "--status", one.location)
+    gone = command("alexprep", "serve", "--status", f"{one.location},127.0.0.1:1", "--json")
+    log = [json.loads(line) for line in one.stop()[1].splitlines()]
+
+    assert counted['alexprep_requests_total{form="views",outcome="ok"}'] >= 2
+    assert counted['alexprep_sent_bytes_total{form="views"}'] >= 2 * 8 * CROP * CROP * 3
+    assert counted['alexprep_request_seconds_count{form="views"}'] >= 2
+    assert counted["process_resident_memory_bytes"] > 10 << 20
+    assert one.location in shown.stdout
+    assert "ready for" in shown.stdout
+    assert "80 records" not in shown.stdout or shown.returncode == 0
+    assert gone.returncode == 1
+    assert json.loads(gone.stdout)["grpc://127.0.0.1:1"]["state"] == "away"
+    assert {"form", "peer", "outcome", "seconds"} <= set(next(line for line in log if line["event"] == "request"))
+
+
+def certificates(folder):
+    """A CA, and certificates of it for 127.0.0.1 and for a client; files by name."""
+    now = dt.datetime.now(dt.UTC)
+    made = {}
+
+    def make(name, issuer=None):
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        signer, signer_key = (subject, key) if issuer is None else (made[issuer][0].subject, made[issuer][1])
+        builder = x509.CertificateBuilder().subject_name(subject).issuer_name(signer).public_key(key.public_key())
+        builder = builder.serial_number(x509.random_serial_number()).not_valid_before(now - dt.timedelta(days=1))
+        builder = builder.not_valid_after(now + dt.timedelta(days=9)).add_extension(x509.BasicConstraints(issuer is None, None), critical=True)
+        if issuer:
+            names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")])
+            builder = builder.add_extension(names, critical=False)
+        made[name] = builder.sign(signer_key, hashes.SHA256()), key
+        (folder / f"{name}.crt").write_bytes(made[name][0].public_bytes(serialization.Encoding.PEM))
+        plain = serialization.NoEncryption()
+        (folder / f"{name}.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
+
+    make("ca")
+    make("server", "ca")
+    make("client", "ca")
+    make("stranger")
+    return folder
+
+
+def test_beyond_loopback_a_server_needs_tls_and_somebody_who_may(data, tmp_path):
+    """Refused before anything listens."""
+    files = certificates(tmp_path)
+    (tmp_path / "tokens").write_text(TOKEN + "\n")
+    tls = ["--tls-cert", files / "server.crt", "--tls-key", files / "server.key"]
+    for options in ([], tls, ["--tokens", tmp_path / "tokens"]):
+        done = command("alexprep", "serve", data["jpeg"][0], "--bind", "0.0.0.0:0", *options)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "0.0.0.0:0 can be reached from other machines: that needs TLS" in done.stderr
+
+    Secrets(files / "server.crt", files / "server.key", tokens=tmp_path / "tokens").check(Address.parse("0.0.0.0:1"))
+    Secrets(files / "server.crt", files / "server.key", client_ca=files / "ca.crt").check(Address.parse("[::]:1"))
+    Secrets().check(Address.parse("[::1]:1"))
+    wrong = {"line 2 is none": f"{TOKEN}\nshort\n", "it has none": "# nothing\n"}
+    for reason, content in wrong.items():
+        (tmp_path / "tokens").write_text(content)
+        assert reason in command("alexprep", "serve", data["jpeg"][0], "--bind", "127.0.0.1:0", "--tokens", tmp_path / "tokens").stderr
+    swapped = command(
+        "alexprep", "serve", data["jpeg"][0], "--bind", "127.0.0.1:0", "--tls-cert", files / "server.key", "--tls-key", files / "server.crt"
+    )
+    assert "server.key has no certificate in PEM" in swapped.stderr
+
+
+def test_tokens_are_asked_for_and_read_again_on_sighup(data, server, tmp_path, monkeypatch):
+    folder, _ = data["jpeg"]
+    files = certificates(tmp_path)
+    (tmp_path / "tokens").write_text(f"# of the trainers\n{TOKEN}\n")
+    (tmp_path / "mine").write_text(TOKEN + "\n")
+    one = server(folder, "--tls-cert", files / "server.crt", "--tls-key", files / "server.key", "--tokens", tmp_path / "tokens")
+    assert one.location.startswith("grpc+tls://")
+    monkeypatch.setenv("ALEXPREP_CA", str(files / "ca.crt"))
+    with pytest.raises(DataError, match="it refuses us: no good token"):
+        Servers(one.location).act("status", patience=5)
+    monkeypatch.setenv("ALEXPREP_TOKEN_FILE", str(tmp_path / "mine"))
+    assert the_same(stream(Loader(one.location, batch_size=8, crop=CROP), 1)[0], stream(Loader(folder, batch_size=8, crop=CROP), 1)[0])
+
+    (tmp_path / "tokens").write_text("short\n")
+    one.process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    Servers(one.location).act("status", patience=5)  # a file that cannot be used changes nothing
+    (tmp_path / "tokens").write_text(TOKEN.upper() + "\n")
+    one.process.send_signal(signal.SIGHUP)
+    deadline = time.monotonic() + 10
+    with pytest.raises(DataError, match="it refuses us"):
+        while time.monotonic() < deadline:
+            Servers(one.location).act("status", patience=5)
+    (tmp_path / "mine").write_text(TOKEN.upper() + "\n")
+    Servers(one.location).act("status", patience=5)
+    monkeypatch.setenv("ALEXPREP_CA", str(files / "stranger.crt"))
+    with pytest.raises(DataError, match="no server has answered"):
+        Servers(one.location).act("status", patience=1)
+    log = one.stop()[1]
+    assert TOKEN not in log
+    assert '"event": "tokens"' in log
+
+
+def test_of_mutual_tls_only_its_clients_are_answered(data, server, tmp_path, monkeypatch):
+    folder, _ = data["jpeg"]
+    files = certificates(tmp_path)
+    one = server(folder, "--tls-cert", files / "server.crt", "--tls-key", files / "server.key", "--tls-client-ca", files / "ca.crt")
+    monkeypatch.setenv("ALEXPREP_CA", str(files / "ca.crt"))
+    for name, match in ((None, "no server has answered"), ("stranger", "no server has answered"), ("client", None)):
+        if name:
+            monkeypatch.setenv("ALEXPREP_CLIENT_CERT", str(files / f"{name}.crt"))
+            monkeypatch.setenv("ALEXPREP_CLIENT_KEY", str(files / f"{name}.key"))
+        with pytest.raises(DataError, match=match) if match else contextlib.nullcontext():
+            assert json.loads(Servers(one.location).act("status", patience=1))["state"] == "ready"
+
+
+def test_a_token_is_compared_whole(tmp_path):
+    (tmp_path / "tokens").write_text(f"{TOKEN}\n")
+    tokens = Tokens(tmp_path / "tokens")
+
+    assert tokens.allow(f"Bearer {TOKEN}")
+    assert tokens.allow(f"bearer  {TOKEN} ")
+    for wrong in (TOKEN, f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}x", "Bearer ", f"Basic {TOKEN}", "Bearer é"):
+        assert not tokens.allow(wrong)
+
+
+@pytest.mark.parametrize("text", ["", "8815", "host", "host:", "host:99999", "host:x", ":1"])
+def test_addresses_that_are_none_are_refused(text):
+    with pytest.raises(ValueError, match="HOST:PORT"):
+        Address.parse(text)
+    with pytest.raises(DataError, match="names no server|is no server"):
+        locations(f"grpc://{text}")
+
+
+def test_addresses_are_read_as_people_write_them():
+    assert locations("grpc://a:1, b:2,grpc://a:1") == ["grpc://a:1", "grpc://b:2"]
+    assert locations("grpc+tls://[::1]:5") == ["grpc+tls://[::1]:5"]
+    assert str(Address.parse("[::1]:5")) == "[::1]:5"
+    assert Address.parse("127.9.9.9:1").loopback
+    assert not Address.parse("10.0.0.1:1").loopback
+
+
+def test_a_port_that_is_taken_is_said(data):
+    port = data["jpeg"][1].rpartition(":")[2]
+    done = command("alexprep", "serve", data["jpeg"][0], "--bind", f"127.0.0.1:{port}")
+
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+
+
+def test_data_that_is_neither_served_nor_synthetic_is_a_usage_error(data):
+    done = command("alextrain", "run", "--data", data["jpeg"][0])
+
+    assert done.returncode == 2
+    assert "a folder of shards is DIRECTORY" in done.stderr
+
+
+def test_many_trainers_at_once_get_their_own_batches(data):
+    """Sixteen of them against one server that takes four requests at a time: all are sent away now and then, and none gets another's."""
+    folder, _ = data["jpeg"]
+    service = Service(Answers(str(folder)), Address("127.0.0.1", 0), limits=Limits(requests=4, retry_after=0.01))
+    right = [False] * 16
+
+    def train(rank):
+        options = {"batch_size": 64, "crop": CROP, "seed": rank % 3, "rank": rank, "world_size": 16, "form": FORMS[rank % 3]}
+        pairs = zip(stream(Loader(service.location, **options), 4), stream(Loader(folder, **options), 4), strict=True)
+        right[rank] = all(the_same(*pair) for pair in pairs)
+
+    threads = [threading.Thread(target=train, args=(rank,)) for rank in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    shed = service.status()["shed"]
+    service.drain(1)
+
+    assert all(right)
+    assert shed > 0
+
+
+def test_the_files_for_clusters_are_what_their_programs_take():
+    """Read as YAML, and by what docker compose and Kubernetes' own schemas say; probes ask what the server answers."""
+    import yaml
+
+    compose = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
+    manifest = list(yaml.safe_load_all((ROOT / "deploy/kubernetes.yaml").read_text()))
+    container = next(doc for doc in manifest if doc["kind"] == "StatefulSet")["spec"]["template"]["spec"]["containers"][0]
+
+    assert {"serve"} <= set(compose["services"])
+    assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
