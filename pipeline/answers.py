@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -46,7 +47,7 @@ class Answers:
     def __init__(self, directory: str, cache: str | None = None, cache_size: int = 100 << 30) -> None:
         """Open the data set; DataError if it is not whole. `cache` is a local folder for the shards of an object store."""
         self.manifest = read_manifest(directory)
-        self._cached = {} if cache is None else {"cache": cache, "cache_size": cache_size}
+        self._cached: dict[str, Any] = {} if cache is None else {"cache": cache, "cache_size": cache_size}
         self._lock = threading.RLock()
         self._splits = {name: self._open(name) for name in self.manifest.splits}
         self._streams: OrderedDict[tuple[str, LoaderConfig], _Stream] = OrderedDict()
@@ -93,6 +94,11 @@ class Answers:
         with path.open_random() if isinstance(path, RemotePath) else path.open("rb") as file:
             file.seek(offset)
             return bytes(file.read(length))
+
+    def cached_bytes(self) -> int:
+        """Return the bytes of shards in the cache, whoever put them there."""
+        folder = self._cached.get("cache")
+        return sum(size for name, size in present(Path(folder)).items() if name.endswith(".arrow")) if folder else 0
 
     def close(self) -> None:
         """Stop what is still fetched."""

@@ -25,7 +25,7 @@ def strings(values: Sequence[bytes] | Sequence[UInt8[np.ndarray, "_"]], kind: pa
         if ends[-1] > _LARGEST:
             raise OverflowError(f"{ends[-1]} bytes do not fit into one array of {kind}")
         ends = ends.astype(np.int32)
-    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(values))])
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(ends), pa.py_buffer(b"".join(values))])  # type: ignore[arg-type]  # arrays are buffers
 
 
 def plain(array: pa.Array) -> Shaped[np.ndarray, "n"]:

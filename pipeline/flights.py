@@ -205,7 +205,7 @@ def _refusal(server: Server, error: Exception) -> str:
     return ""
 
 
-class ServedFolder(FileSystemHandler):
+class ServedFolder(FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
     """The files of a served data set, read only, for pyarrow.fs: manifest, statistics, sidecars, and ranges of shards."""
 
     def __init__(self, uri: str) -> None:

@@ -44,6 +44,8 @@ class Gauges:
             self.sent.labels(form)
             self.running.labels(form)
             self.requests.labels(form, "ok")
+        self.waiting = Gauge("alexprep_requests_waiting", "Answers whose next message waits for a thread that makes it.", registry=registry)
+        self.cached = Gauge("alexprep_cache_bytes", "Shards of an object store on the local disk.", registry=registry)
         self.stalled = Counter("alexprep_stalled", "Connections closed since nothing was taken of an answer.", registry=registry)
 
     def ended(self, form: str, outcome: str, seconds: float) -> None:

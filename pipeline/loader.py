@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from .config import LoaderConfig
-from .cpu import CpuEngine, recipe_of
+from .cpu import CpuEngine, as_tensor, recipe_of
 from .errors import DataError, UndecodableImage
 from .feeds import Feeds, cache_for
 from .kernels import Recipe
@@ -165,9 +165,7 @@ class Loader:
             return feeds(step + i)
 
         if feeds.finished:
-            from .served import BatchEngine
-
-            return BatchEngine(self.config, feeds, step)
+            return _Finished(self.config, feeds, step)
         if self.config.device == "cpu":
             return CpuEngine(self.config, feeds.manifest, self.stats, source, self._trace)
         from .graph import DaliEngine
@@ -179,3 +177,26 @@ class Loader:
             self._engine.close()
             self._feeds.stop()
         self._engine = None
+
+
+class _Finished:
+    """The engine of batches that servers have made."""
+
+    ready = None
+
+    def __init__(self, config: LoaderConfig, feeds: Any, step: int) -> None:  # noqa: ANN401  (ServedFeeds, imported late)
+        """Begin with `step`."""
+        self._config, self._feeds, self._next = config, feeds, step
+
+    def run(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return (views, labels, record numbers) of the next step, on the config's device."""
+        numbers, labels, views = self._feeds.take(self._next)
+        self._next += 1
+        views, labels, numbers = as_tensor(views, self._config.dtype), torch.from_numpy(labels), torch.from_numpy(numbers)
+        if self._config.device == "cpu":
+            return views, labels, numbers
+        device = torch.device("cuda", self._config.device_id or 0)
+        return views.to(device), labels.to(device), numbers.to(device)
+
+    def close(self) -> None:
+        """Nothing: the feeds are stopped by the loader."""

@@ -1,6 +1,6 @@
 """A data set that `alexprep serve` serves, as a loader takes it: steps fetched ahead from several servers, bit for bit what shards here would give.
 
-In:  tickets for the next steps.    Out: a `Feed` a step, or finished batches.
+In:  tickets for the next steps.    Out: a `Feed` a step, or what a finished batch is made of.
 """
 
 import os
@@ -18,13 +18,12 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import pyarrow as pa
-import torch
 from jaxtyping import Int64, UInt8
 from pyarrow import flight
 
 from .columns import plain
 from .config import LoaderConfig
-from .cpu import DTYPES, Memory, as_tensor
+from .cpu import DTYPES, Memory
 from .errors import DataError
 from .feeds import Feeds
 from .flights import NotHere, Server, Servers
@@ -197,26 +196,3 @@ def _images(column: pa.Array) -> list[UInt8[np.ndarray, "..."]]:
     if not (ends[0] >= 0 and (np.diff(ends) >= 0).all() and ends[-1] <= len(content)):
         raise NotHere("an answer whose offsets lead out of it")
     return [content[low:high] for low, high in pairwise(ends.tolist())]
-
-
-class BatchEngine:
-    """Gives batches that servers have finished."""
-
-    def __init__(self, config: LoaderConfig, feeds: ServedFeeds, step: int) -> None:
-        """Begin with `step`."""
-        self._config, self._feeds, self._next = config, feeds, step
-
-    ready = None
-
-    def run(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return (views, labels, record numbers) of the next step, on the config's device."""
-        numbers, labels, views = self._feeds.take(self._next)
-        self._next += 1
-        found = as_tensor(views, self._config.dtype), torch.from_numpy(labels), torch.from_numpy(numbers)
-        if self._config.device == "cpu":
-            return found
-        device = torch.device("cuda", self._config.device_id or 0)
-        return tuple(tensor.to(device) for tensor in found)  # type: ignore[return-value]
-
-    def close(self) -> None:
-        """Nothing: the feeds are stopped by the loader."""

@@ -60,6 +60,7 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
         secrets.check(address)
         self.answers, self.limits = answers, limits
         self.gauges = Gauges()
+        self.gauges.cached.set_function(answers.cached_bytes)
         self.tokens = Tokens(secrets.tokens) if secrets.tokens is not None else None
         self.draining = False
         self._since = time.time()
@@ -159,7 +160,7 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
         outcome = "broken"  # unless it comes to its end
         try:
             while True:
-                with self._errors("get"), self._makers:
+                with self._errors("get"), self._maker():
                     batch = next(rows, None)
                 if batch is None:
                     outcome = "ok"
@@ -178,6 +179,15 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
             seconds = time.monotonic() - request.start
             self.gauges.ended(request.form, outcome, seconds)
             log.debug("request", extra={"form": request.form, "peer": request.peer, "outcome": outcome, "seconds": round(seconds, 4)})
+
+    @contextmanager
+    def _maker(self) -> Iterator[None]:
+        with self.gauges.waiting.track_inprogress():
+            self._makers.acquire()
+        try:
+            yield
+        finally:
+            self._makers.release()
 
     @contextmanager
     def _errors(self, method: str) -> Iterator[None]:

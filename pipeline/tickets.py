@@ -109,7 +109,9 @@ def shape_of(form: Form, manifest: Manifest, config: LoaderConfig) -> Shape:
     if form == "records" and manifest.config.encoding == "jpeg":
         return Shape(pa.large_binary(), 64)
     number = _NUMBERS[config.dtype] if form == "batches" else pa.uint8()
-    sides = (size, size, 3) if form == "records" else (3, crop, crop) if form == "batches" and config.layout == "CHW" else (crop, crop, 3)
+    sides: tuple[int, ...] = (
+        (size, size, 3) if form == "records" else (3, crop, crop) if form == "batches" and config.layout == "CHW" else (crop, crop, 3)
+    )
     if form != "records" and config.view == "ten":
         sides = (len(windows("ten", size - crop)), *sides)
     bytes_each = int(np.prod(sides)) * number.bit_width // 8
