@@ -74,7 +74,7 @@ class Answers:
         stream = self._stream(ticket, split)
         if stream.feeds.plan.steps == 0:
             raise WrongTicket("this rank has no step: there are fewer records than ranks")
-        columns = schema(shape.column)
+        columns = schema(ticket.form, shape.column)
         return columns, self._rows(stream, ticket.step, shape, columns)
 
     def files(self) -> dict[str, int]:
@@ -125,7 +125,7 @@ class Answers:
             if stream is None:
                 feeds = Feeds(self.manifest, replace(ticket.config, **self._cached), split.stats, split.records)
                 feeds.tell = lambda text: log.warning("damaged", extra={"reason": text})
-                stream = self._streams[key] = _Stream(feeds, _maker(ticket, self.manifest, split.stats), split)
+                stream = self._streams[key] = _Stream(feeds, _maker(ticket, self.manifest, split.stats), split, ticket.form != "records")
             self._streams.move_to_end(key)
             while len(self._streams) > STREAMS:
                 self._streams.popitem(last=False)
@@ -139,8 +139,10 @@ class Answers:
                 column: pa.Array = pa.ExtensionArray.from_storage(shape.column, _flat(images, shape.column.storage_type))
             else:
                 column = strings(images, shape.column)
-            shift = pa.FixedSizeListArray.from_arrays(numbers(feed.shift.ravel()), 3)
-            yield pa.RecordBatch.from_arrays([column, numbers(feed.labels), numbers(feed.records), shift], schema=columns)
+            arrays = [column, numbers(feed.labels), numbers(feed.records)]
+            if stream.drawn:
+                arrays.append(pa.FixedSizeListArray.from_arrays(numbers(feed.shift.ravel()), 3))
+            yield pa.RecordBatch.from_arrays(arrays, schema=columns)
 
 
 @dataclass
@@ -154,14 +156,14 @@ class _Split:
     lock: threading.Lock  # of the records
     given: int = 0  # records since their memory was given back
 
-    def feed(self, feeds: Feeds, epoch: int, records: Shaped[np.ndarray, "b"]) -> Feed:
-        """Return the feed of some records; their memory is given back from time to time."""
+    def stored(self, feeds: Feeds, records: Shaped[np.ndarray, "b"]) -> Feed:
+        """Return some records; their memory is given back from time to time."""
         with self.lock:
             self.given += len(records)
             if self.given > UNMAP_RECORDS:
                 self.given = 0
                 self.records.unmap()
-            return feeds.feed(epoch, records)
+            return feeds.stored(records)
 
 
 @dataclass(frozen=True)
@@ -171,11 +173,14 @@ class _Stream:
     feeds: Feeds
     images: Callable[[Feed], Any]  # what is sent of a feed's records
     split: _Split
+    drawn: bool  # whether draws matter to what is sent
 
     def make(self, epoch: int, records: Shaped[np.ndarray, "b"]) -> tuple[Feed, Any]:
         """Return the feed of some records, and what is sent of them; damaged ones are replaced, or DataError names them."""
         for _ in range(2):
-            feed = self.split.feed(self.feeds, epoch, records)
+            feed = self.split.stored(self.feeds, records)
+            if self.drawn:
+                feed = self.feeds.drawn(epoch, feed)
             try:
                 return feed, self.images(feed)
             except UndecodableImage as error:

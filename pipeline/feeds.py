@@ -64,9 +64,13 @@ class Feeds:
 
     def feed(self, epoch: int, numbers: Int64[np.ndarray, "b"]) -> Feed:
         """Return what an engine is given for these records in that epoch."""
+        return self.drawn(epoch, self.stored(numbers))
+
+    def stored(self, numbers: Int64[np.ndarray, "b"]) -> Feed:
+        """Return these records without draws."""
         numbers = self.substituted(numbers)
-        images = [self.records.image(number) for number in numbers.tolist()]
-        return self.drawn(epoch, Feed(images, self.records.labels(numbers), numbers, np.zeros((len(numbers), 3), np.float32), None))
+        images, labels = self.records.several(numbers)
+        return Feed(images, labels, numbers, np.zeros((len(numbers), 3), np.float32), None)
 
     def substituted(self, numbers: Int64[np.ndarray, "b"]) -> Int64[np.ndarray, "b"]:
         """Return the records that are given instead of these: themselves, but for those known to be damaged."""

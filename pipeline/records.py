@@ -89,6 +89,11 @@ class Records:
         located = (self._locate(record) for record in records.tolist())
         return np.array([block.labels[row] for block, row in located], np.int64)
 
+    def several(self, records: Int64[np.ndarray, "b"]) -> tuple[list[UInt8[np.ndarray, "..."]], Int64[np.ndarray, "b"]]:
+        """Return the `image` of each of `records`, and their labels."""
+        located = [self._locate(record) for record in records.tolist()]
+        return [block.image(row) for block, row in located], np.array([block.labels[row] for block, row in located], np.int64)
+
     def key(self, record: int) -> str:
         """Return where the record came from."""
         shard, number, row = self._place(record)

@@ -118,7 +118,7 @@ def shape_of(form: Form, manifest: Manifest, config: LoaderConfig) -> Shape:
     return Shape(pa.fixed_shape_tensor(number, sides), max(1, CHUNK // bytes_each))
 
 
-def schema(column: pa.DataType) -> pa.Schema:
-    """Return the columns of an answer: image, label, record, and the shift of colour that is still to be added to a view's pixels (float32[3])."""
-    shift = pa.list_(pa.float32(), 3)
-    return pa.schema([("image", column), ("label", pa.int64()), ("record", pa.int64()), ("shift", shift)])
+def schema(form: Form, column: pa.DataType) -> pa.Schema:
+    """Return the columns of an answer: image, label, record, and but for records shift: the colour that a view's pixels still need (float32[3])."""
+    shift = [] if form == "records" else [("shift", pa.list_(pa.float32(), 3))]
+    return pa.schema([("image", column), ("label", pa.int64()), ("record", pa.int64()), *shift])
