@@ -5,7 +5,6 @@ import logging
 import resource
 import signal
 import sys
-import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from .shards import DIRECTORY, JSON
 
 BIND, HTTP = "127.0.0.1:8815", "127.0.0.1:8816"
 FILE = click.Path(path_type=Path, dir_okay=False)
+SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 STATUS_SECONDS = 5.0  # that a server is given to say how it does
 
 
@@ -78,6 +78,7 @@ def serve(
         address, side = Address.parse(bind), Address.parse(http) if http else None
     secrets = Secrets(tls_cert, tls_key, tls_client_ca, tokens)
     secrets.check(address)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # before there are threads, any of which might get them: `_until_stopped` waits for them
     _log_to_stderr(log_level)
     use_one_thread()  # OpenCV's own would be as many again
     _many_connections()
@@ -106,26 +107,15 @@ def _until_stopped(service: Any) -> None:  # noqa: ANN401  (Service, imported la
     from alexprep.pipeline.errors import DataError
 
     log = logging.getLogger("alexprep.serve")
-    stop = threading.Event()
-
-    def end(number: int, _frame: Any) -> None:  # noqa: ANN401  (signal's)
-        signal.signal(number, signal.SIG_DFL)
-        stop.set()
-
-    def reread(_number: int, _frame: Any) -> None:  # noqa: ANN401  (signal's)
+    log.info("ready", extra={"location": service.location})
+    while signal.sigwait(SIGNALS) == signal.SIGHUP:
         try:
             if service.tokens is not None:
                 service.tokens.reread()
                 log.info("tokens", extra={"count": len(service.tokens)})
         except DataError as error:
             log.error("tokens", extra={"reason": str(error), "kept": len(service.tokens)})  # noqa: TRY400  (no traceback for a typing mistake)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    signal.signal(signal.SIGHUP, reread)
-    log.info("ready", extra={"location": service.location})
-    while not stop.wait(3600):
-        pass
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS - {signal.SIGHUP})
 
 
 def _log_to_stderr(level: str) -> None:

@@ -133,6 +133,7 @@ configs = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")  # beartype's checks draw random numbers, in other threads too
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(["jpeg", "raw"]), st.sampled_from(FORMS), configs, st.integers(0, 50), st.integers(0, 3))
 def test_batches_from_a_service_are_those_from_shards_to_the_last_bit(data, encoding, form, config, step, rank):
