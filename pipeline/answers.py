@@ -28,6 +28,7 @@ from .feeds import Feeds, cache_for
 from .images import decode_record
 from .kernels import decode_region
 from .manifest import MANIFEST, Manifest, files_of, read_manifest
+from .order import keep_orders
 from .records import Records
 from .remote import RemotePath, present
 from .stats import MEAN_IMAGE, STATS, Stats, content, stats_for
@@ -37,6 +38,7 @@ from .views import Feed, Window, windows
 log = logging.getLogger("alexprep.serve")
 STREAMS = 256  # configurations whose plans are kept
 MOST_READ = 8 << 20  # bytes of a file that are read at once
+ORDERS = 16  # epochs, of all trainers, whose orders are kept
 UNMAP_RECORDS = 1024  # whose memory may pile up before it is given back
 MOST_ROWS = 1 << 16  # records of one answer
 
@@ -46,6 +48,7 @@ class Answers:
 
     def __init__(self, directory: str, cache: str | None = None, cache_size: int = 100 << 30) -> None:
         """Open the data set; DataError if it is not whole. `cache` is a local folder for the shards of an object store."""
+        keep_orders(ORDERS)
         self.manifest = read_manifest(directory)
         self._cached: dict[str, Any] = {} if cache is None else {"cache": cache, "cache_size": cache_size}
         self._lock = threading.RLock()

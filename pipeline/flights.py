@@ -106,6 +106,8 @@ class Servers:
             except NotHere as error:
                 refused[server.location] = f"{server.location}: {error}"
             except (pa.ArrowException, OSError) as error:
+                if isinstance(error, flight.FlightTimedOutError):
+                    seconds *= 2  # it may need longer: a cold cache, a large batch
                 refusal = _refusal(server, error)
                 if refusal:
                     refused[server.location] = f"{server.location}: {refusal}"

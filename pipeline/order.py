@@ -92,6 +92,12 @@ def block_shuffled(seed: int, epoch: int, n: int) -> Order:
     return Order(np.add.reduceat(lengths, np.arange(0, len(blocks), POOL)).cumsum() if n else np.empty(0, np.int64), part)
 
 
+def keep_orders(count: int) -> None:
+    """Keep so many epochs' orders instead of two: a server has trainers in several. About 10 MB each for ImageNet."""
+    global shuffled, block_shuffled
+    shuffled, block_shuffled = (lru_cache(maxsize=count)(order.__wrapped__) for order in (shuffled, block_shuffled))
+
+
 def argsort(values: UInt64[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
     """Return numpy's `argsort` of distinct 64-bit values, in a fifth of its time; `values` is used up.
 

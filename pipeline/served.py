@@ -36,7 +36,7 @@ from .views import Feed, windows
 
 USUAL = 1.0  # seconds that an answer may take in any case
 SLOW = 4.0  # times the usual time of an answer, after which another server is asked too
-LEAST_SECONDS = 10.0  # that an answer is waited for, at least
+LEAST_SECONDS = 30.0  # that an answer is waited for, at least; twice that the next time
 SLOW_SECONDS = 1.0  # that a server is left alone after another one was so much faster; twice that the next time, and so on
 
 
