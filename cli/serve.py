@@ -2,10 +2,13 @@
 
 import json
 import logging
+import os
 import resource
 import signal
 import sys
-from contextlib import suppress
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from .shards import DIRECTORY, JSON
 BIND, HTTP = "127.0.0.1:8815", "127.0.0.1:8816"
 FILE = click.Path(path_type=Path, dir_okay=False)
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+ORDERS = 16  # epochs, of all trainers, whose orders are kept
 STATUS_SECONDS = 5.0  # that a server is given to say how it does
 
 
@@ -72,6 +76,7 @@ def serve(
     from alexprep.pipeline.answers import Answers
     from alexprep.pipeline.health import Health
     from alexprep.pipeline.images import use_one_thread
+    from alexprep.pipeline.order import keep_orders
     from alexprep.pipeline.service import Limits, Service
 
     with wrong_values():
@@ -79,11 +84,13 @@ def serve(
     secrets = Secrets(tls_cert, tls_key, tls_client_ca, tokens)
     secrets.check(address)
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # before there are threads, any of which might get them: `_until_stopped` waits for them
+    keep_orders(ORDERS)
     _log_to_stderr(log_level)
     use_one_thread()  # OpenCV's own would be as many again
     _many_connections()
     place = cached(cache, cache_size)
-    answers = Answers(directory, place.get("cache"), cache_size)
+    with _ended_by_signals():
+        answers = Answers(directory, place.get("cache"), cache_size)
     service = Service(answers, address, secrets, Limits(max_requests, threads, stall_seconds))
     health = None if side is None else Health(side, service.gauges, lambda: not service.draining)
     facts = {"location": service.location, "http": None if health is None else health.url, "data": directory, "plan": answers.manifest.plan}
@@ -100,6 +107,26 @@ def serve(
     log.info("draining", extra={"seconds": drain_seconds})
     log.info("stopped", extra={"all_answered": service.drain(drain_seconds)})
     answers.close()
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Have a signal end the program while a data set is opened, which may take long."""
+    opened = threading.Event()
+
+    def wait() -> None:
+        while not opened.is_set():
+            found = signal.sigtimedwait(SIGNALS, 0.1)
+            if found is not None:
+                os._exit(128 + found.si_signo)
+
+    waiting = threading.Thread(target=wait, daemon=True)
+    waiting.start()
+    try:
+        yield
+    finally:
+        opened.set()
+        waiting.join()
 
 
 def _until_stopped(service: Any) -> None:  # noqa: ANN401  (Service, imported late)

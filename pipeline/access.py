@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import ipaddress
 import re
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,17 +31,18 @@ class Address:
     def parse(cls, text: str) -> "Address":
         """Return HOST:PORT ([::1]:8815 for IPv6); ValueError for anything else. Port 0 is any that is free."""
         host, _, port = text.rpartition(":")
-        if not host or not port.isdigit() or int(port) >= 1 << 16:
+        if not host or not (port.isascii() and port.isdecimal()) or int(port) >= 1 << 16:
             raise ValueError(f"an address is HOST:PORT, such as 127.0.0.1:8815; got {text!r}")
         return cls(host.strip("[]"), int(port))
 
     @property
     def loopback(self) -> bool:
-        """Whether nobody but this machine can reach it."""
+        """Whether nobody but this machine can reach it: all that the name stands for is loopback."""
         try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return self.host == "localhost"
+            found = {entry[4][0] for entry in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)}
+        except OSError:
+            return False
+        return all(ipaddress.ip_address(str(one).partition("%")[0]).is_loopback for one in found)
 
     def __str__(self) -> str:
         """Return HOST:PORT."""

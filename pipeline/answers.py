@@ -3,6 +3,7 @@
 In:  a ticket.    Out: Arrow record batches of about 2 MiB, made while they are taken: whoever is slow to read holds no more of us than one.
 """
 
+import hashlib
 import io
 import json
 import logging
@@ -25,10 +26,10 @@ from .columns import numbers, strings
 from .config import LoaderConfig
 from .errors import DataError, UndecodableImage
 from .feeds import Feeds, cache_for
+from .flights import MOST_READ
 from .images import decode_record
 from .kernels import decode_region
 from .manifest import MANIFEST, Manifest, files_of, read_manifest
-from .order import keep_orders
 from .records import Records
 from .remote import RemotePath, present
 from .stats import MEAN_IMAGE, STATS, Stats, content, stats_for
@@ -37,8 +38,7 @@ from .views import Feed, Window, windows
 
 log = logging.getLogger("alexprep.serve")
 STREAMS = 256  # configurations whose plans are kept
-MOST_READ = 8 << 20  # bytes of a file that are read at once
-ORDERS = 16  # epochs, of all trainers, whose orders are kept
+PIECE = 1 << 20  # bytes of a file in one message
 UNMAP_RECORDS = 1024  # whose memory may pile up before it is given back
 MOST_ROWS = 1 << 16  # records of one answer
 
@@ -48,7 +48,6 @@ class Answers:
 
     def __init__(self, directory: str, cache: str | None = None, cache_size: int = 100 << 30) -> None:
         """Open the data set; DataError if it is not whole. `cache` is a local folder for the shards of an object store."""
-        keep_orders(ORDERS)
         self.manifest = read_manifest(directory)
         self._cached: dict[str, Any] = {} if cache is None else {"cache": cache, "cache_size": cache_size}
         self._lock = threading.RLock()
@@ -58,6 +57,7 @@ class Answers:
         made = json.dumps(content(stats, self.manifest, pca=True)).encode()
         self._made = {MANIFEST: (self.manifest.directory / MANIFEST).read_bytes(), STATS: made, MEAN_IMAGE: _npy(stats.mean_image)}
         self._sizes = self._listed()
+        self.identity = hashlib.sha256(b"".join(self._made.values())).hexdigest()  # of the data set and its statistics
 
     @property
     def digests(self) -> dict[str, str]:
@@ -84,19 +84,21 @@ class Answers:
         """Return name -> bytes of what `read` gives."""
         return self._sizes
 
-    def read(self, name: str, offset: int, length: int) -> bytes:
-        """Return a part of a file; WrongTicket if it is not one of the data set's, or the part is none."""
+    def read(self, name: str, offset: int, length: int) -> Iterator[bytes]:
+        """Return a part of a file, in pieces; WrongTicket if it is not one of the data set's, or the part is none."""
         if name not in self._sizes:
             raise WrongTicket("the data set has no such file")
         if not (0 <= offset <= offset + length <= self._sizes[name] and length <= MOST_READ):
             raise WrongTicket(f"at most {MOST_READ} bytes are read at once, from within the file")
+        return self._pieces(name, offset, length)
+
+    def _pieces(self, name: str, offset: int, length: int) -> Iterator[bytes]:
         made = self._made.get(name)
-        if made is not None:
-            return made[offset : offset + length]
         path = self.manifest.directory / name
-        with path.open_random() if isinstance(path, RemotePath) else path.open("rb") as file:
+        with io.BytesIO(made) if made is not None else path.open_random() if isinstance(path, RemotePath) else path.open("rb") as file:
             file.seek(offset)
-            return bytes(file.read(length))
+            for at in range(0, length, PIECE):
+                yield bytes(file.read(min(PIECE, length - at)))
 
     def cached_bytes(self) -> int:
         """Return the bytes of shards in the cache, whoever put them there."""
@@ -117,6 +119,9 @@ class Answers:
     def _open(self, name: str) -> "_Split":
         config = LoaderConfig(split=name, views="random", shuffle="full", **self._cached)  # what asks the most of a cache
         cache = cache_for(self.manifest, config)
+        if cache is not None:  # all of it fits
+            for shard in self.manifest.split(name).shards:
+                cache.ask(self.manifest.directory / shard.file, shard)  # type: ignore[arg-type]  # there is a cache for remote ones only
         stats = stats_for(self.manifest, name)
         return _Split(Records(self.manifest, name, cache=cache), cache, stats, digest(self.manifest, stats), threading.Lock())
 
@@ -125,10 +130,12 @@ class Answers:
         key = (ticket.form, ticket.config)
         with self._lock:
             stream = self._streams.get(key)
-            if stream is None:
-                feeds = Feeds(self.manifest, replace(ticket.config, **self._cached), split.stats, split.records)
-                feeds.tell = lambda text: log.warning("damaged", extra={"reason": text})
-                stream = self._streams[key] = _Stream(feeds, _maker(ticket, self.manifest, split.stats), split, ticket.form != "records")
+        if stream is None:  # made outside of the lock: it may import torch
+            feeds = Feeds(self.manifest, replace(ticket.config, **self._cached), split.stats, split.records)
+            feeds.tell = lambda text: log.warning("damaged", extra={"reason": text})
+            stream = _Stream(feeds, _maker(ticket, self.manifest, split.stats), split, ticket.form != "records")
+        with self._lock:
+            stream = self._streams.setdefault(key, stream)
             self._streams.move_to_end(key)
             while len(self._streams) > STREAMS:
                 self._streams.popitem(last=False)

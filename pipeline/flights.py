@@ -1,11 +1,11 @@
-"""Servers of `alexprep serve`, as seen from a trainer: which one is asked, what to do when it does not answer; and the data set's files there.
+"""Servers of `alexprep serve`, as seen from a trainer: which one is asked, and what to do when it does not answer.
 
 In:  "grpc://host:port,host2:port" (or grpc+tls://).    Out: answers, whichever server they came from.
 """
 
-import io
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,16 +16,17 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 from pyarrow import flight
-from pyarrow.fs import FileInfo, FileSelector, FileSystemHandler, FileType
 
 from .errors import DataError, printable
 
 T = TypeVar("T")
 CALL_SECONDS = 120.0  # that one answer may take in all
-FIRST_PATIENCE = 20.0  # seconds without any answer to a question about files
-LISTED_SECONDS = 10.0  # that a list of files is believed
+FIRST_PATIENCE = 30.0  # seconds without any answer to a question about files
 MOST_READ = 8 << 20  # bytes of a file asked for at once
 TOKEN_FILE, CA, CERT, KEY = "ALEXPREP_TOKEN_FILE", "ALEXPREP_CA", "ALEXPREP_CLIENT_CERT", "ALEXPREP_CLIENT_KEY"
+
+
+_process: dict[str, int] = {}  # whose connections there are
 
 
 class NotHere(DataError):
@@ -47,6 +48,8 @@ class Server:
     def client(self) -> Any:  # noqa: ANN401  (a FlightClient)
         """Return the connection, made when it is first needed."""
         with self._lock:
+            if _process.setdefault("id", os.getpid()) != os.getpid():
+                raise DataError("a process that has asked a service cannot be forked into one that does: gRPC would hang; start it anew instead")
             if self._client is None:
                 self._client = flight.connect(self.location, **_credentials(self.location))
             return self._client
@@ -73,6 +76,7 @@ class Servers:
         self.servers = [Server(location) for location in locations(uri)]
         self._turn = 0
         self._closed = False
+        self._answered = False  # by any of them
         self._lock = threading.Lock()
 
     def ask(
@@ -80,46 +84,56 @@ class Servers:
         work: Callable[[Any, Any], T],
         patience: float,
         seconds: float = CALL_SECONDS,
-        avoid: Server | None = None,
         asked: list[Server] | None = None,
+        avoid: Server | None = None,
+        stop: threading.Event | None = None,
     ) -> T:
         """Return `work(client, call options)` of the first server that does it in so many seconds, asking one after another.
 
-        DataError if none answers for `patience` seconds, or if all refuse. `avoid` is asked last; who is asked is put into `asked`.
+        DataError if none answers for `patience` seconds, or if all refuse. Who is asked is put into `asked`; `avoid` is asked last; nobody
+        any more once `stop` is set.
         """
         deadline = time.monotonic() + patience
         refused: dict[str, str] = {}
-        while not self._closed:
+        while not (self._closed or (stop is not None and stop.is_set())):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise DataError(self._silence(patience, refused))
             server = self._choose(avoid, refused)
             if server is None:
                 if len(refused) == len(self.servers):
                     raise DataError("; ".join(dict.fromkeys(refused.values())))
-                if time.monotonic() > deadline:
-                    raise DataError(self._silence(patience))
                 time.sleep(0.02)
                 continue
             if asked is not None:
                 asked.append(server)
             try:
                 with self._asked(server):
-                    result = work(server.client(), _options(seconds))
+                    result = work(server.client(), _options(max(1.0, min(seconds, left))))
             except NotHere as error:
                 refused[server.location] = f"{server.location}: {error}"
             except (pa.ArrowException, OSError) as error:
                 if isinstance(error, flight.FlightTimedOutError):
                     seconds *= 2  # it may need longer: a cold cache, a large batch
-                refusal = _refusal(server, error)
+                refusal = self._refusal(server, error)
                 if refusal:
                     refused[server.location] = f"{server.location}: {refusal}"
             else:
-                server.failures = 0
+                server.failures, self._answered = 0, True
                 return result
-        raise DataError(f"{self.uri} is closed")
+        raise NotHere(f"{self.uri} is not asked any more")
 
-    def act(self, kind: str, body: Any = None, patience: float = FIRST_PATIENCE) -> bytes:  # noqa: ANN401  (JSON)
-        """Return what an action gives."""
+    def act(self, kind: str, body: Any = None, patience: float = FIRST_PATIENCE, length: int | None = None) -> bytes:  # noqa: ANN401  (JSON)
+        """Return what an action gives, of that length if it is known."""
         action = flight.Action(kind, json.dumps(body).encode())
-        return self.ask(lambda client, options: b"".join(result.body.to_pybytes() for result in client.do_action(action, options)), patience)
+
+        def work(client: Any, options: Any) -> bytes:  # noqa: ANN401  (pyarrow's)
+            found = b"".join(result.body.to_pybytes() for result in client.do_action(action, options))
+            if length is not None and len(found) != length:
+                raise NotHere(f"{len(found)} bytes came instead of {length}")
+            return found
+
+        return self.ask(work, patience, min(CALL_SECONDS, patience))
 
     def close(self) -> None:
         """Ask no more."""
@@ -148,18 +162,38 @@ class Servers:
             with self._lock:
                 server.busy -= 1
 
-    def _silence(self, patience: float) -> str:
-        said = "; ".join(f"{server.location}: {server.trouble or 'no answer'}" for server in self.servers)
+    def _refusal(self, server: Server, error: Exception) -> str:
+        """Return why this server will not answer the question, nothing if it may later; and remember that it did not."""
+        try:
+            facts = json.loads(getattr(error, "extra_info", b"") or b"{}")
+        except ValueError:
+            facts = {}
+        if facts.get("kind") == "busy":
+            server.rests(str(facts.get("text")), float(facts.get("retry_after", 0.2)))
+            return ""
+        if facts.get("kind") in ("ticket", "data", "internal"):
+            return str(facts.get("text"))
+        text = str(error).partition(". gRPC client debug context")[0].partition("Detail:")[0].strip()
+        if isinstance(error, flight.FlightUnauthenticatedError | flight.FlightUnauthorizedError):
+            trouble = f"it refuses us: {text or 'no good token'} ({TOKEN_FILE} names a file with the token)"
+            server.failed(trouble, 0.5)
+            return "" if self._answered else trouble  # a token may just be changing
+        server.failed(text or type(error).__name__)
+        return ""
+
+    def _silence(self, patience: float, refused: dict[str, str]) -> str:
+        said = "; ".join(refused.get(server.location, f"{server.location}: {server.trouble or 'no answer'}") for server in self.servers)
         return f"no server has answered for {patience:.0f} s ({said}); is alexprep serve running there, and can it be reached?"
 
 
 def locations(uri: str) -> list[str]:
     """Return the locations in "grpc://host:port,host2:port"; DataError for anything else."""
     scheme, colon, rest = uri.partition("://")
-    found = [f"{scheme}://{part.strip().removeprefix(scheme + '://')}" for part in rest.split(",") if part.strip()]
+    parts = (re.sub(rf"^{re.escape(scheme)}:/+", "", part.strip()) for part in rest.split(","))  # click makes grpc:/ of a second grpc://
+    found = [f"{scheme}://{part}" for part in parts if part]
     for location in found:
         host, _, port = location.partition("://")[2].rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 1 << 16 or "/" in host or "@" in host:
+        if not host or not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 1 << 16 or "/" in host or "@" in host:
             raise DataError(f"{printable(location)} is no server: expected {scheme}://HOST:PORT, or several as {scheme}://HOST:PORT,HOST:PORT")
     if not colon or not found:
         raise DataError(f"{printable(uri)} names no server: expected grpc://HOST:PORT")
@@ -186,106 +220,3 @@ def _options(seconds: float) -> Any:  # noqa: ANN401  (FlightCallOptions)
     """Return the options of a call; the token is read each time, since tokens change."""
     headers = [(b"authorization", b"Bearer " + _secret(TOKEN_FILE).strip())] if os.environ.get(TOKEN_FILE) else []
     return flight.FlightCallOptions(timeout=seconds, headers=headers)
-
-
-def _refusal(server: Server, error: Exception) -> str:
-    """Return why this server will not answer the question, nothing if it may later; and remember that it did not."""
-    try:
-        facts = json.loads(getattr(error, "extra_info", b"") or b"{}")
-    except ValueError:
-        facts = {}
-    if facts.get("kind") == "busy":
-        server.rests(str(facts.get("text")), float(facts.get("retry_after", 0.2)))
-        return ""
-    if facts.get("kind") in ("ticket", "data", "internal"):
-        return str(facts.get("text"))
-    text = str(error).partition(". gRPC client debug context")[0].partition("Detail:")[0].strip()
-    if isinstance(error, flight.FlightUnauthenticatedError | flight.FlightUnauthorizedError):
-        server.failed(text)
-        return f"it refuses us: {text or 'no good token'} ({TOKEN_FILE} names a file with the token)"
-    server.failed(text or type(error).__name__)
-    return ""
-
-
-class ServedFolder(FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
-    """The files of a served data set, read only, for pyarrow.fs: manifest, statistics, sidecars, and ranges of shards."""
-
-    def __init__(self, uri: str) -> None:
-        """Take the servers' addresses."""
-        self._servers = Servers(uri)
-        self._listed: tuple[float, dict[str, int]] = (0.0, {})
-
-    def get_type_name(self) -> str:
-        """Name the file system."""
-        return "alexprep-serve"
-
-    def normalize_path(self, path: str) -> str:
-        """Return a path as it is."""
-        return path
-
-    def get_file_info(self, paths: list[str]) -> list[FileInfo]:
-        """Return the files' sizes."""
-        sizes = self._sizes()
-        return [_info(path, sizes.get(path.lstrip("/"))) for path in paths]
-
-    def get_file_info_selector(self, _selector: FileSelector) -> list[FileInfo]:
-        """Return all files."""
-        return [_info(name, size) for name, size in self._sizes().items()]
-
-    def open_input_file(self, path: str) -> pa.PythonFile:
-        """Open for reading at any place."""
-        name = path.lstrip("/")
-        size = self._sizes().get(name)
-        if size is None:
-            raise FileNotFoundError(2, "no such file", path)
-        return pa.PythonFile(io.BufferedReader(_Ranges(self._servers, name, size), 1 << 16), mode="r")
-
-    open_input_stream = open_input_file
-
-    def _sizes(self) -> dict[str, int]:
-        when, sizes = self._listed
-        if time.monotonic() - when > LISTED_SECONDS or not sizes:
-            sizes = dict(json.loads(self._servers.act("files")))
-            self._listed = (time.monotonic(), sizes)
-        return sizes
-
-    def _refuse(self, *_: Any, **__: Any) -> Any:  # noqa: ANN401  (pyarrow's)
-        raise PermissionError(1, "a served data set is read only", self._servers.uri)
-
-    create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = delete_file = move = copy_file = _refuse
-    open_output_stream = open_append_stream = _refuse
-
-
-def _info(path: str, size: int | None) -> FileInfo:
-    return FileInfo(path, FileType.NotFound) if size is None else FileInfo(path, FileType.File, size=size)
-
-
-class _Ranges(io.RawIOBase):
-    """A file of the servers, read in ranges."""
-
-    def __init__(self, servers: Servers, name: str, size: int) -> None:
-        self._servers, self._name, self._size, self._at = servers, name, size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + (0, self._at, self._size)[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:  # noqa: ANN401  (a writable buffer)
-        length = min(len(buffer), self._size - self._at, MOST_READ)
-        if length <= 0:
-            return 0
-        data = self._servers.act("read", {"file": self._name, "offset": self._at, "length": length})
-        if len(data) != length:
-            raise OSError(5, f"{len(data)} bytes came instead of {length}", self._name)
-        buffer[:length] = data
-        self._at += length
-        return length

@@ -2,10 +2,13 @@
 
 import json
 import logging
+import socket
 import sys
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, get_args
@@ -40,7 +43,7 @@ class Gauges:
         self.shed = Counter("alexprep_shed", "Requests that were asked to come again.", registry=registry)
         self.refused = Counter("alexprep_unauthenticated", "Calls without a good token.", registry=registry)
         self.errors = Counter("alexprep_errors", "By kind: ticket (it cannot be), data (damaged shards), internal.", ["kind"], registry=registry)
-        for form in get_args(Form):  # so that each is there from the start, at 0
+        for form in (*get_args(Form), "files"):  # so that each is there from the start, at 0
             self.sent.labels(form)
             self.running.labels(form)
             self.requests.labels(form, "ok")
@@ -72,10 +75,15 @@ class Health(ThreadingHTTPServer):
     """The HTTP side. It says nothing of the data: no names, no paths."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self, address: Address, gauges: Gauges, ready: Callable[[], bool]) -> None:
         """Listen; DataError if that cannot be."""
-        self.gauges, self.ready, self._places = gauges, ready, threading.BoundedSemaphore(MOST_CONNECTIONS)
+        self.gauges, self.ready = gauges, ready
+        self._open: OrderedDict[Any, None] = OrderedDict()  # connections, the oldest first
+        self._lock = threading.Lock()
+        if ":" in address.host:
+            self.address_family = socket.AF_INET6
         try:
             super().__init__((address.host, address.port), _Handler)
         except OSError as error:
@@ -84,18 +92,21 @@ class Health(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, args=(0.2,), name="alexprep-health", daemon=True).start()
 
     def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401  (socketserver's own)
-        """Take a connection, or close it when there are too many."""
-        if not self._places.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
+        """Take a connection; when there are too many, the oldest is closed for it: a probe is a new one, and short."""
+        with self._lock:
+            self._open[request] = None
+            if len(self._open) > MOST_CONNECTIONS:
+                with suppress(OSError):
+                    self._open.popitem(last=False)[0].shutdown(socket.SHUT_RDWR)
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:  # noqa: ANN401  (socketserver's own)
-        """Answer, and make room."""
+        """Answer, and forget the connection."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._places.release()
+            with self._lock:
+                self._open.pop(request, None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401  (socketserver's own)
         """Pass over connections that broke."""

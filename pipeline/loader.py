@@ -18,10 +18,9 @@ from .manifest import read_manifest
 from .records import Records
 from .remote import is_served
 from .stats import Stats, stats_for
+from .tickets import MOST_STEPS
 from .tracing import Trace, span
 from .views import Feed
-
-MOST_STEPS = 1 << 62  # more than any run has; epochs of it fit into 64 bits
 
 
 class Batch(NamedTuple):
@@ -73,15 +72,16 @@ class Loader:
         served = is_served(manifest.directory)
         cache = None if served else cache_for(manifest, config)
         self.records = Records(manifest, config.split, cache=cache)
-        if stats is None and (served or config.mean != "none" or (config.view == "random" and config.colour)):
-            stats = stats_for(manifest, config.split)
+        theirs = stats_for(manifest, config.split) if served else None
+        if stats is None and (config.mean != "none" or (config.view == "random" and config.colour)):
+            stats = theirs or stats_for(manifest, config.split)
         if stats is not None and stats.mean_image.shape[0] != manifest.config.size:
             raise DataError(f"the mean image is of {stats.mean_image.shape[0]} pixels a side, the records of {manifest.config.size}")
         self.stats = stats
-        if served:
+        if theirs is not None:
             from .served import ServedFeeds  # only a service needs Flight
 
-            self._feeds: Feeds = ServedFeeds(manifest, self.config, stats, self.records)
+            self._feeds: Feeds = ServedFeeds(manifest, self.config, stats or theirs, theirs, self.records)
         else:
             self._feeds = Feeds(manifest, self.config, stats, self.records, cache)
         self._step = 0

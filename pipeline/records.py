@@ -22,6 +22,7 @@ from .remote import RemotePath, present
 from .writing import ROWS_A_BATCH, schema
 
 SEARCH = 1000  # damaged records in a row that are passed over, before it is taken for more than an accident
+REMOTE_BLOCKS = 8  # record batches of a store without a cache that are kept: about 10 MB each
 _MADVISE = ctypes.CDLL(None, use_errno=True).madvise
 _MADVISE.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
@@ -199,6 +200,9 @@ class Records:
             self._reader(shard)  # it is used: others go first
         block = self._blocks.get((shard, number))
         if block is None:
+            if self._cache is None and isinstance(self.manifest.directory, RemotePath):
+                while len(self._blocks) >= REMOTE_BLOCKS:  # they are in memory, not mapped
+                    del self._blocks[next(iter(self._blocks))]
             block = self._blocks[shard, number] = self._read(shard, number)
         return block, row
 

@@ -20,7 +20,7 @@ from .errors import DataError
 T = TypeVar("T")
 ATTEMPTS = 6  # waits of 0.2, 0.4, ... 3.2 s between them, six seconds in all, on top of what the store's own client retries
 PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-SERVED = ("grpc://", "grpc+tls://")  # the services of flights.py
+SERVED = ("grpc://", "grpc+tls://")  # the services of served_folder.py
 OBJECT_STORES = ("s3", "gcs", "abfs")  # folders are only prefixes there
 
 
@@ -185,7 +185,7 @@ def _opened(root: str) -> tuple[Any, str]:
     from pyarrow.fs import FileSystem, PyFileSystem
 
     if root.startswith(SERVED):
-        from .flights import ServedFolder  # which few need
+        from .served_folder import ServedFolder  # which few need
 
         return PyFileSystem(ServedFolder(root)), ""
     try:

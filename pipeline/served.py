@@ -24,13 +24,14 @@ from pyarrow import flight
 from .columns import plain
 from .config import LoaderConfig
 from .cpu import DTYPES, Memory
-from .errors import DataError
+from .errors import DataError, UndecodableImage
 from .feeds import Feeds
 from .flights import NotHere, Server, Servers
+from .images import decode_record
 from .manifest import Manifest
 from .records import Records
 from .remote import RemotePath
-from .stats import Stats, stats_for
+from .stats import Stats
 from .tickets import Ticket, digest, shape_of
 from .views import Feed, windows
 
@@ -51,12 +52,11 @@ class Answer(NamedTuple):
 class ServedFeeds(Feeds):
     """The feeds of one rank, from servers: `prefetch` + 2 steps are asked for ahead of the one that is due, each of the server that is least busy."""
 
-    def __init__(self, manifest: Manifest, config: LoaderConfig, stats: Stats | None, records: Records) -> None:
-        """Take what `read_manifest` said of the servers' data set; ValueError for other statistics than theirs, where servers compute with them."""
+    def __init__(self, manifest: Manifest, config: LoaderConfig, stats: Stats, theirs: Stats, records: Records) -> None:
+        """Take what was read of the servers' data set; ValueError if `stats` are not `theirs`, where servers compute with them."""
         assert isinstance(manifest.directory, RemotePath)
-        theirs = stats_for(manifest, config.split)
         data = digest(manifest, theirs)
-        if config.form != "records" and stats is not None and digest(manifest, stats) != data:
+        if config.form != "records" and digest(manifest, stats) != data:
             raise ValueError(f'the servers make {config.form} with their own statistics; other ones need form="records"')
         super().__init__(manifest, config, stats, records)
         self.finished = config.form == "batches"
@@ -107,6 +107,23 @@ class ServedFeeds(Feeds):
                 self.tell(f"record {given} is given by the server instead of record {damaged}, which is damaged")
         return answer
 
+    def mend(self, step: int, error: Exception) -> None:
+        """Find substitutes for the damaged records of a step among what servers sent: only these are asked for by themselves."""
+        answer = self._fetch(step)
+        asked = self.substituted(answer.numbers)
+        suspects = [int(asked[i]) for i, image in enumerate(answer.images) if not self._is_good(image)]
+        damaged = {number: reason for number in suspects if number not in self.substitutes and (reason := self.records.damage(number))}
+        if not damaged:
+            raise error
+        self.replace(damaged, error)
+
+    def _is_good(self, image: UInt8[np.ndarray, "..."]) -> bool:
+        size = self._stored.config.size
+        try:
+            return image.ndim == 3 or decode_record(image).shape == (size, size, 3)
+        except UndecodableImage:
+            return False
+
     def _ask_ahead(self, step: int) -> None:
         for later in range(step, step + self._ahead):
             if later not in self._coming:
@@ -130,32 +147,39 @@ class ServedFeeds(Feeds):
         usual, start = median(self._took), time.monotonic()
         seconds = max(LEAST_SECONDS, 4 * SLOW * usual)
         asked: list[Server] = []
-        asks = [_begun(self._ask, step, seconds, None, asked)]
+        slow: Server | None = None
+        answered = threading.Event()
+        asks = [_begun(self._ask, step, seconds, answered, asked, None)]
         if len(self._servers.servers) > 1 and not wait(asks, max(USUAL, SLOW * usual)).done:
-            asks.append(_begun(self._ask, step, seconds, asked[-1] if asked else None, []))
+            slow = asked[-1] if asked else None
+            asks.append(_begun(self._ask, step, seconds, answered, [], slow))
         for done in as_completed(asks):
             if done.exception() is None:
-                if asked and not asks[0].done():
-                    asked[-1].failed("it was slow", SLOW_SECONDS)
+                answered.set()
+                if slow is not None and not asks[0].done() and asked[-1] is slow:
+                    slow.failed("it was slow", SLOW_SECONDS)
                 self._took.append(time.monotonic() - start)
                 return done.result()
         return asks[0].result()  # raises why not
 
-    def _ask(self, step: int, seconds: float, avoid: Server | None, asked: list[Server]) -> Answer:
+    def _ask(self, step: int, seconds: float, answered: threading.Event, asked: list[Server], avoid: Server | None) -> Answer:
         ticket = flight.Ticket(replace(self._ticket, step=step).to_bytes())
 
         def work(client: Any, options: Any) -> Answer:  # noqa: ANN401  (pyarrow's)
-            return self._read(client.do_get(ticket, options), step)
+            return self._read(client.do_get(ticket, options), step, answered)
 
-        return self._servers.ask(work, self._config.patience, seconds, avoid, asked)
+        return self._servers.ask(work, self._config.patience, seconds, asked, avoid, answered)
 
-    def _read(self, reader: Any, step: int) -> Answer:  # noqa: ANN401  (a FlightStreamReader)
+    def _read(self, reader: Any, step: int, answered: threading.Event) -> Answer:  # noqa: ANN401  (a FlightStreamReader)
         """Return an answer that was checked: it is of the records that were asked for, or of others if damaged ones may be replaced."""
         planned = self.plan(step)[1]
         batch = self._memory.lease((len(planned), *self._shape.column.shape), DTYPES[self._config.dtype]) if self.finished else None
         chunks: list[pa.RecordBatch] = []
         rows = 0
         for chunk in reader:
+            if answered.is_set():  # another server was faster
+                reader.cancel()
+                raise NotHere("it is not needed any more")
             data = chunk.data
             if rows + len(data) > len(planned) or data.schema.field("image").type != self._shape.column:
                 raise NotHere(f"an answer of {rows + len(data)} records of {data.schema.field('image').type} instead of {len(planned)}")

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from pyarrow import flight
@@ -26,6 +26,7 @@ from .errors import DataError
 from .health import Gauges
 from .tickets import Ticket, WrongTicket
 
+T = TypeVar("T", pa.RecordBatch, bytes)
 log = logging.getLogger("alexprep.serve")
 
 
@@ -86,18 +87,20 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
             columns, rows = self.answers.to(asked)
         return flight.GeneratorStream(columns, self._sent(asked.form, _peer(context), rows))
 
-    def do_action(self, _context: Any, action: Any) -> Iterator[bytes]:  # noqa: ANN401  (pyarrow's)
+    def do_action(self, context: Any, action: Any) -> Iterator[bytes]:  # noqa: ANN401  (pyarrow's)
         """Return what the action says: status, files, or a part of a file."""
         with self._errors("action"):
             body = _json(action.body.to_pybytes() if action.body is not None else b"null")
             if action.type == "status":
                 return iter([json.dumps(self.status()).encode()])
+            if action.type in ("files", "read") and isinstance(body, dict) and body.get("identity") not in (None, self.answers.identity):
+                raise WrongTicket("this server has another data set, or other statistics of it")
             if action.type == "files":
-                return iter([json.dumps(self.answers.files()).encode()])
+                return iter([json.dumps({"identity": self.answers.identity, "files": self.answers.files()}).encode()])
             if action.type == "read":
                 if not isinstance(body, dict) or [type(body.get(name)) for name in ("file", "offset", "length")] != [str, int, int]:
                     raise WrongTicket("read takes file, offset and length")
-                return iter([self.answers.read(body["file"], body["offset"], body["length"])])
+                return self._sent("files", _peer(context), self.answers.read(body["file"], body["offset"], body["length"]))
             raise WrongTicket("there are the actions status, files and read")
 
     def _not_offered(self, *_: Any) -> Any:  # noqa: ANN401  (pyarrow's)
@@ -130,9 +133,9 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
 
     def drain(self, seconds: float) -> bool:
         """Send newcomers away, and wait until the answers on their way are there, so long at most; tell whether they are. Then shut down."""
-        self.draining = True
         deadline = time.monotonic() + seconds
         with self._idle:
+            self.draining = True
             while self._requests and (left := deadline - time.monotonic()) > 0:
                 self._idle.wait(left)
             done = not self._requests
@@ -143,18 +146,18 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
     def _admitted(self, form: str, peer: str) -> _Request:
         request = _Request(form, peer)
         with self._lock:
-            full = len(self._requests) >= self.limits.requests
-            if not full and not self.draining:
+            draining, full = self.draining, len(self._requests) >= self.limits.requests
+            if not (draining or full):
                 self._requests.add(request)
-        if self.draining or full:
+        if draining or full:
             self.gauges.shed.inc()
-            text = "it is being shut down" if self.draining else f"it has {self.limits.requests} requests, and takes no more"
-            facts = {"kind": "busy", "text": text, "retry_after": 5.0 if self.draining else self.limits.retry_after}
+            text = "it is being shut down" if draining else f"it has {self.limits.requests} requests, and takes no more"
+            facts = {"kind": "busy", "text": text, "retry_after": 5.0 if draining else self.limits.retry_after}
             raise flight.FlightUnavailableError(f"{text}; come again after {facts['retry_after']} s", json.dumps(facts).encode())
         self.gauges.running.labels(form).inc()
         return request
 
-    def _sent(self, form: str, peer: str, rows: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def _sent(self, form: str, peer: str, rows: Iterator[T]) -> Iterator[T]:
         """Yield the messages, each made when the last one has been taken."""
         request = self._admitted(form, peer)  # here, not before: a generator that is never begun never ends
         outcome = "broken"  # unless it comes to its end
@@ -168,7 +171,7 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
                 request.sending_since = time.monotonic()
                 yield batch
                 request.sending_since = 0.0
-                self.gauges.sent.labels(request.form).inc(batch.nbytes)
+                self.gauges.sent.labels(request.form).inc(memoryview(batch).nbytes if isinstance(batch, bytes) else batch.nbytes)
         except flight.FlightError:
             outcome = "error"
             raise

@@ -16,7 +16,7 @@ from .conftest import ROOT
 FILES = sorted(path for top in ("pipeline", "model", "cli") for path in (ROOT / top).rglob("*.py"))
 LAYERS = (
     ("errors", "config", "hashing", "columns"),
-    ("remote", "kernels", "flights"),
+    ("remote", "kernels", "flights", "served_folder"),
     ("storage",),
     ("tracing", "doctor"),
     ("sources", "images", "processes", "moments", "augment", "order", "demo_data"),

@@ -18,13 +18,16 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from alexprep.pipeline import DamagedRecord, DataError, Loader, LoaderConfig, read_manifest
+from alexprep.pipeline import DamagedRecord, DataError, Loader, LoaderConfig, Records, load_stats, read_manifest
 from alexprep.pipeline.access import Address, Secrets, Tokens
 from alexprep.pipeline.answers import Answers
 from alexprep.pipeline.flights import Servers, locations
+from alexprep.pipeline.health import Health
+from alexprep.pipeline.remote import location
 from alexprep.pipeline.service import Limits, Service
 from alexprep.pipeline.stats import stats_for
 from alexprep.pipeline.tickets import FIELDS, Ticket, WrongTicket, digest
@@ -240,6 +243,17 @@ def test_no_server_at_all_is_said_with_its_address(data, server):
         stream(loader, 2)
 
 
+def test_servers_that_all_hang_are_given_up_in_time(data):
+    """Sockets that take connections and say nothing: `patience` is what it says."""
+    with contextlib.ExitStack() as held:
+        hung = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(2)]
+        servers = Servers("grpc://" + ",".join(f"127.0.0.1:{one.getsockname()[1]}" for one in hung))
+        start = time.monotonic()
+        with pytest.raises(DataError, match="no server has answered for 2 s"):
+            servers.act("status", patience=2)
+        assert time.monotonic() - start < 6
+
+
 def test_a_program_that_leaves_in_the_middle_ends(data):
     """Questions that are still on their way keep it from nothing."""
     program = f"from alexprep.pipeline import Loader; next(iter(Loader({data['jpeg'][1]!r}, batch_size=8, crop=48, form='batches')))"
@@ -248,17 +262,22 @@ def test_a_program_that_leaves_in_the_middle_ends(data):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_loader_of_a_service_does_not_go_through_a_fork(data):
+@pytest.mark.parametrize(
+    "in_child", ["next(iter(loader))", "Loader(where, batch_size=8, crop=48)", "next(iter(Loader(where, batch_size=4, crop=48)))"]
+)
+def test_a_loader_of_a_service_does_not_go_through_a_fork(data, in_child):
+    """gRPC would hang there; nothing does."""
     program = f"""
         import os
         from alexprep.pipeline import DataError, Loader
-        loader = Loader({data["jpeg"][1]!r}, batch_size=8, crop=48)
+        where = {data["jpeg"][1]!r}
+        loader = Loader(where, batch_size=8, crop=48)
         child = os.fork()
         if not child:
             try:
-                next(iter(loader))
+                {in_child}
             except DataError as error:
-                os._exit("does not survive a fork" in str(error))
+                os._exit(" fork" in str(error))
             os._exit(2)
         raise SystemExit(os.waitpid(child, 0)[1] >> 8)
     """
@@ -294,13 +313,15 @@ def test_statistics_of_ones_own_are_for_records_only(data):
 
 
 def test_servers_of_other_shards_are_not_believed(data):
-    """Named beside the right one, it is left out; alone, the message says why."""
-    mixed = f"{data['jpeg'][1]},{data['raw'][1]}"
-    loader = Loader(data["jpeg"][1], batch_size=8, crop=CROP)
-    loader._feeds._servers = Servers(mixed)
-    expected = stream(Loader(data["jpeg"][0], batch_size=8, crop=CROP), 20)
-    assert all(the_same(*pair) for pair in zip(stream(loader, 20), expected, strict=True))
+    """Named beside others, it is the first one asked that decides; alone, the message says why."""
+    for _ in range(4):
+        loader = Loader(f"{data['jpeg'][1]},{data['raw'][1]}", batch_size=8, crop=CROP)
+        name = loader.records.manifest.config.encoding
+        expected = stream(Loader(data[name][0], batch_size=8, crop=CROP), 20)
+        assert all(the_same(*pair) for pair in zip(stream(loader, 20), expected, strict=True))
+        assert np.array_equal(loader.records.pixels(9), Records(read_manifest(data[name][0]), "train").pixels(9))
 
+    loader = Loader(data["jpeg"][1], batch_size=8, crop=CROP)
     loader._feeds._servers = Servers(data["raw"][1])
     with pytest.raises(DataError, match=rf"{data['raw'][1]}: this server has another data set"):
         stream(loader, 8)
@@ -309,7 +330,10 @@ def test_servers_of_other_shards_are_not_believed(data):
 def test_the_files_of_a_served_data_set_can_be_read_and_nothing_else(data):
     folder, location = data["jpeg"]
     assert (read_manifest(location).plan, read_manifest(location).config) == (read_manifest(folder).plan, read_manifest(folder).config)
-    shown = [json.loads(command("alexprep", "stats", where, "--verify", "--json").stdout or "{}") for where in (folder, location)]
+    assert load_stats(read_manifest(location)).to_json() == load_stats(read_manifest(folder)).to_json()
+    local, served = (Records(read_manifest(where), "train") for where in (folder, location))
+    assert [local.key(number) for number in (0, 79)] == [served.key(number) for number in (0, 79)]
+    assert np.array_equal(local.pixels(50), served.pixels(50))
     client = flight.connect(location)
     for body in (
         {"file": "../../../../etc/passwd", "offset": 0, "length": 8},
@@ -325,9 +349,9 @@ def test_the_files_of_a_served_data_set_can_be_read_and_nothing_else(data):
     with pytest.raises(flight.FlightServerError, match="there are do_get with a ticket"):
         list(client.list_flights())
 
-    assert shown[0]["mean"] == json.loads((folder / "stats.json").read_text())["mean"]
-    assert not shown[1]  # it would have written statistics there
-    assert "read only" in command("alexprep", "stats", location, "--pca").stderr
+    written = command("alexprep", "stats", location, "--pca")
+    assert written.returncode == 1
+    assert "a served data set is read only" in written.stderr
 
 
 def ticket_of(folder, form="views", step=0, **options):
@@ -420,19 +444,20 @@ def test_noise_and_connections_that_say_nothing_do_no_harm(data, server):
 def test_a_client_that_takes_nothing_holds_little_and_is_let_go(data, server):
     """And meanwhile a full server tells others when to come again; then it answers them."""
     folder, _ = data["raw"]
-    one = server(folder, "--stall-seconds", 3, "--max-requests", 2)
+    one = server(folder, "--stall-seconds", 6, "--max-requests", 2)
     large = flight.Ticket(ticket_of(folder, form="batches", batch_size=80, views="ten", crop=72).to_bytes())  # 50 MB
     assert len(flight.connect(one.location).do_get(large).read_all()) == 80  # torch is imported now
     before = one.resident()
     clients = [flight.connect(one.location) for _ in range(2)]
     readers = [client.do_get(large) for client in clients]  # nothing is read
-    time.sleep(1)
-    loader = Loader(one.location, batch_size=8, crop=CROP)
+    asking, deadline = flight.connect(one.location), time.monotonic() + 5
+    while (running := one.status()["requests_now"]) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
     with pytest.raises(flight.FlightUnavailableError) as shed:
-        flight.connect(one.location).do_get(large).read_all()
+        asking.do_get(large).read_all()
     facts = json.loads(shed.value.extra_info)
     held = one.resident() - before
-    running = one.status()["requests_now"]
+    loader = Loader(one.location, batch_size=8, crop=CROP)
     batches = stream(loader, 3)
 
     assert (facts["kind"], facts["retry_after"]) == ("busy", 0.25)
@@ -443,6 +468,55 @@ def test_a_client_that_takes_nothing_holds_little_and_is_let_go(data, server):
         [reader.read_all() for reader in readers]
     log = one.stop()[1]
     assert '"event": "stalled"' in log
+
+
+def test_files_that_nobody_takes_hold_little_too(data, server):
+    folder, _ = data["raw"]
+    one = server(folder)
+    name, size = max(((name, size) for name, size in Answers(str(folder)).files().items()), key=lambda pair: pair[1])
+    body = json.dumps({"file": name, "offset": 0, "length": min(size, 8 << 20)}).encode()
+    before = one.resident()
+    clients = [flight.connect(one.location) for _ in range(40)]
+    readers = [client.do_action(flight.Action("read", body)) for client in clients]
+    first = [next(reader) for reader in readers]
+    held = one.resident() - before
+
+    assert len(first) == 40
+    assert held < 120 << 20
+    assert len(b"".join([first[0].body.to_pybytes(), *(result.body.to_pybytes() for result in readers[0])])) == size
+
+
+def test_probes_are_answered_while_others_drip(data, server):
+    """A hundred connections that send a byte now and then."""
+    one = server(data["jpeg"][0])
+    host, port = one.http.removeprefix("http://").split(":")
+    with contextlib.ExitStack() as held:
+        dripping = [held.enter_context(socket.create_connection((host, int(port)))) for _ in range(100)]
+        for connection in dripping:
+            with contextlib.suppress(OSError):
+                connection.sendall(b"G")
+        assert all(one.get("/healthz") == (200, "ok\n") for _ in range(20))
+
+
+def test_a_request_in_the_moment_of_draining_is_not_waited_for(data):
+    service = Service(Answers(str(data["jpeg"][0])), Address("127.0.0.1", 0))
+    service.draining = True
+    with pytest.raises(flight.FlightUnavailableError):
+        service._admitted("views", "ipv4:127.0.0.1:1")
+
+    assert service.status()["requests_now"] == 0
+    assert service.drain(5)
+
+
+def test_servers_listen_on_ipv6_too(data):
+    service = Service(Answers(str(data["jpeg"][0])), Address.parse("[::1]:0"))
+    side = Health(Address.parse("[::1]:0"), service.gauges, lambda: True)
+    with urllib.request.urlopen(side.url + "/readyz", timeout=10) as answer:
+        assert answer.status == 200
+    assert the_same(stream(Loader(service.location, batch_size=8, crop=CROP), 1)[0], stream(Loader(data["jpeg"][0], batch_size=8, crop=CROP), 1)[0])
+    side.shutdown()
+    side.server_close()
+    service.drain(1)
 
 
 def test_sigterm_lets_answers_arrive_and_sends_newcomers_away(data, server):
@@ -485,7 +559,8 @@ def test_a_server_is_seen_from_outside(data, server):
     assert counted["process_resident_memory_bytes"] > 10 << 20
     assert one.location in shown.stdout
     assert "ready for" in shown.stdout
-    assert "80 records" not in shown.stdout or shown.returncode == 0
+    assert "train 80, val 17 records" in shown.stdout
+    assert shown.returncode == 0
     assert gone.returncode == 1
     assert json.loads(gone.stdout)["grpc://127.0.0.1:1"]["state"] == "away"
     assert {"form", "peer", "outcome", "seconds"} <= set(next(line for line in log if line["event"] == "request"))
@@ -556,15 +631,22 @@ def test_tokens_are_asked_for_and_read_again_on_sighup(data, server, tmp_path, m
 
     (tmp_path / "tokens").write_text("short\n")
     one.process.send_signal(signal.SIGHUP)
-    time.sleep(0.5)
+    logged = [json.loads(one.process.stderr.readline()) for _ in range(2)][1]
+    assert (logged["level"], logged["event"], logged["kept"]) == ("error", "tokens", 1)
+    assert "line 1 is none" in logged["reason"]
     Servers(one.location).act("status", patience=5)  # a file that cannot be used changes nothing
+    known = Servers(one.location)
+    known.act("status", patience=5)
     (tmp_path / "tokens").write_text(TOKEN.upper() + "\n")
     one.process.send_signal(signal.SIGHUP)
     deadline = time.monotonic() + 10
     with pytest.raises(DataError, match="it refuses us"):
         while time.monotonic() < deadline:
             Servers(one.location).act("status", patience=5)
-    (tmp_path / "mine").write_text(TOKEN.upper() + "\n")
+    timer = threading.Timer(1, lambda: (tmp_path / "mine").write_text(TOKEN.upper() + "\n"))
+    timer.start()
+    known.act("status", patience=20)  # which has been answered once, and waits for the new token
+    timer.join()
     Servers(one.location).act("status", patience=5)
     monkeypatch.setenv("ALEXPREP_CA", str(files / "stranger.crt"))
     with pytest.raises(DataError, match="no server has answered"):
@@ -597,7 +679,7 @@ def test_a_token_is_compared_whole(tmp_path):
         assert not tokens.allow(wrong)
 
 
-@pytest.mark.parametrize("text", ["", "8815", "host", "host:", "host:99999", "host:x", ":1"])
+@pytest.mark.parametrize("text", ["", "8815", "host", "host:", "host:99999", "host:x", "host:²", ":1"])
 def test_addresses_that_are_none_are_refused(text):
     with pytest.raises(ValueError, match="HOST:PORT"):
         Address.parse(text)
@@ -608,6 +690,7 @@ def test_addresses_that_are_none_are_refused(text):
 def test_addresses_are_read_as_people_write_them():
     assert locations("grpc://a:1, b:2,grpc://a:1") == ["grpc://a:1", "grpc://b:2"]
     assert locations("grpc+tls://[::1]:5") == ["grpc+tls://[::1]:5"]
+    assert locations(str(location(Path("grpc://a:1,grpc://b:2")))) == ["grpc://a:1", "grpc://b:2"]
     assert str(Address.parse("[::1]:5")) == "[::1]:5"
     assert Address.parse("127.9.9.9:1").loopback
     assert not Address.parse("10.0.0.1:1").loopback
