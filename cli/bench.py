@@ -50,13 +50,16 @@ def bench(
     Storage, decoding and augmenting are measured alone, with all the loader's threads; of a consumer its own word is taken.
     """
     import torch
-    from alexprep.pipeline import Loader, read_manifest
+    from alexprep.pipeline import DataError, Loader, read_manifest
     from alexprep.pipeline.binding import Setup, Stage, stages_of, verdict
+    from alexprep.pipeline.remote import is_served
     from alexprep.pipeline.tracing import Trace
 
     if trace is not None and (trace.is_dir() or not trace.parent.is_dir()):
         raise click.UsageError(f"--trace {trace} is no name that a file can have here")
     manifest = read_manifest(directory)
+    if is_served(manifest.directory):
+        raise DataError(f"{manifest.directory} is on other machines; give bench the folder, where alexprep serve is")
     split = split or manifest.main_split
     recorded = Trace() if trace is not None else None
     on_gpu = device == "gpu" or (device == "auto" and torch.cuda.is_available())

@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from .common import print_json, wrong_values
+from .common import a_number, print_json, wrong_values
 from .options import cache_options, cached
 from .shards import DIRECTORY, JSON
 
@@ -39,7 +39,14 @@ STATUS_SECONDS = 5.0  # that a server is given to say how it does
 @click.option(
     "--stall-seconds", default=60.0, show_default=True, type=click.FloatRange(1, 86400), help="After which a client that takes nothing is cut off."
 )
-@click.option("--drain-seconds", default=30.0, show_default=True, type=click.FloatRange(0, 86400), help="For answers on their way, at SIGTERM.")
+@click.option(
+    "--drain-seconds",
+    default=30.0,
+    show_default=True,
+    type=click.FloatRange(0, 86400),
+    callback=a_number,
+    help="For answers on their way, at SIGTERM.",
+)
 @click.option(
     "--log-level", default="info", show_default=True, type=click.Choice(["debug", "info", "warning", "error"]), help="debug: every request."
 )
@@ -77,8 +84,11 @@ def serve(
     from alexprep.pipeline.health import Health
     from alexprep.pipeline.images import use_one_thread
     from alexprep.pipeline.order import keep_orders
+    from alexprep.pipeline.remote import is_served, location
     from alexprep.pipeline.service import Limits, Service
 
+    if is_served(location(directory)):
+        raise click.UsageError(f"{directory} is served already; give a folder of shards, or an object store's with --cache")
     with wrong_values():
         address, side = Address.parse(bind), Address.parse(http) if http else None
     secrets = Secrets(tls_cert, tls_key, tls_client_ca, tokens)
@@ -179,6 +189,9 @@ def _print_status(addresses: str, *, as_json: bool) -> None:
     else:
         for location, facts in found.items():
             click.echo(f"{location}: {_status_line(facts)}")
+    data = {location: facts["data"] for location, facts in found.items() if facts["state"] != "away"}
+    if len({json.dumps(digests, sort_keys=True) for digests in data.values()}) > 1:
+        raise DataError(f"these servers have different data sets, or different statistics, and cannot be used together: {', '.join(data)}")
     away = [location for location, facts in found.items() if facts["state"] == "away"]
     if away:
         raise DataError(f"{len(away)} of {len(found)} servers do not answer: {', '.join(away)}")

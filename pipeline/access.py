@@ -6,8 +6,8 @@ In:  addresses and files that the operator named.    Out: what pyarrow.flight is
 import hashlib
 import hmac
 import ipaddress
-import re
 import socket
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,7 @@ from typing import Any
 from pyarrow import flight
 
 from .errors import DataError
-
-SHORTEST = 16  # characters of a token
-_TOKEN = re.compile(rf"[!-~]{{{SHORTEST},512}}")  # printable ASCII without spaces: it goes into a header
+from .flights import pem, tokens_in
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,8 @@ class Address:
     def parse(cls, text: str) -> "Address":
         """Return HOST:PORT ([::1]:8815 for IPv6); ValueError for anything else. Port 0 is any that is free."""
         host, _, port = text.rpartition(":")
-        if not host or not (port.isascii() and port.isdecimal()) or int(port) >= 1 << 16:
+        bare = host.startswith("[") != host.endswith("]") or (":" in host and not host.startswith("["))
+        if not host or bare or "/" in host or not (port.isascii() and port.isdecimal()) or int(port) >= 1 << 16:
             raise ValueError(f"an address is HOST:PORT, such as 127.0.0.1:8815; got {text!r}")
         return cls(host.strip("[]"), int(port))
 
@@ -76,20 +75,14 @@ class Secrets:
         """Return the server's TLS options, none without a certificate; DataError names a file that cannot be read or is no PEM."""
         if self.cert is None or self.key is None:
             return {}
-        options: dict[str, Any] = {"tls_certificates": [(_pem(self.cert, "CERTIFICATE"), _pem(self.key, "PRIVATE KEY"))]}
+        options: dict[str, Any] = {"tls_certificates": [(pem(self.cert, "CERTIFICATE"), pem(self.key, "PRIVATE KEY"))]}
         if self.client_ca is not None:
-            options |= {"verify_client": True, "root_certificates": _pem(self.client_ca, "CERTIFICATE")}
+            options |= {"verify_client": True, "root_certificates": pem(self.client_ca, "CERTIFICATE")}
+        try:  # gRPC would say no more than that the server did not start
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(self.cert, self.key, password="")
+        except (ssl.SSLError, OSError) as error:
+            raise DataError(f"{self.key} is not the key of {self.cert}, or one of them is damaged or has a password: {error}") from error
         return options
-
-
-def _pem(path: Path, what: str) -> bytes:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    if not re.search(rb"-----BEGIN [A-Z ]*" + what.encode() + b"-----", data):
-        raise DataError(f"{path} has no {what.lower()} in PEM: it should have a line -----BEGIN {what}-----")
-    return data
 
 
 class Tokens:
@@ -116,18 +109,7 @@ class Tokens:
         return scheme.lower() == "bearer" and any(known)
 
     def _read(self) -> tuple[bytes, ...]:
-        try:
-            lines = self._path.read_text().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{self._path} cannot be read as tokens: {error}") from error
-        tokens = {number: line.strip() for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")}
-        wrong = next((number for number, token in tokens.items() if not _TOKEN.fullmatch(token)), None)
-        if wrong is not None or not tokens:
-            where = f"line {wrong} is none" if wrong is not None else "it has none"
-            raise DataError(
-                f"{self._path}: a token is {SHORTEST} to 512 characters without spaces, one a line; {where} (openssl rand -hex 32 makes one)"
-            )
-        return tuple(hashlib.sha256(token.encode()).digest() for token in tokens.values())
+        return tuple(hashlib.sha256(token.encode()).digest() for token in tokens_in(self._path))
 
 
 class Guard(flight.ServerMiddlewareFactory):  # type: ignore[misc]  # pyarrow has no types

@@ -3,34 +3,47 @@
 In:  "grpc://host:port,host2:port" (or grpc+tls://).    Out: answers, whichever server they came from.
 """
 
+import atexit
 import json
 import os
 import re
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines on stderr say less than its errors do, and strangers can cause them
+
 import pyarrow as pa
 from pyarrow import flight
 
 from .errors import DataError, printable
+from .remote import SERVED
 
 T = TypeVar("T")
-CALL_SECONDS = 120.0  # that one answer may take in all
+CALL_SECONDS = 2.0  # that an answer is waited for; twice that the next time
+LEAVING_SECONDS = 2.0  # that a program which ends waits for questions on their way
+SHORTEST = 16  # characters of a token
 FIRST_PATIENCE = 30.0  # seconds without any answer to a question about files
 MOST_READ = 8 << 20  # bytes of a file asked for at once
 TOKEN_FILE, CA, CERT, KEY = "ALEXPREP_TOKEN_FILE", "ALEXPREP_CA", "ALEXPREP_CLIENT_CERT", "ALEXPREP_CLIENT_KEY"
 
 
+_TOKEN = re.compile(rf"[!-~]{{{SHORTEST},512}}")  # printable ASCII without spaces: it goes into a header
 _process: dict[str, int] = {}  # whose connections there are
 
 
 class NotHere(DataError):
     """A server refuses, or cannot read its shards; another one may answer."""
+
+
+class NotNeeded(DataError):
+    """Nobody waits for this answer any more."""
 
 
 @dataclass
@@ -75,8 +88,10 @@ class Servers:
         self.uri = uri
         self.servers = [Server(location) for location in locations(uri)]
         self._turn = 0
+        self.left_out: dict[str, str] = {}  # servers that refused, and why
         self._closed = False
         self._answered = False  # by any of them
+        _all.add(self)
         self._lock = threading.Lock()
 
     def ask(
@@ -105,11 +120,18 @@ class Servers:
                     raise DataError("; ".join(dict.fromkeys(refused.values())))
                 time.sleep(0.02)
                 continue
+            try:
+                options = _options(max(1.0, min(seconds, left)))
+            except DataError:
+                if not self._answered:
+                    raise
+                time.sleep(0.1)  # its file may just be changing
+                continue
             if asked is not None:
                 asked.append(server)
             try:
                 with self._asked(server):
-                    result = work(server.client(), _options(max(1.0, min(seconds, left))))
+                    result = work(server.client(), options)
             except NotHere as error:
                 refused[server.location] = f"{server.location}: {error}"
             except (pa.ArrowException, OSError) as error:
@@ -121,7 +143,7 @@ class Servers:
             else:
                 server.failures, self._answered = 0, True
                 return result
-        raise NotHere(f"{self.uri} is not asked any more")
+        raise NotNeeded(f"{self.uri} is not asked any more")
 
     def act(self, kind: str, body: Any = None, patience: float = FIRST_PATIENCE, length: int | None = None) -> bytes:  # noqa: ANN401  (JSON)
         """Return what an action gives, of that length if it is known."""
@@ -133,7 +155,12 @@ class Servers:
                 raise NotHere(f"{len(found)} bytes came instead of {length}")
             return found
 
-        return self.ask(work, patience, min(CALL_SECONDS, patience))
+        return begun(self.ask, work, patience).result()  # in a thread: a signal is heard meanwhile
+
+    @property
+    def closed(self) -> bool:
+        """Whether nobody waits for answers any more."""
+        return self._closed
 
     def close(self) -> None:
         """Ask no more."""
@@ -172,13 +199,16 @@ class Servers:
             server.rests(str(facts.get("text")), float(facts.get("retry_after", 0.2)))
             return ""
         if facts.get("kind") in ("ticket", "data", "internal"):
-            return str(facts.get("text"))
+            text = str(facts.get("text"))
+            if facts["kind"] == "ticket":
+                self.left_out[server.location] = text
+            return text
         text = str(error).partition(". gRPC client debug context")[0].partition("Detail:")[0].strip()
         if isinstance(error, flight.FlightUnauthenticatedError | flight.FlightUnauthorizedError):
             trouble = f"it refuses us: {text or 'no good token'} ({TOKEN_FILE} names a file with the token)"
             server.failed(trouble, 0.5)
             return "" if self._answered else trouble  # a token may just be changing
-        server.failed(text or type(error).__name__)
+        server.failed(text or type(error).__name__, 1.0 if isinstance(error, flight.FlightTimedOutError) else 0.1)
         return ""
 
     def _silence(self, patience: float, refused: dict[str, str]) -> str:
@@ -189,6 +219,8 @@ class Servers:
 def locations(uri: str) -> list[str]:
     """Return the locations in "grpc://host:port,host2:port"; DataError for anything else."""
     scheme, colon, rest = uri.partition("://")
+    if f"{scheme}://" not in SERVED:
+        raise DataError(f"{printable(uri)} names no server: expected grpc://HOST:PORT, or grpc+tls://HOST:PORT")
     parts = (re.sub(rf"^{re.escape(scheme)}:/+", "", part.strip()) for part in rest.split(","))  # click makes grpc:/ of a second grpc://
     found = [f"{scheme}://{part}" for part in parts if part]
     for location in found:
@@ -204,19 +236,65 @@ def _credentials(location: str) -> dict[str, Any]:
     """Return what a connection needs of TLS, from files that the environment names."""
     if not location.startswith("grpc+tls://"):
         return {}
-    names = {"tls_root_certs": CA, "cert_chain": CERT, "private_key": KEY}
-    return {option: _secret(name) for option, name in names.items() if os.environ.get(name)}
+    wanted = {"tls_root_certs": (CA, "CERTIFICATE"), "cert_chain": (CERT, "CERTIFICATE"), "private_key": (KEY, "PRIVATE KEY")}
+    return {option: pem(Path(os.environ[name]), what) for option, (name, what) in wanted.items() if os.environ.get(name)}
 
 
-def _secret(name: str) -> bytes:
-    path = Path(os.environ[name])
+def pem(path: Path, what: str) -> bytes:
+    """Return a file of PEM that has a "CERTIFICATE" or "PRIVATE KEY"; DataError names one that has not."""
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except OSError as error:
-        raise DataError(f"{path}, which {name} names, cannot be read: {error.strerror}") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    if not re.search(rb"-----BEGIN [A-Z ]*" + what.encode() + b"-----", data):
+        raise DataError(f"{path} has no {what.lower()} in PEM: it should have a line -----BEGIN {what}-----")
+    return data
+
+
+def tokens_in(path: Path) -> list[str]:
+    """Return the tokens of a file, one a line, # begins a remark; DataError if there is none, or a line that cannot be one."""
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as tokens: {error}") from error
+    tokens = {number: line.strip() for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")}
+    wrong = next((number for number, token in tokens.items() if not _TOKEN.fullmatch(token)), None)
+    if wrong is not None or not tokens:
+        where = f"line {wrong} is none" if wrong is not None else "it has none"
+        rule = f"a token is {SHORTEST} to 512 characters without spaces, one a line"
+        raise DataError(f"{path}: {rule}; {where} (openssl rand -hex 32 makes one)")
+    return list(tokens.values())
 
 
 def _options(seconds: float) -> Any:  # noqa: ANN401  (FlightCallOptions)
     """Return the options of a call; the token is read each time, since tokens change."""
-    headers = [(b"authorization", b"Bearer " + _secret(TOKEN_FILE).strip())] if os.environ.get(TOKEN_FILE) else []
+    path = os.environ.get(TOKEN_FILE)
+    headers = [(b"authorization", b"Bearer " + tokens_in(Path(path))[0].encode())] if path else []
     return flight.FlightCallOptions(timeout=seconds, headers=headers)
+
+
+def begun(work: Callable[..., T], *arguments: Any) -> Future[T]:  # noqa: ANN401
+    """Return the future of `work`, in a thread of its own that keeps nobody from ending: an executor's are waited for at a program's end."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="alexprep-ask", daemon=True).start()
+    return future
+
+
+_all: weakref.WeakSet[Servers] = weakref.WeakSet()
+
+
+@atexit.register
+def _leave() -> None:
+    """Give questions on their way a moment to end: a thread that comes back from gRPC into a Python that is gone would abort the program."""
+    for servers in list(_all):
+        servers.close()
+    deadline = time.monotonic() + LEAVING_SECONDS
+    while any(server.busy for servers in list(_all) for server in servers.servers) and time.monotonic() < deadline:
+        time.sleep(0.005)

@@ -6,9 +6,9 @@ In:  tickets for the next steps.    Out: a `Feed` a step, or what a finished bat
 import os
 import threading
 import time
+import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future, as_completed, wait
 from dataclasses import replace
 from itertools import pairwise
@@ -26,7 +26,7 @@ from .config import LoaderConfig
 from .cpu import DTYPES, Memory
 from .errors import DataError, UndecodableImage
 from .feeds import Feeds
-from .flights import NotHere, Server, Servers
+from .flights import NotHere, NotNeeded, Server, Servers, begun
 from .images import decode_record
 from .manifest import Manifest
 from .records import Records
@@ -39,6 +39,10 @@ USUAL = 1.0  # seconds that an answer may take in any case
 SLOW = 4.0  # times the usual time of an answer, after which another server is asked too
 LEAST_SECONDS = 30.0  # that an answer is waited for, at least; twice that the next time
 SLOW_SECONDS = 1.0  # that a server is left alone after another one was so much faster; twice that the next time, and so on
+
+
+class ServerLeftOut(UserWarning):
+    """One of several servers refuses: it has another data set, for example."""
 
 
 class Answer(NamedTuple):
@@ -70,6 +74,7 @@ class ServedFeeds(Feeds):
         self._memory = Memory(2 * self._ahead)
         self._took: deque[float] = deque([USUAL], maxlen=32)  # seconds of the last answers
         self._coming: dict[int, Future[Answer]] = {}
+        self._warned: set[str] = set()
         self._process = os.getpid()
         weakref.finalize(self, self._servers.close)
 
@@ -99,6 +104,9 @@ class ServedFeeds(Feeds):
         """Return the answer to a step's ticket when it is here, and ask for one more ahead; DataError if no server gives it."""
         self._ask_ahead(step)
         answer = self._coming.pop(step).result()
+        for location in set(self._servers.left_out) - self._warned:
+            self._warned.add(location)
+            warnings.warn(f"{location} is left out: {self._servers.left_out[location]}", ServerLeftOut, stacklevel=5)
         planned = self.plan(step)[1]
         for i in np.flatnonzero(answer.numbers != planned).tolist():
             damaged, given = int(planned[i]), int(answer.numbers[i])
@@ -127,7 +135,7 @@ class ServedFeeds(Feeds):
     def _ask_ahead(self, step: int) -> None:
         for later in range(step, step + self._ahead):
             if later not in self._coming:
-                self._coming[later] = _begun(self._fetch, later)
+                self._coming[later] = begun(self._fetch, later)
 
     def _put_back(self, feed: Feed) -> Feed:
         """Return the feed with records in which the views lie where they were cut out."""
@@ -149,10 +157,10 @@ class ServedFeeds(Feeds):
         asked: list[Server] = []
         slow: Server | None = None
         answered = threading.Event()
-        asks = [_begun(self._ask, step, seconds, answered, asked, None)]
+        asks = [begun(self._ask, step, seconds, answered, asked, None)]
         if len(self._servers.servers) > 1 and not wait(asks, max(USUAL, SLOW * usual)).done:
             slow = asked[-1] if asked else None
-            asks.append(_begun(self._ask, step, seconds, answered, [], slow))
+            asks.append(begun(self._ask, step, seconds, answered, [], slow))
         for done in as_completed(asks):
             if done.exception() is None:
                 answered.set()
@@ -177,9 +185,9 @@ class ServedFeeds(Feeds):
         chunks: list[pa.RecordBatch] = []
         rows = 0
         for chunk in reader:
-            if answered.is_set():  # another server was faster
+            if answered.is_set() or self._servers.closed:  # another server was faster, or the program ends
                 reader.cancel()
-                raise NotHere("it is not needed any more")
+                raise NotNeeded("another server was faster")
             data = chunk.data
             if rows + len(data) > len(planned) or data.schema.field("image").type != self._shape.column:
                 raise NotHere(f"an answer of {rows + len(data)} records of {data.schema.field('image').type} instead of {len(planned)}")
@@ -195,20 +203,6 @@ class ServedFeeds(Feeds):
         if numbers.min() < 0 or numbers.max() >= len(self.records) or labels.min() < 0 or labels.max() >= len(self._stored.classes):
             raise NotHere("an answer of records or labels that there are not")
         return Answer(numbers, labels, batch if batch is not None else [image for chunk in chunks for image in _images(chunk.column("image"))])
-
-
-def _begun(work: Callable[..., Answer], *arguments: Any) -> Future[Answer]:  # noqa: ANN401
-    """Return the future of `work`, in a thread of its own that keeps nobody from ending: an executor's are waited for at a program's end."""
-    future: Future[Answer] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(work(*arguments))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, name="alexprep-ask", daemon=True).start()
-    return future
 
 
 def _images(column: pa.Array) -> list[UInt8[np.ndarray, "..."]]:

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow.fs import FileInfo, FileSelector, FileSystemHandler, FileType
 
+from .errors import DataError
 from .flights import MOST_READ, Servers
 
 LISTED_SECONDS = 10.0  # that a list of files is believed
@@ -57,7 +58,10 @@ class ServedFolder(FileSystemHandler):  # type: ignore[misc]  # pyarrow has no t
         when, sizes = self._listed
         if time.monotonic() - when > LISTED_SECONDS or not sizes:
             found = json.loads(self._servers.act("files", {"identity": self._identity}))
-            sizes, self._identity = dict(found["files"]), str(found["identity"])
+            try:
+                sizes, self._identity = dict(found["files"]), str(found["identity"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise DataError(f"{self._servers.uri} answers as another release of alexprep would: install the same one there and here") from error
             self._listed = (time.monotonic(), sizes)
         return sizes
 

@@ -40,6 +40,7 @@ class Limits:
     retry_after: float = 0.25  # seconds, told to who is sent away
 
 
+FLUSH_SECONDS = 5.0  # for what gRPC has in hand when the last message has been given to it
 LOOPBACK = Secrets()  # none
 
 
@@ -71,12 +72,14 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
         self._idle = threading.Condition(self._lock)
         guard = {} if self.tokens is None else {"guard": Guard(self.tokens, self.gauges.refused.inc)}
         scheme = "grpc" if secrets.cert is None else "grpc+tls"
+        options = secrets.tls()
         try:
-            super().__init__(f"{scheme}://{address}", middleware=guard, **secrets.tls())
+            if address.port:  # gRPC would not say that it is taken
+                family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+                socket.create_server((address.host, address.port), family=family).close()
+            super().__init__(f"{scheme}://{address}", middleware=guard, **options)
         except (pa.ArrowException, OSError) as error:
-            raise DataError(
-                f"cannot listen on {address}: {_plain(error)}; is another program there, and are certificate and key of each other?"
-            ) from error
+            raise DataError(f"cannot listen on {address}: {_plain(error)}; give another --bind") from error
         self.location = f"{scheme}://{Address(address.host, self.port)}"
         threading.Thread(target=self._watch, name="alexprep-watch", daemon=True).start()
 
@@ -139,8 +142,11 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
             while self._requests and (left := deadline - time.monotonic()) > 0:
                 self._idle.wait(left)
             done = not self._requests
-        hang_up(self.port)  # shutdown would wait for answers that nobody takes, and for connections that say nothing
-        self.shutdown()
+        closing = threading.Thread(target=self.shutdown, name="alexprep-shutdown", daemon=True)
+        closing.start()  # what gRPC still has of the answers goes out
+        closing.join(FLUSH_SECONDS)
+        hang_up(self.port)  # it would wait for answers that nobody takes, and for connections that say nothing
+        closing.join()
         return done
 
     def _admitted(self, form: str, peer: str) -> _Request:
@@ -259,4 +265,4 @@ def _json(body: bytes) -> Any:  # noqa: ANN401
 
 
 def _plain(error: Exception) -> str:
-    return str(error).partition(" Detail:")[0].strip()
+    return (error.strerror if isinstance(error, OSError) and error.strerror else str(error)).partition(" Detail:")[0].partition(" (while")[0].strip()

@@ -58,7 +58,7 @@ class Ticket:
             value = json.loads(data)
             if not isinstance(value, dict) or set(value) != {"version", "data", "form", "step", "config"}:
                 raise ValueError("it has version, data, form, step and config")
-            if value["version"] != VERSION:
+            if type(value["version"]) is not int or value["version"] != VERSION:
                 raise ValueError(f"it is of version {value['version']!r}; this release answers version {VERSION}")
             if not isinstance(value["data"], str) or value["form"] not in get_args(Form):
                 raise ValueError(f"data is a digest, and form one of {', '.join(get_args(Form))}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import DataError
-from ..remote import Location, RemotePath, location, present
+from ..remote import Location, RemotePath, is_served, location, present
 from .folder import KAGGLE, Folder
 from .labels import ClassOf, devkit_order, ilsvrc2012, missing_from_ilsvrc2012
 from .listing import Found, Source, clean_name, listing_of, shown, some
@@ -31,6 +31,8 @@ def find_source(where: str | Path | RemotePath, label_order: LabelOrder = "sorte
     Labels number the sorted class ids, or follow the devkit (`label_order="devkit"`).
     """
     root = location(where)
+    if is_served(root):
+        raise DataError(f"{root} serves finished records; a source is raw images")
     if not root.is_dir() and not root.is_file():
         raise DataError(
             f"no folder {root}: expected one with train/<class>/<image> and val/<class>/<image>, or ImageNet's tars, parquet or TFRecord files"
