@@ -11,7 +11,6 @@ import weakref
 from collections import deque
 from concurrent.futures import Future, as_completed, wait
 from dataclasses import replace
-from itertools import pairwise
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ import pyarrow as pa
 from jaxtyping import Int64, UInt8
 from pyarrow import flight
 
-from .columns import plain
+from .columns import byte_views, plain
 from .config import LoaderConfig
 from .cpu import DTYPES, Memory
 from .errors import DataError, UndecodableImage
@@ -202,15 +201,18 @@ class ServedFeeds(Feeds):
             raise NotHere("an answer of other records than were asked for")
         if numbers.min() < 0 or numbers.max() >= len(self.records) or labels.min() < 0 or labels.max() >= len(self._stored.classes):
             raise NotHere("an answer of records or labels that there are not")
-        return Answer(numbers, labels, batch if batch is not None else [image for chunk in chunks for image in _images(chunk.column("image"))])
+        if batch is not None:
+            return Answer(numbers, labels, batch)
+        side = self._stored.config.size if self._stored.config.encoding == "raw" else 0
+        return Answer(numbers, labels, [image for chunk in chunks for image in _images(chunk.column("image"), side)])
 
 
-def _images(column: pa.Array) -> list[UInt8[np.ndarray, "..."]]:
-    """Return a message's images, in its memory."""
+def _images(column: pa.Array, side: int) -> list[UInt8[np.ndarray, "..."]]:
+    """Return a message's images, in its memory: views, or records, of which raw ones have `side` pixels a side (0: they are JPEG)."""
     if isinstance(column, pa.FixedShapeTensorArray):
         return list(column.to_numpy_ndarray())
-    _, offsets, data = column.buffers()
-    ends, content = np.frombuffer(offsets, np.int64)[: len(column) + 1], np.frombuffer(data or b"", np.uint8)
-    if not (ends[0] >= 0 and (np.diff(ends) >= 0).all() and ends[-1] <= len(content)):
-        raise NotHere("an answer whose offsets lead out of it")
-    return [content[low:high] for low, high in pairwise(ends.tolist())]
+    try:
+        found = byte_views(column)
+        return [image.reshape(side, side, 3) for image in found] if side else found
+    except ValueError as error:
+        raise NotHere(f"an answer with {error}") from error

@@ -22,7 +22,8 @@ from .views import windows
 VERSION = 1
 MOST_BYTES = 4096  # of a ticket
 MOST_STEPS = 1 << 62  # more than any run has; epochs of it fit into 64 bits
-CHUNK = 2 << 20  # bytes of one message, about: what a server holds of an answer
+CHUNK = 4 << 20  # bytes of one message, about: what a server holds of an answer. Smaller ones cost more each than their bytes
+JPEGS = 128  # in a message: about as much
 # what of a LoaderConfig changes the numbers of a batch; the rest is the trainer's own business
 FIELDS = (
     *("split", "batch_size", "seed", "rank", "world_size", "crop", "views", "mean", "colour", "divide", "mirror", "shuffle", "on_bad"),
@@ -100,19 +101,18 @@ class Shape(NamedTuple):
 def shape_of(form: Form, manifest: Manifest, config: LoaderConfig) -> Shape:
     """Return the type of the column `image`, and the rows of a message of about `CHUNK` bytes.
 
-    "records": the JPEG (large_binary) or pixels uint8[s,s,3]; "views": uint8[c,c,3], for ten views [10,c,c,3]; "batches": numbers of
+    "records": the JPEG, or pixels, as bytes (binary_view: they are sent from where they are mapped, without a copy).
+    "views": uint8[c,c,3], for ten views [10,c,c,3]; "batches": numbers of
     `dtype` in the config's layout, [3,c,c] or [c,c,3], for ten views with 10 before it. WrongTicket for a crop that does not fit.
     """
     size, crop = manifest.config.size, config.crop
     if crop > size:
         raise WrongTicket(f"crop {crop} does not fit into records of {size} pixels")
-    if form == "records" and manifest.config.encoding == "jpeg":
-        return Shape(pa.large_binary(), 64)
+    if form == "records":
+        return Shape(pa.binary_view(), JPEGS if manifest.config.encoding == "jpeg" else max(1, CHUNK // (3 * size * size)))
     number = _NUMBERS[config.dtype] if form == "batches" else pa.uint8()
-    sides: tuple[int, ...] = (
-        (size, size, 3) if form == "records" else (3, crop, crop) if form == "batches" and config.layout == "CHW" else (crop, crop, 3)
-    )
-    if form != "records" and config.view == "ten":
+    sides: tuple[int, ...] = (3, crop, crop) if form == "batches" and config.layout == "CHW" else (crop, crop, 3)
+    if config.view == "ten":
         sides = (len(windows("ten", size - crop)), *sides)
     bytes_each = int(np.prod(sides)) * number.bit_width // 8
     return Shape(pa.fixed_shape_tensor(number, sides), max(1, CHUNK // bytes_each))
