@@ -1,6 +1,6 @@
 """`alexprep serve`: what it gives over loopback, against local loading and against Flight alone; latency, several servers, and a soak with faults.
 
-python benchmarks/service.py SHARDS [RAW_SHARDS] [--rounds 3] [--soak MINUTES] [--json FILE] [--only throughput|latency|scale|train|soak]
+python benchmarks/service.py SHARDS [RAW_SHARDS] [--rounds 3] [--streams 2] [--soak MINUTES] [--json FILE] [--only PART]
 
 SHARDS are JPEG records, RAW_SHARDS the same with --encoding raw. Servers, clients and trainers share the CPUs of one machine, so that the
 figures are ratios of what is done in one run, in turn, not what a server with a machine of its own would give.
@@ -139,7 +139,7 @@ def _asked(client: flight.FlightClient, ticket: Callable[[int], flight.Ticket], 
     return take(client, ticket(step))
 
 
-def throughput(folders: dict[str, Path], rounds: int) -> dict[str, Any]:
+def throughput(folders: dict[str, Path], rounds: int, streams: int) -> dict[str, Any]:
     found: dict[str, list[dict[str, float]]] = {}
     for name, shards in folders.items():
         server = Server(shards)
@@ -153,14 +153,14 @@ def throughput(folders: dict[str, Path], rounds: int) -> dict[str, Any]:
             other = flight.connect(f"grpc://127.0.0.1:{int(plain.stdout.readline())}")
             for _ in range(rounds):
                 row = {"KB an image": sent / 1e3}
-                row["limit"] = rate(partial(_again, other))
-                row["taken"] = rate(partial(_asked, client, ticket))
+                row["limit"] = rate(partial(_again, other), streams)
+                row["taken"] = rate(partial(_asked, client, ticket), streams)
                 row["loader"] = loader_rate(Loader(server.location, batch_size=BATCH, form=form))  # type: ignore[arg-type]
                 row["local"] = loader_rate(Loader(shards, batch_size=BATCH))
                 found.setdefault(f"{name} {form}", []).append(row)
             plain.kill()
         server.kill()
-    print(f"\nimages/s, batches of {BATCH} of 224x224, medians of {rounds} rounds; ratios within a round")
+    print(f"\nimages/s, batches of {BATCH} of 224x224, medians of {rounds} rounds; ratios within a round; answers at a time: {streams}")
     print(f"{'':14}{'KB/image':>9}{'Flight alone':>14}{'taken':>9}{'of Flight':>11}{'Loader':>9}{'local Loader':>14}{'of local':>10}")
     for name, rows in found.items():
         middle = {key: statistics.median(row[key] for row in rows) for key in rows[0]}
@@ -331,12 +331,13 @@ def main() -> None:
     parser.add_argument("shards", type=Path)
     parser.add_argument("raw", type=Path, nargs="?")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--streams", type=int, default=2, help="answers that the bare clients take at a time (default: %(default)s)")
     parser.add_argument("--soak", type=float, default=10, help="minutes (default: %(default)s)")
     parser.add_argument("--only", action="append", choices=["throughput", "latency", "scale", "train", "soak"])
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     parts: dict[str, Callable[[], Any]] = {
-        "throughput": lambda: throughput({"jpeg": chosen.shards, **({"raw": chosen.raw} if chosen.raw else {})}, chosen.rounds),
+        "throughput": lambda: throughput({"jpeg": chosen.shards, **({"raw": chosen.raw} if chosen.raw else {})}, chosen.rounds, chosen.streams),
         "latency": lambda: latency(chosen.raw or chosen.shards),
         "scale": lambda: scale(chosen.shards, chosen.rounds),
         "train": lambda: train(chosen.shards, chosen.rounds),
