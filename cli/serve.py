@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from .common import a_number, print_json, wrong_values
-from .options import cache_options, cached
+from .options import cache_options
 from .shards import DIRECTORY, JSON
 
 BIND, HTTP = "127.0.0.1:8815", "127.0.0.1:8816"
@@ -98,9 +98,8 @@ def serve(
     _log_to_stderr(log_level)
     use_one_thread()  # OpenCV's own would be as many again
     _many_connections()
-    place = cached(cache, cache_size)
     with _ended_by_signals():
-        answers = Answers(directory, place.get("cache"), cache_size)
+        answers = Answers(directory, None if cache is None else str(cache), cache_size)
     service = Service(answers, address, secrets, Limits(max_requests, threads, stall_seconds))
     health = None if side is None else Health(side, service.gauges, lambda: not service.draining)
     facts = {"location": service.location, "http": None if health is None else health.url, "data": directory, "plan": answers.manifest.plan}

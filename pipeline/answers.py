@@ -34,7 +34,7 @@ from .records import Records
 from .remote import RemotePath, present
 from .stats import MEAN_IMAGE, STATS, Stats, content, stats_for
 from .tickets import Shape, Ticket, WrongTicket, digest, schema, shape_of
-from .views import Feed, Window, windows
+from .views import Feed, Window, placed, windows
 
 log = logging.getLogger("alexprep.serve")
 STREAMS = 256  # configurations whose plans are kept
@@ -223,10 +223,9 @@ def cut_out(feed: Feed, fixed: list[Window], crop: int, size: int, *, raw: bool)
     uint8[b,c,c,3], of several fixed windows [b,v,c,c,3].
     """
     out = np.empty((len(feed.images), max(1, len(fixed)), crop, crop, 3), np.uint8)
-    for i, image in enumerate(feed.images):
-        placed = fixed if feed.windows is None else [Window(*(part[i].item() for part in feed.windows))]
-        pixels, y, x = (image, 0, 0) if raw else _decoded(image, placed, crop, size)
-        for view, window in zip(out[i], placed, strict=True):
+    for image, its_windows, its_views in zip(feed.images, placed(feed, fixed), out, strict=True):
+        pixels, y, x = (image, 0, 0) if raw else _decoded(image, its_windows, crop, size)
+        for view, window in zip(its_views, its_windows, strict=True):
             part = pixels[window.top - y : window.top - y + crop, window.left - x : window.left - x + crop]
             if window.flip:
                 cv2.flip(part, 1, dst=view)
@@ -235,13 +234,13 @@ def cut_out(feed: Feed, fixed: list[Window], crop: int, size: int, *, raw: bool)
     return out if len(fixed) > 1 else out[:, 0]
 
 
-def _decoded(image: UInt8[np.ndarray, "n"], placed: list[Window], crop: int, size: int) -> tuple[UInt8[np.ndarray, "h w 3"], int, int]:
+def _decoded(image: UInt8[np.ndarray, "n"], its_windows: list[Window], crop: int, size: int) -> tuple[UInt8[np.ndarray, "h w 3"], int, int]:
     """Return the pixels of a record in which its windows lie, and where they begin (y, x).
 
     The same pixels, and the same records refused, as `kernels.render` has it.
     """
-    top, left = (placed[0].top, placed[0].left) if len(placed) == 1 else (0, 0)
-    side = crop if len(placed) == 1 else size
+    top, left = (its_windows[0].top, its_windows[0].left) if len(its_windows) == 1 else (0, 0)
+    side = crop if len(its_windows) == 1 else size
     with suppress(ValueError):
         if simplejpeg.decode_jpeg_header(image)[:2] == (size, size):
             part = decode_region(image, (left, top, left + side, top + side))

@@ -32,7 +32,7 @@ from .records import Records
 from .remote import RemotePath
 from .stats import Stats
 from .tickets import Ticket, digest, shape_of
-from .views import Feed, windows
+from .views import Feed, placed, windows
 
 USUAL = 1.0  # seconds that an answer may take in any case
 SLOW = 4.0  # times the usual time of an answer, after which another server is asked too
@@ -141,10 +141,9 @@ class ServedFeeds(Feeds):
         size, crop = self._stored.config.size, self._config.crop
         fixed = windows(self._config.view, size - crop) if feed.windows is None else []
         records = []
-        for i, views in enumerate(feed.images):
-            placed = fixed if feed.windows is None else [tuple(part[i].item() for part in feed.windows)]
+        for views, its_windows in zip(feed.images, placed(feed, fixed), strict=True):
             record = np.empty((size, size, 3), np.uint8)
-            for view, (top, left, flip) in zip(views if len(placed) > 1 else [views], placed, strict=True):
+            for view, (top, left, flip) in zip(views if len(its_windows) > 1 else [views], its_windows, strict=True):
                 record[top : top + crop, left : left + crop] = cv2.flip(view, 1) if flip else view
             records.append(record)
         return feed._replace(images=records)

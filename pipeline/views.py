@@ -43,6 +43,13 @@ def windows(view: str, room: int) -> list[Window]:
     return [Window(top, left, 0) for top, left in five] + [Window(top, room - left, 1) for top, left in five]
 
 
+def placed(feed: Feed, fixed: list[Window]) -> list[list[Window]]:
+    """Return where the views of each record of a feed are cut out: one drawn for it, or the `fixed` ones if it has none."""
+    if feed.windows is None:
+        return [fixed] * len(feed.images)
+    return [[Window(*window)] for window in zip(*(part.tolist() for part in feed.windows), strict=True)]
+
+
 def divisor(config: LoaderConfig) -> float:
     """Return what a view is divided by."""
     return config.divide if config.view == "random" and config.colour else 1.0

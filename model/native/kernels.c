@@ -187,6 +187,20 @@ FOR_EACH_PROCESSOR static void update_all(float *restrict weight, float *restric
     }
 }
 
+/* Whether the buffers are of as many units of `unit` bytes, `count` of them from the `first` on; `grad` may be none. */
+static int fit(const Py_buffer *x, const Py_buffer *grad, const Py_buffer *out, Py_ssize_t unit, Py_ssize_t first, Py_ssize_t count)
+{
+    return first >= 0 && count >= 0 && out->len == x->len && (!grad->buf || grad->len == x->len) && x->len % unit == 0 && first <= x->len / unit - count;
+}
+
+static void release(Py_buffer *x, Py_buffer *grad, Py_buffer *out)
+{
+    PyBuffer_Release(x);
+    if (grad->obj)
+        PyBuffer_Release(grad);
+    PyBuffer_Release(out);
+}
+
 /* normalise(x, grad or None, out, maps, towers, alpha, k, kind, first, count): rows `first` and following, `count` of them. */
 static PyObject *normalise(PyObject *module, PyObject *arguments)
 {
@@ -199,8 +213,7 @@ static PyObject *normalise(PyObject *module, PyObject *arguments)
         return NULL;
     const Py_ssize_t width = norm.kind == FLOAT32 ? 4 : 2;
     const int fits = norm.maps > 0 && norm.maps <= MOST && norm.towers > 0 && norm.towers <= MOST && (norm.kind == FLOAT32 || norm.kind == BFLOAT16) &&
-                     first >= 0 && count >= 0 && out.len == x.len && (!grad.buf || grad.len == x.len) && x.len % (norm.maps * norm.towers * width) == 0 &&
-                     first <= x.len / (norm.maps * norm.towers * width) - count;
+                     fit(&x, &grad, &out, norm.maps * norm.towers * width, first, count);
     if (fits) {
         Scratch *scratch = PyMem_RawMalloc(sizeof(*scratch));
         if (scratch) {
@@ -213,10 +226,7 @@ static PyObject *normalise(PyObject *module, PyObject *arguments)
             PyErr_NoMemory();
     } else
         PyErr_SetString(PyExc_ValueError, "the buffers do not fit together");
-    PyBuffer_Release(&x);
-    if (grad.obj)
-        PyBuffer_Release(&grad);
-    PyBuffer_Release(&out);
+    release(&x, &grad, &out);
     return result;
 }
 
@@ -234,8 +244,7 @@ static PyObject *normalise_within(PyObject *module, PyObject *arguments)
     int fits = (norm.kind == FLOAT32 || norm.kind == BFLOAT16) && norm.height > 0 && norm.width > 0 && norm.maps > 0 && norm.maps <= most / norm.width &&
                norm.maps * norm.width <= most / norm.height;
     const Py_ssize_t row = fits ? norm.width * norm.maps : 1, image = fits ? norm.height * row : 1;
-    fits = fits && first >= 0 && count >= 0 && out.len == x.len && (!grad.buf || grad.len == x.len) && x.len % (image * width) == 0 &&
-           first <= x.len / (image * width) - count;
+    fits = fits && fit(&x, &grad, &out, image * width, first, count);
     if (fits) {
         float *planes = PyMem_RawCalloc((size_t)(4 * image + row + 2 * REACH * norm.maps), sizeof(float)); /* the column's ends stay zero */
         if (planes) {
@@ -248,10 +257,7 @@ static PyObject *normalise_within(PyObject *module, PyObject *arguments)
             PyErr_NoMemory();
     } else
         PyErr_SetString(PyExc_ValueError, "the buffers do not fit together");
-    PyBuffer_Release(&x);
-    if (grad.obj)
-        PyBuffer_Release(&grad);
-    PyBuffer_Release(&out);
+    release(&x, &grad, &out);
     return result;
 }
 
