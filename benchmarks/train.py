@@ -1,6 +1,6 @@
 """Whole training steps of the `paper` network, batch 128: ours against the same network written the usual way, in turn, in one run.
 
-python benchmarks/train.py [--rounds 3] [--batch 128] [--device cpu|gpu] [--loader FOLDER] [--json FILE]
+python benchmarks/train.py [--rounds 3] [--batch 128] [--device cpu|gpu] [--only NAME ...] [--loader FOLDER] [--json FILE]
 
 usual      float32, contiguous, torch's LocalResponseNorm, Dropout and SGD, eager
 compiled   the usual network in channels_last, bfloat16 autocast and torch.compile: what torch alone can do
@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,23 +72,27 @@ def step_of(model: nn.Module, batch: int, device: str, *, dtype: torch.dtype, la
     return step
 
 
-def variants(batch: int, device: str) -> dict[str, Callable[[], Any]]:
-    def ours(dtype: torch.dtype, compiled: bool | str = False) -> Callable[[], Any]:  # noqa: FBT001, FBT002
-        return step_of(AlexNet("paper"), batch, device, dtype=dtype, last=True, compiled=compiled, ours=True)
+def variants(batch: int, device: str) -> dict[str, Callable[[], Callable[[], Any]]]:
+    """Return what makes the step of each row."""
 
-    half, whole = torch.bfloat16, torch.float32
+    def made(
+        make: Callable[[], nn.Module], dtype: torch.dtype, *, compiled: bool | str = False, last: bool = True
+    ) -> Callable[[], Callable[[], Any]]:
+        return lambda: step_of(make(), batch, device, dtype=dtype, last=last, compiled=compiled, ours=make is ours)
+
+    ours, half, whole = partial(AlexNet, "paper"), torch.bfloat16, torch.float32
     table = {
-        "usual": step_of(usual(), batch, device, dtype=whole, last=False, compiled=False, ours=False),
-        "compiled": step_of(usual(), batch, device, dtype=half, last=True, compiled=True, ours=False),
-        "ours float32": ours(whole),
-        "ours bfloat16": ours(half),
-        "ours bfloat16 compiled": ours(half, compiled=True),
+        "usual": made(usual, whole, last=False),
+        "compiled": made(usual, half, compiled=True),
+        "ours float32": made(ours, whole),
+        "ours bfloat16": made(ours, half),
+        "ours bfloat16 compiled": made(ours, half, compiled=True),
     }
     if device == "cuda":
         table |= {
-            "ours float16": ours(torch.float16),
-            "ours float16 compiled": ours(torch.float16, compiled=True),
-            "ours bfloat16 graphs": ours(half, compiled="reduce-overhead"),
+            "ours float16": made(ours, torch.float16),
+            "ours float16 compiled": made(ours, torch.float16, compiled=True),
+            "ours bfloat16 graphs": made(ours, half, compiled="reduce-overhead"),
         }
     return table
 
@@ -98,6 +103,8 @@ def matrix_rate(device: str) -> float:
     a @ b
     best = float("inf")
     for _ in range(3):
+        if device == "cuda":
+            torch.cuda.synchronize()
         start = time.perf_counter()
         a @ b
         if device == "cuda":
@@ -106,20 +113,22 @@ def matrix_rate(device: str) -> float:
     return 2 * 4096**3 / best
 
 
-def steps(batch: int, device: str, rounds: int) -> list[dict[str, Any]]:
-    contestants = variants(batch, device)
-    for step in contestants.values():  # compiles, and touches all memory
-        step()
-        step()
+def steps(batch: int, device: str, rounds: int, only: list[str]) -> list[dict[str, Any]]:
+    contestants = {name: make() for name, make in variants(batch, device).items() if not only or name in {*only, "usual", "compiled"}}
+    for step in contestants.values():  # compiles, touches all memory, and records a GPU's graphs
+        for _ in range(4 if device == "cuda" else 2):
+            step()
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     matrices = []
+    count = 50 if device == "cuda" else 2
     for _ in range(rounds):
         matrices.append(matrix_rate(device))
         for name, step in contestants.items():
             start = time.perf_counter()
-            step()
-            step()
-            rates[name].append(2 * batch / (time.perf_counter() - start))
+            for _ in range(count):
+                step()
+            rates[name].append(count * batch / (time.perf_counter() - start))
+            print(f"{name}: {rates[name][-1]:.1f} images/s", file=sys.stderr, flush=True)
     table = []
     for name, measured in rates.items():
         ratio = {other: statistics.median(a / b for a, b in zip(measured, rates[other], strict=True)) for other in ("usual", "compiled")}
@@ -160,11 +169,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
     parser.add_argument("--tf32", action="store_true", help="let float32 matrix products and convolutions of a GPU be TF32")
+    parser.add_argument("--only", action="append", default=[], help="a row of the table beside the first two; as often as you like")
     parser.add_argument("--loader", type=Path, help="folder of shards")
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = arguments.tf32
-    table = steps(arguments.batch, "cuda" if arguments.device == "gpu" else "cpu", arguments.rounds)
+    table = steps(arguments.batch, "cuda" if arguments.device == "gpu" else "cpu", arguments.rounds, arguments.only)
     place = torch.cuda.get_device_name() if arguments.device == "gpu" else f"{platform.machine()}, {torch.get_num_threads()} threads"
     print(f"{place}, Python {platform.python_version()}, torch {torch.__version__}; batch {arguments.batch}, {arguments.rounds} rounds\n")
     print(f"{'':<24} {'images/s':>9} {'min - max':>15} {'usual':>7} {'compiled':>9} {'share':>7}")

@@ -144,7 +144,8 @@ def dropout_keys(seed: int, step: int, records: Int64[Tensor, "b"]) -> Int64[Ten
 
 def mask(keys: Int64[Tensor, "b"], layer: int, units: int, first: int = 0) -> Bool[Tensor, "b {units}"]:
     """Return which of `units` units from the `first` on stay: each with probability one half, the same on every device."""
-    unit = _mix(torch.arange(first, first + units, device=keys.device) + (layer << 32))
+    # ^ and not +: torch's compiler folds a sum with an index into it, in 32 bits, and Triton refuses what does not fit there
+    unit = _mix(torch.arange(first, first + units, device=keys.device) ^ (layer << 32))
     return _mix(keys[:, None] ^ unit[None]) < 0
 
 

@@ -21,6 +21,16 @@ MODULES = [f"alexprep.{path.parent.name}.{path.stem}" for folder in ("pipeline",
 install_import_hook([name for name in MODULES if not name.endswith((".config", ".__init__"))], CHECKER)
 
 
+def pytest_runtest_setup(item):
+    """Skip what is marked `gpu`, or `gpu(count)`, where there are not so many."""
+    for mark in item.iter_markers("gpu"):
+        import torch
+
+        count = mark.args[0] if mark.args else 1
+        if torch.cuda.device_count() < count:
+            pytest.skip(f"needs {count} GPU{'s' * (count > 1)}")
+
+
 def jpeg(image, **options):
     """The bytes of `image` (uint8 array) as a JPEG."""
     buffer = io.BytesIO()

@@ -326,17 +326,23 @@ def test_gpus_on_a_machine_without_one_is_a_clear_line_and_one_cpu_process(data,
 
 
 @pytest.mark.gpu
-def test_a_run_on_the_gpu_resumes_and_is_evaluated(data, tmp_path):
-    """The whole path on the device: decode, train, checkpoint, resume, ten views."""
-    if not torch.cuda.is_available():
-        pytest.skip("needs a GPU")
-    first = command("alextrain", "run", data, "--out", tmp_path / "run", "--device", "gpu", "--steps", "4", *TINY)
-    second = command("alextrain", "run", data, "--out", tmp_path / "run", "--device", "gpu", "--steps", "12", "--resume")
-    value = json.loads(command("alextrain", "eval", "--checkpoint", tmp_path / "run", "--data", data, "--device", "gpu", "--json").stdout)
+@pytest.mark.parametrize("speed", [(), ("--precision", "bfloat16"), ("--precision", "bfloat16", "--set", "compile=true")], ids=str)
+def test_a_run_on_the_gpu_resumes_to_the_same_weights_and_is_evaluated(data, tmp_path, speed):
+    """The whole path on the device: decode, train, checkpoint, resume, ten views; again to the last bit."""
+    options = ("alextrain", "run", data, "--device", "gpu", *TINY, *speed, "--out")
+    runs = [
+        command(*options, tmp_path / "whole", "--steps", "15"),
+        command(*options, tmp_path / "parts", "--steps", "4"),
+        command("alextrain", "run", data, "--out", tmp_path / "parts", "--device", "gpu", "--steps", "15", "--resume"),
+    ]
+    value = json.loads(command("alextrain", "eval", "--checkpoint", tmp_path / "parts", "--data", data, "--device", "gpu", "--json").stdout)
+    one, other = (torch.load(tmp_path / name / "last.pt", weights_only=True)["model"] for name in ("whole", "parts"))
 
-    assert [run.returncode for run in (first, second)] == [0, 0], first.stderr + second.stderr
-    assert [row["step"] for row in rows(tmp_path / "run", "step")] == list(range(1, 13))
+    assert [run.returncode for run in runs] == [0, 0, 0], runs[0].stderr + runs[2].stderr
+    assert [row["step"] for row in rows(tmp_path / "parts", "step")] == list(range(1, 16))
     assert value["count"] == 20
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert rows(tmp_path / "whole", "start")[0]["device"] == torch.cuda.get_device_name()
 
 
 def test_the_three_lines_work_as_they_stand(tmp_path):

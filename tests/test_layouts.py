@@ -98,8 +98,7 @@ def together(request):
     return count, cases, on_ranks(count, on_a_rank, cases)
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.gpu(2)
 @pytest.mark.parametrize("layout", ["data", "towers", "hybrid"])
 def test_two_gpus_are_the_network_on_one_cpu(alone, layout):
     """Over NCCL; a GPU's sums differ more from a CPU's than two ranks from one, and grow over the steps."""

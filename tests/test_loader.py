@@ -554,11 +554,46 @@ def test_bench_measures_every_stage_and_ends_in_a_sentence(shards, encoding, tmp
 @pytest.mark.parametrize("mean", ["pixel", "center", "channel"])
 def test_the_gpu_gives_the_references_pixels(shards, encoding, kind, mean):
     """Raw records to float rounding; JPEG records within what nvJPEG's own inverse DCT may differ."""
-    if not torch.cuda.is_available():
-        pytest.skip("needs a GPU")
     loader = Loader(shards / encoding, crop=CROP, mean=mean, divide=1.1, device="gpu", **KINDS[kind])
     (batch,) = stream(loader, 1)
     difference = np.abs(batch.images.cpu().numpy() - reference.batch(loader.records, loader.config, loader.stats, 0))
 
     assert difference.max() < (1e-4 if encoding == "raw" else 8)
     assert difference.mean() < (1e-5 if encoding == "raw" else 0.5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
+@pytest.mark.parametrize(("layout", "dtype"), [("CHW", "float32"), ("channels_last", "float16"), ("channels_last", "bfloat16")])
+def test_batches_of_the_gpu_stay_as_they_are_and_come_again_from_any_step(shards, encoding, layout, dtype):
+    options = {"crop": CROP, "batch_size": 10, "device": "gpu", "layout": layout, "dtype": dtype}
+    kept, copies = [], []
+    for batch in chain(Loader(shards / encoding, **options), Loader(shards / encoding, seed=1, **options)):
+        kept.append(batch)
+        copies.append(batch.images.clone())
+    later = Loader(shards / encoding, **options)
+    later.load_state_dict({"step": 5})
+
+    assert all(torch.equal(batch.images, copy) for batch, copy in zip(kept, copies, strict=True))
+    assert all(same(*pair) for pair in zip(stream(later, 8), kept[5:13], strict=True))
+    assert kept[0].images.dtype == getattr(torch, dtype)
+    assert kept[0].images.is_contiguous(memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("offset", [200, 40, 0])
+def test_damaged_records_are_named_or_passed_over_on_the_gpu_as_on_the_cpu(shards, tmp_path, offset):
+    copy = shutil.copytree(shards / "jpeg", tmp_path / "shards")
+    for record in (77, 78, 129):
+        damage(copy, record, offset)
+    options = {"crop": CROP, "batch_size": 10, "seed": 2}
+    with pytest.raises(DataError, match=r"record (77|78|129) \("):
+        stream(Loader(copy, device="gpu", **options), 13)
+    with pytest.warns(DamagedRecord):
+        ours = stream(Loader(copy, on_bad="skip", device="gpu", **options), 20)
+    with pytest.warns(DamagedRecord):
+        theirs = stream(Loader(copy, on_bad="skip", **options), 20)
+
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.records.cpu().equal(other.records)
+        assert (one.images.cpu() - other.images).abs().mean() < 0.5

@@ -403,8 +403,6 @@ GOLDEN_MASK = [[0, 1, 0, 0, 1, 1, 0, 0, 1, 1, 0, 1, 0, 0, 1, 0], [1, 0, 0, 1, 0,
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_step_on_the_gpu_is_the_cpu_s(preset):
     """Masks to the bit; logits and gradients to float32 rounding."""
-    if not torch.cuda.is_available():
-        pytest.skip("needs a GPU")
     torch.backends.cudnn.allow_tf32 = False
     keys, images = dropout_keys(3, 7, torch.arange(8)), torch.randn(8, 3, 64, 64) * 70
     results = []

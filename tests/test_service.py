@@ -165,6 +165,20 @@ def test_an_evaluation_from_a_service_is_that_from_shards(data, encoding, form, 
         assert all(the_same(*pair) for pair in zip(local, served, strict=True))
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_gpu_makes_the_same_of_what_servers_send(data, encoding, form):
+    """Of records to the last bit; of views and batches, which the server's CPU has decoded, within what nvJPEG's own inverse DCT may differ."""
+    folder, location = data[encoding]
+    local, served = (stream(Loader(where, device="gpu", batch_size=20, crop=CROP, form=form), 6) for where in (folder, location))
+    for one, other in zip(local, served, strict=True):
+        assert other.images.is_cuda
+        assert one.records.equal(other.records)
+        difference = (one.images - other.images).abs()
+        assert difference.max() <= (0 if form == "records" else 1e-4 if encoding == "raw" else 8)
+
+
 def test_a_run_on_served_data_is_the_run_on_the_folder(data, tmp_path):
     """alextrain run --data grpc://..., with views of half the bytes; the weights are the same to the last bit."""
     folder, location = data["jpeg"]

@@ -1,4 +1,4 @@
-"""DALI alone, on the CPU: its own file reader, decoder and random numbers."""
+"""DALI alone: its own file reader, decoder and random numbers."""
 
 import os
 from pathlib import Path
@@ -9,9 +9,9 @@ from nvidia.dali.plugin.pytorch import DALIClassificationIterator, LastBatchPoli
 
 
 @pipeline_def
-def graph(records: str):
+def graph(records: str, device: str = "cpu"):
     data, label = fn.readers.file(file_root=records, random_shuffle=True, name="reader", dont_use_mmap=False)
-    image = fn.decoders.image(data)
+    image = fn.decoders.image(data, device=device)
     image = fn.crop_mirror_normalize(
         image,
         crop=(CROP, CROP),
