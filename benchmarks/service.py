@@ -1,6 +1,6 @@
 """`alexprep serve`: what it gives over loopback, against local loading and against Flight alone; latency, several servers, and a soak with faults.
 
-python benchmarks/service.py SHARDS [RAW_SHARDS] [--rounds 3] [--streams 2] [--soak MINUTES] [--json FILE] [--only PART]
+python benchmarks/service.py SHARDS [RAW_SHARDS] [--rounds 3] [--streams 4] [--soak MINUTES] [--json FILE] [--only PART]
 
 SHARDS are JPEG records, RAW_SHARDS the same with --encoding raw. Servers, clients and trainers share the CPUs of one machine, so that the
 figures are ratios of what is done in one run, in turn, not what a server with a machine of its own would give.
@@ -331,7 +331,7 @@ def main() -> None:
     parser.add_argument("shards", type=Path)
     parser.add_argument("raw", type=Path, nargs="?")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--streams", type=int, default=2, help="answers that the bare clients take at a time (default: %(default)s)")
+    parser.add_argument("--streams", type=int, default=4, help="answers that the bare clients take at a time (default: %(default)s, as a Loader)")
     parser.add_argument("--soak", type=float, default=10, help="minutes (default: %(default)s)")
     parser.add_argument("--only", action="append", choices=["throughput", "latency", "scale", "train", "soak"])
     parser.add_argument("--json", type=Path)

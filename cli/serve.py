@@ -20,6 +20,7 @@ from .shards import DIRECTORY, JSON
 
 BIND, HTTP = "127.0.0.1:8815", "127.0.0.1:8816"
 FILE = click.Path(path_type=Path, dir_okay=False)
+log = logging.getLogger("alexprep.serve")
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 ORDERS = 16  # epochs, of all trainers, whose orders are kept
 STATUS_SECONDS = 5.0  # that a server is given to say how it does
@@ -37,7 +38,12 @@ STATUS_SECONDS = 5.0  # that a server is given to say how it does
 @click.option("--threads", default=0, show_default=True, type=click.IntRange(0, 1024), help="That make answers at a time; 0: a CPU each.")
 @click.option("--max-requests", default=256, show_default=True, type=click.IntRange(1, 65536), help="At a time; more are asked to come again.")
 @click.option(
-    "--stall-seconds", default=60.0, show_default=True, type=click.FloatRange(1, 86400), help="After which a client that takes nothing is cut off."
+    "--stall-seconds",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(1, 86400),
+    callback=a_number,
+    help="After which a client that takes nothing is cut off.",
 )
 @click.option(
     "--drain-seconds",
@@ -112,7 +118,6 @@ def serve(
         )
     sys.stdout.flush()
     _until_stopped(service)
-    log = logging.getLogger("alexprep.serve")
     log.info("draining", extra={"seconds": drain_seconds})
     log.info("stopped", extra={"all_answered": service.drain(drain_seconds)})
     answers.close()
@@ -142,7 +147,6 @@ def _until_stopped(service: Any) -> None:  # noqa: ANN401  (Service, imported la
     """Return at SIGTERM or Ctrl-C, after which these end the program at once; read the tokens again at SIGHUP."""
     from alexprep.pipeline.errors import DataError
 
-    log = logging.getLogger("alexprep.serve")
     log.info("ready", extra={"location": service.location})
     while signal.sigwait(SIGNALS) == signal.SIGHUP:
         try:
@@ -159,7 +163,6 @@ def _log_to_stderr(level: str) -> None:
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    log = logging.getLogger("alexprep.serve")
     log.addHandler(handler)
     log.setLevel(level.upper())
     log.propagate = False

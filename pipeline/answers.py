@@ -11,9 +11,10 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -22,7 +23,7 @@ import simplejpeg
 from jaxtyping import Shaped, UInt8
 
 from .cache import ShardCache
-from .columns import byte_strings, numbers
+from .columns import numbers
 from .config import LoaderConfig
 from .errors import DataError, UndecodableImage
 from .feeds import Feeds, cache_for
@@ -33,13 +34,14 @@ from .manifest import MANIFEST, Manifest, files_of, read_manifest
 from .records import Records
 from .remote import RemotePath, present
 from .stats import MEAN_IMAGE, STATS, Stats, content, stats_for
-from .tickets import Shape, Ticket, WrongTicket, digest, schema, shape_of
+from .tickets import OTHER_DATA, Shape, Ticket, WrongTicket, digest, schema, shape_of
 from .views import Feed, Window, placed, windows
 
 log = logging.getLogger("alexprep.serve")
+T = TypeVar("T")
 STREAMS = 256  # configurations whose plans are kept
 PIECE = 1 << 20  # bytes of a file in one message
-UNMAP_RECORDS = 1024  # whose memory may pile up before it is given back
+UNMAP_BYTES = 256 << 20  # of records, whose memory may pile up before it is given back
 MOST_ROWS = 1 << 16  # records of one answer
 
 
@@ -70,7 +72,7 @@ class Answers:
         if split is None:
             raise WrongTicket(f"there is no split {ticket.config.split!r} here, only {', '.join(self._splits)}")
         if ticket.data != split.digest:
-            raise WrongTicket("this server has another data set, or other statistics of it")
+            raise WrongTicket(OTHER_DATA)
         if ticket.config.batch_size // ticket.config.world_size > MOST_ROWS:
             raise WrongTicket(f"a rank's part of a batch may have {MOST_ROWS} records, not {ticket.config.batch_size // ticket.config.world_size}")
         shape = shape_of(ticket.form, self.manifest, ticket.config)
@@ -123,7 +125,8 @@ class Answers:
             for shard in self.manifest.split(name).shards:
                 cache.ask(self.manifest.directory / shard.file, shard)  # type: ignore[arg-type]  # there is a cache for remote ones only
         stats = stats_for(self.manifest, name)
-        return _Split(Records(self.manifest, name, cache=cache), cache, stats, digest(self.manifest, stats), threading.Lock())
+        each = sum(shard.bytes for shard in self.manifest.split(name).shards) // max(1, self.manifest.split(name).records)
+        return _Split(Records(self.manifest, name, cache=cache), cache, stats, digest(self.manifest, stats), each)
 
     def _stream(self, ticket: Ticket, split: "_Split") -> "_Stream":
         """Return what makes the answers to such tickets; the one asked longest ago is forgotten when there are too many."""
@@ -133,7 +136,7 @@ class Answers:
         if stream is None:  # made outside of the lock: it may import torch
             feeds = Feeds(self.manifest, replace(ticket.config, **self._cached), split.stats, split.records)
             feeds.tell = lambda text: log.warning("damaged", extra={"reason": text})
-            stream = _Stream(feeds, _maker(ticket, self.manifest, split.stats), split, ticket.form != "records")
+            stream = _Stream(feeds, _maker(ticket, self.manifest, split.stats), split)
         with self._lock:
             stream = self._streams.setdefault(key, stream)
             self._streams.move_to_end(key)
@@ -144,14 +147,15 @@ class Answers:
     def _rows(self, stream: "_Stream", step: int, shape: Shape, columns: pa.Schema) -> Iterator[pa.RecordBatch]:
         epoch, records = stream.feeds.plan(step)
         for low in range(0, len(records), shape.rows):
-            feed, images = stream.make(epoch, records[low : low + shape.rows])
-            if isinstance(shape.column, pa.FixedShapeTensorType):
-                column: pa.Array = pa.ExtensionArray.from_storage(shape.column, _flat(images, shape.column.storage_type))
+            some = records[low : low + shape.rows]
+            if stream.images is None:
+                given = stream.feeds.substituted(some)
+                column, labels = stream.split.read(partial(stream.split.records.strings, given), len(given))
+                arrays = [column, numbers(labels), numbers(given)]
             else:
-                column = byte_strings(images)
-            arrays = [column, numbers(feed.labels), numbers(feed.records)]
-            if stream.drawn:
-                arrays.append(pa.FixedSizeListArray.from_arrays(numbers(feed.shift.ravel()), 3))
+                feed, images = stream.make(epoch, some)
+                column = pa.ExtensionArray.from_storage(shape.column, _flat(images, shape.column.storage_type))
+                arrays = [column, numbers(feed.labels), numbers(feed.records), pa.FixedSizeListArray.from_arrays(numbers(feed.shift.ravel()), 3)]
             yield pa.RecordBatch.from_arrays(arrays, schema=columns)
 
 
@@ -163,17 +167,18 @@ class _Split:
     cache: ShardCache | None
     stats: Stats
     digest: str
-    lock: threading.Lock  # of the records
-    given: int = 0  # records since their memory was given back
+    each: int  # bytes of a record
+    lock: threading.Lock = field(default_factory=threading.Lock)  # of the records
+    given: int = 0  # bytes since their memory was given back
 
-    def stored(self, feeds: Feeds, records: Shaped[np.ndarray, "b"]) -> Feed:
-        """Return some records; their memory is given back from time to time."""
+    def read(self, read: Callable[[], T], count: int) -> T:
+        """Return what `read` does of so many records, while nobody else reads; their memory is given back from time to time."""
         with self.lock:
-            self.given += len(records)
-            if self.given > UNMAP_RECORDS:
+            self.given += count * self.each
+            if self.given > UNMAP_BYTES:
                 self.given = 0
                 self.records.unmap()
-            return feeds.stored(records)
+            return read()
 
 
 @dataclass(frozen=True)
@@ -181,16 +186,14 @@ class _Stream:
     """What answers the tickets of one form and configuration."""
 
     feeds: Feeds
-    images: Callable[[Feed], Any]  # what is sent of a feed's records
+    images: Callable[[Feed], Any] | None  # what is sent of a feed's records; None: as they are stored
     split: _Split
-    drawn: bool  # whether draws matter to what is sent
 
     def make(self, epoch: int, records: Shaped[np.ndarray, "b"]) -> tuple[Feed, Any]:
         """Return the feed of some records, and what is sent of them; damaged ones are replaced, or DataError names them."""
         for _ in range(2):
-            feed = self.split.stored(self.feeds, records)
-            if self.drawn:
-                feed = self.feeds.drawn(epoch, feed)
+            feed = self.feeds.drawn(epoch, self.split.read(partial(self.feeds.stored, records), len(records)))
+            assert self.images is not None
             try:
                 return feed, self.images(feed)
             except UndecodableImage as error:
@@ -200,11 +203,11 @@ class _Stream:
         raise DataError("the substitutes of damaged records are damaged too; alexprep repair makes their shards again")
 
 
-def _maker(ticket: Ticket, manifest: Manifest, stats: Stats) -> Callable[[Feed], Any]:
-    """Return what makes of a feed that which is sent."""
+def _maker(ticket: Ticket, manifest: Manifest, stats: Stats) -> Callable[[Feed], Any] | None:
+    """Return what makes of a feed that which is sent; None for records."""
     raw = manifest.config.encoding == "raw"
     if ticket.form == "records":
-        return lambda feed: feed.images
+        return None
     if ticket.form == "views":
         fixed = [] if ticket.config.view == "random" else windows(ticket.config.view, manifest.config.size - ticket.config.crop)
         return lambda feed: cut_out(feed, fixed, ticket.config.crop, manifest.config.size, raw=raw)
@@ -246,10 +249,7 @@ def _decoded(image: UInt8[np.ndarray, "n"], its_windows: list[Window], crop: int
             part = decode_region(image, (left, top, left + side, top + side))
             if part is not None:
                 return part, top, left
-    whole = decode_record(image)
-    if whole.shape[:2] != (size, size):
-        raise UndecodableImage(f"the record is of {whole.shape[1]}x{whole.shape[0]} pixels instead of {size}x{size}")
-    return whole, 0, 0
+    return decode_record(image, size), 0, 0
 
 
 def _flat(images: Shaped[np.ndarray, "b ..."], kind: pa.DataType) -> pa.Array:

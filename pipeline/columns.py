@@ -31,12 +31,15 @@ def strings(values: Sequence[bytes], kind: pa.DataType) -> pa.Array:
 
 
 def byte_strings(values: Sequence[UInt8[np.ndarray, "..."]]) -> pa.Array:
-    """Return a binary_view array of these bytes, a buffer each, where they are; ValueError for fewer than 13, which have another place."""
-    views = np.empty(len(values), _VIEW)
-    views["length"], views["index"], views["offset"] = [value.nbytes for value in values], np.arange(len(values)), 0
-    if len(values) and views["length"].min() <= _INLINE:
-        raise ValueError(f"a value of {views['length'].min()} bytes")
-    views["prefix"] = [value.ravel()[:4].view(np.uint32)[0] for value in values]
+    """Return a binary_view array of these bytes, a buffer each, where they are."""
+    views = np.zeros(len(values), _VIEW)
+    views["length"] = [value.nbytes for value in values]
+    inline = views.view(np.uint8).reshape(-1, _VIEW.itemsize)[:, 4:]
+    for number, value in enumerate(values):
+        if value.nbytes <= _INLINE:
+            inline[number, : value.nbytes] = value.ravel()
+        else:
+            inline[number, :4], views["index"][number] = value.ravel()[:4], number
     return pa.Array.from_buffers(pa.binary_view(), len(values), [None, pa.py_buffer(views), *map(pa.py_buffer, values)])
 
 
@@ -44,12 +47,16 @@ def byte_views(array: pa.Array) -> list[UInt8[np.ndarray, "_"]]:
     """Return the values of an array that `byte_strings` made, in the same memory; ValueError if they do not lie within it."""
     _, buffer, *parts = array.buffers()
     views = np.frombuffer(buffer, _VIEW)[array.offset : array.offset + len(array)]
+    inline = views.view(np.uint8).reshape(-1, _VIEW.itemsize)[:, 4:]
     contents = [np.frombuffer(part, np.uint8) for part in parts]
     found = []
-    for length, _, index, offset in views.tolist():
-        if not (length > _INLINE and 0 <= index < len(contents) and 0 <= offset <= len(contents[index]) - length):
+    for number, (length, _, index, offset) in enumerate(views.tolist()):
+        if 0 <= length <= _INLINE:
+            found.append(inline[number, :length])
+        elif length > 0 and 0 <= index < len(contents) and 0 <= offset <= len(contents[index]) - length:
+            found.append(contents[index][offset : offset + length])
+        else:
             raise ValueError("a value that is not within its buffer")
-        found.append(contents[index][offset : offset + length])
     return found
 
 

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float32, Int32, Shaped, UInt8
 
 from .config import Dtype, LoaderConfig
-from .errors import DataError, UndecodableImage
+from .errors import DataError
 from .images import decode_record
 from .kernels import NUMBERS, Recipe, render
 from .manifest import Manifest
@@ -62,9 +62,7 @@ class ViewMaker:
         """Make the views of `count` records from `low` on."""
         size, images = self._recipe.size, step.feed.images
         for i in render(images, self._raw, step.windows, step.offsets, step.views, self._recipe, low, count):
-            pixels = images[i] if self._raw else decode_record(images[i])
-            if pixels.shape[:2] != (size, size):
-                raise UndecodableImage(f"the record is of {pixels.shape[1]}x{pixels.shape[0]} pixels instead of {size}x{size}")
+            pixels = images[i] if self._raw else decode_record(images[i], size)
             plain_views(pixels, step.windows[i], step.offsets[i], self._recipe, step.views[i])
 
     def views(self, feed: Feed) -> Shaped[np.ndarray, "b v ..."]:

@@ -93,12 +93,15 @@ def square(data: bytes, size: int) -> Square:
     return made
 
 
-def decode_record(data: bytes | UInt8[np.ndarray, "n"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the pixels of a JPEG record; raise UndecodableImage at the least irregularity."""
+def decode_record(data: bytes | UInt8[np.ndarray, "n"], size: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
+    """Return the pixels of a JPEG record; raise UndecodableImage at the least irregularity, or unless it has `size` pixels a side."""
     try:
-        return decode_jpeg(data)
+        pixels = decode_jpeg(data)
     except ValueError as error:
         raise UndecodableImage(f"the JPEG record is damaged: {error}") from error
+    if size is not None and pixels.shape[:2] != (size, size):
+        raise UndecodableImage(f"the record is of {pixels.shape[1]}x{pixels.shape[0]} pixels instead of {size}x{size}")
+    return pixels
 
 
 def use_one_thread() -> None:

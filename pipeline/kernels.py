@@ -66,6 +66,14 @@ def jpeg_square(data: bytes, size: int) -> Square | None:
     return sides and Square(pixels, *sides)
 
 
+def stored_strings(blocks: list[Any], rows: Shaped[np.ndarray, "b"]) -> tuple[Any, Any] | None:
+    """Return Arrow's two capsules of a binary_view array: the bytes of a row (int64) of each block, (data, offsets or None, ...), where they are.
+
+    Row i of `data` is data[i] or, with offsets, data[offsets[i] : offsets[i + 1]]. None without the extension: `columns.byte_strings` does the same.
+    """
+    return _kernels.stored_strings(blocks, rows) if COMPILED else None
+
+
 def decode_jpeg(data: bytes | UInt8[np.ndarray, "n"]) -> UInt8[np.ndarray, "h w 3"]:
     """Return the pixels of a JPEG as libjpeg-turbo gives them; ValueError at the least irregularity.
 

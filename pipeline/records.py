@@ -5,18 +5,19 @@ import json
 import mmap
 import os
 from bisect import bisect_right
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int32, Int64, UInt8
 
 from .cache import ShardCache
-from .columns import plain
+from .columns import byte_strings, plain
 from .config import ShardConfig
 from .errors import DataError, printable
 from .images import decode_record
+from .kernels import stored_strings
 from .manifest import Manifest
 from .remote import RemotePath, present
 from .writing import ROWS_A_BATCH, schema
@@ -27,8 +28,7 @@ _MADVISE = ctypes.CDLL(None, use_errno=True).madvise
 _MADVISE.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
-@dataclass(frozen=True, eq=False)
-class _Block:
+class _Block(NamedTuple):
     """One record batch: views into the map. `offsets` is None for raw records."""
 
     data: UInt8[np.ndarray, "..."]
@@ -37,6 +37,15 @@ class _Block:
 
     def image(self, row: int) -> UInt8[np.ndarray, "..."]:
         return self.data[row] if self.offsets is None else self.data[self.offsets[row] : self.offsets[row + 1]]
+
+
+class _Strings(NamedTuple):
+    """What Arrow takes as an array: its capsules of schema and array."""
+
+    capsules: tuple[Any, Any]
+
+    def __arrow_c_array__(self, _requested: Any = None) -> tuple[Any, Any]:  # noqa: ANN401  (the Arrow PyCapsule interface)
+        return self.capsules
 
 
 def _mapped(path: Path) -> pa.Buffer:
@@ -92,14 +101,31 @@ class Records:
 
     def several(self, records: Int64[np.ndarray, "b"]) -> tuple[list[UInt8[np.ndarray, "..."]], Int64[np.ndarray, "b"]]:
         """Return the `image` of each of `records`, and their labels: in a third of the time that one after the other takes."""
+        blocks, rows = self._located(records)
+        places = list(zip(blocks, rows.tolist(), strict=True))
+        return [block.image(row) for block, row in places], np.array([block.labels[row] for block, row in places], np.int64)
+
+    def strings(self, records: Int64[np.ndarray, "b"]) -> tuple[pa.Array, Int64[np.ndarray, "b"]]:
+        """Return the bytes of each of `records` as a binary_view array, where they are, and their labels.
+
+        The array keeps the map of its shards.
+        """
+        blocks, rows = self._located(records)
+        labels = np.array([block.labels[row] for block, row in zip(blocks, rows.tolist(), strict=True)], np.int64)
+        capsules = stored_strings(blocks, rows)
+        if capsules is None:
+            return byte_strings([block.image(row) for block, row in zip(blocks, rows.tolist(), strict=True)]), labels
+        return pa.array(_Strings(capsules)), labels
+
+    def _located(self, records: Int64[np.ndarray, "b"]) -> tuple[list[_Block], Int64[np.ndarray, "b"]]:
+        """Return the block of each of `records`, and its row there."""
         if len(records) and not (records.min() >= 0 and records.max() < self._count):
             raise IndexError(f"records {records.min()}..{records.max()} of {self._count}")
         shards = np.searchsorted(self._starts, records, "right") - 1
         numbers, rows = np.divmod(records - np.take(self._starts, shards), ROWS_A_BATCH[self.manifest.config.encoding])
         places = list(zip(shards.tolist(), numbers.tolist(), strict=True))
         blocks = {place: self._block(*place) for place in dict.fromkeys(places)}
-        located = [(blocks[place], row) for place, row in zip(places, rows.tolist(), strict=True)]
-        return [block.image(row) for block, row in located], np.array([block.labels[row] for block, row in located], np.int64)
+        return [blocks[place] for place in places], rows
 
     def key(self, record: int) -> str:
         """Return where the record came from."""
@@ -115,13 +141,9 @@ class Records:
         """Return a record's pixels, decoded if need be; DataError names the record if it is damaged or of another size."""
         image, size = self.image(record), self.manifest.config.size
         try:
-            if self.manifest.config.encoding == "jpeg":
-                image = decode_record(image)
-            if image.shape != (size, size, 3):
-                raise DataError(f"it is {image.shape[1]}x{image.shape[0]} pixels instead of {size}x{size}")
+            return decode_record(image, size) if self.manifest.config.encoding == "jpeg" else image
         except DataError as error:
             raise DataError(f"{self.where(record)}: {error}") from error
-        return image
 
     def damage(self, record: int) -> str:
         """Return what is wrong with a record, with its name; nothing if it is good."""

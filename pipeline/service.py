@@ -21,13 +21,12 @@ import pyarrow as pa
 from pyarrow import flight
 
 from .access import Address, Guard, Secrets, Tokens
-from .answers import Answers
+from .answers import Answers, log
 from .errors import DataError
 from .health import Gauges
-from .tickets import Ticket, WrongTicket
+from .tickets import OTHER_DATA, Ticket, WrongTicket
 
 T = TypeVar("T", pa.RecordBatch, bytes)
-log = logging.getLogger("alexprep.serve")
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
             if action.type == "status":
                 return iter([json.dumps(self.status()).encode()])
             if action.type in ("files", "read") and isinstance(body, dict) and body.get("identity") not in (None, self.answers.identity):
-                raise WrongTicket("this server has another data set, or other statistics of it")
+                raise WrongTicket(OTHER_DATA)
             if action.type == "files":
                 return iter([json.dumps({"identity": self.answers.identity, "files": self.answers.files()}).encode()])
             if action.type == "read":

@@ -32,6 +32,9 @@ FIELDS = (
 _NUMBERS = {"float32": pa.float32(), "float16": pa.float16(), "bfloat16": pa.uint16()}  # Arrow has no bfloat16: its bits
 
 
+OTHER_DATA = "this server has another data set, or other statistics of it"
+
+
 class WrongTicket(DataError):
     """A ticket that this server cannot answer, and would not if it were sent again."""
 

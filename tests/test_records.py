@@ -1,5 +1,6 @@
 """Reading what is there, and refusing what is not ours."""
 
+import gc
 import json
 import resource
 import shutil
@@ -11,8 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from alexprep.pipeline import DataError, Records, compute_stats, load_stats, read_manifest
-from alexprep.pipeline.columns import numbers, plain, strings
+from alexprep.pipeline.columns import byte_strings, byte_views, numbers, plain, strings
 from alexprep.pipeline.images import decode_record
+from alexprep.pipeline.kernels import COMPILED, stored_strings
+from alexprep.pipeline.records import _Strings
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from .conftest import ROOT, command, make_images, make_shards
 
@@ -266,6 +271,56 @@ def test_memory_of_the_maps_is_given_back_and_what_was_in_it_stays(shards, tmp_p
 
     assert all(mapped(path) == 0 for path in paths)
     assert [image.sum() for image in images] == before
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(["jpeg", "raw"]), st.lists(st.integers(0, 129), max_size=40))
+def test_the_strings_of_records_are_their_bytes_compiled_and_plain(shards, encoding, wanted):
+    """As Arrow sees them, with every prefix and buffer that it can check; also when nothing else is left of the records."""
+    records = Records(read_manifest(shards / encoding), "train")
+    images, labels = records.several(np.array(wanted, np.int64))
+    ours, its_labels = records.strings(np.array(wanted, np.int64))
+    twin, expected = byte_strings(images), [image.tobytes() for image in images]
+    del records, images
+    gc.collect()
+    for array in (ours, twin):
+        array.validate(full=True)
+        assert array.type == pa.binary_view()
+        assert array.to_pylist() == expected
+        assert [value.tobytes() for value in byte_views(array)] == expected
+    assert its_labels.tolist() == labels.tolist()
+
+
+@given(st.lists(st.binary(max_size=20)))
+def test_short_strings_stand_where_arrow_has_them(values):
+    """Of up to twelve bytes in the view itself: a record that damage made so short is read as any other."""
+    offsets = np.cumsum([0, *map(len, values)], dtype=np.int32)
+    block = (np.frombuffer(b"".join(values) + b"-", np.uint8), offsets)
+    capsules = stored_strings([block] * len(values), np.arange(len(values)))
+    for array in ([] if capsules is None else [pa.array(_Strings(capsules))]) + [byte_strings([np.frombuffer(value, np.uint8) for value in values])]:
+        array.validate(full=True)
+        assert array.to_pylist() == values
+        assert [value.tobytes() for value in byte_views(array)] == values
+        assert [value.tobytes() for value in byte_views(array[1:])] == values[1:]
+
+
+@pytest.mark.skipif(not COMPILED, reason="there is no extension")
+@pytest.mark.parametrize(
+    ("blocks", "rows", "error"),
+    [
+        ([(np.zeros(9, np.uint8), np.array([0, 9], np.int32))], [1], "row 1 is not within its block"),
+        ([(np.zeros(9, np.uint8), np.array([0, 10], np.int32))], [0], "row 0 is not within its block"),
+        ([(np.zeros(9, np.uint8), np.array([5, 3], np.int32))], [0], "row 0 is not within its block"),
+        ([(np.zeros((2, 3), np.uint8), None)], [2], "row 2 is not within its block"),
+        ([(np.zeros((2, 3), np.uint8), None)], [-1], "row -1 is not within its block"),
+        ([], [0], "1 rows of 0 blocks"),
+        ([3], [0], "a block is a tuple"),
+        ([(3, None)], [0], "a bytes-like object is required"),
+    ],
+)
+def test_strings_that_are_not_there_are_refused(blocks, rows, error):
+    with pytest.raises((ValueError, TypeError), match=error):
+        stored_strings(blocks, np.array(rows))
 
 
 def test_there_may_be_more_shards_than_files_a_process_may_have_open(tmp_path):

@@ -348,6 +348,28 @@ def test_damaged_records_are_named_or_passed_over_as_from_shards(data, tmp_path,
     assert all(the_same(*pair) for pair in zip(served, local, strict=True))
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_records_that_damage_has_made_a_few_bytes_long_are_passed_over_too(data, tmp_path, form):
+    copy = shutil.copytree(data["jpeg"][0], tmp_path / "shards")
+    records = Records(read_manifest(copy), "train")
+    ends = np.cumsum([0, *(len(records.image(number)) for number in range(records.shards[0].rows))], dtype=np.int32)
+    wrong = ends.copy()
+    wrong[4] = wrong[3] + 5  # record 3 has five bytes; the rest of it belongs to record 4
+    path = copy / records.shards[0].file
+    content = path.read_bytes()
+    assert content.count(ends.tobytes()) == 1
+    path.write_bytes(content.replace(ends.tobytes(), wrong.tobytes()))
+    service = Service(Answers(str(copy)), Address("127.0.0.1", 0))
+    options = {"batch_size": 20, "crop": CROP, "form": form, "on_bad": "skip"}
+    with pytest.warns(DamagedRecord):
+        served = stream(Loader(service.location, **options), 6)
+    with pytest.warns(DamagedRecord):
+        local = stream(Loader(copy, **options), 6)
+    service.drain(1)
+
+    assert all(the_same(*pair) for pair in zip(served, local, strict=True))
+
+
 def test_statistics_of_ones_own_are_for_records_only(data):
     folder, location = data["jpeg"]
     raw = stats_for(read_manifest(data["raw"][0]), "train")
