@@ -1,6 +1,7 @@
 """What a service answers: to a ticket, the records, views or batch of its step, some rows at a time; and the data set's files.
 
-In:  a ticket.    Out: Arrow record batches of about 4 MiB, made while they are taken: whoever is slow to read holds no more of us than one.
+In:  a ticket.    Out: Arrow record batches of about 4 MiB (of records 16, which lie in the shards), made while they are taken:
+whoever is slow to read holds no more of us than one.
 """
 
 import hashlib
@@ -150,8 +151,8 @@ class Answers:
             some = records[low : low + shape.rows]
             if stream.images is None:
                 given = stream.feeds.substituted(some)
-                column, labels = stream.split.read(partial(stream.split.records.strings, given), len(given))
-                arrays = [column, numbers(labels), numbers(given)]
+                located = stream.split.read(partial(stream.split.records.located, given), len(given))
+                arrays = [located.strings(), numbers(located.labels()), numbers(given)]
             else:
                 feed, images = stream.make(epoch, some)
                 column = pa.ExtensionArray.from_storage(shape.column, _flat(images, shape.column.storage_type))

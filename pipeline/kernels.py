@@ -69,7 +69,8 @@ def jpeg_square(data: bytes, size: int) -> Square | None:
 def stored_strings(blocks: list[Any], rows: Shaped[np.ndarray, "b"]) -> tuple[Any, Any] | None:
     """Return Arrow's two capsules of a binary_view array: the bytes of a row (int64) of each block, (data, offsets or None, ...), where they are.
 
-    Row i of `data` is data[i] or, with offsets, data[offsets[i] : offsets[i + 1]]. None without the extension: `columns.byte_strings` does the same.
+    Row i of `data` is data[i] or, with offsets, data[offsets[i] : offsets[i + 1]]. None without the extension: then `columns.byte_strings` makes
+    the same of the bytes.
     """
     return _kernels.stored_strings(blocks, rows) if COMPILED else None
 

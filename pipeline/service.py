@@ -2,7 +2,7 @@
 
 In:  a folder of shards, an address.    Out: answers (answers.py), metrics and health over HTTP (health.py).
 
-A request is a thread of gRPC's, which makes a message of about 4 MiB, sends it, and makes the next one when the last has been taken.
+A request is a thread of gRPC's, which makes a message of some MiB, sends it, and makes the next one when the last has been taken.
 """
 
 import json

@@ -279,9 +279,10 @@ def test_the_strings_of_records_are_their_bytes_compiled_and_plain(shards, encod
     """As Arrow sees them, with every prefix and buffer that it can check; also when nothing else is left of the records."""
     records = Records(read_manifest(shards / encoding), "train")
     images, labels = records.several(np.array(wanted, np.int64))
-    ours, its_labels = records.strings(np.array(wanted, np.int64))
+    located = records.located(np.array(wanted, np.int64))
+    ours, its_labels = located.strings(), located.labels()
     twin, expected = byte_strings(images), [image.tobytes() for image in images]
-    del records, images
+    del records, located, images
     gc.collect()
     for array in (ours, twin):
         array.validate(full=True)

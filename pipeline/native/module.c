@@ -403,7 +403,7 @@ static PyMethodDef methods[] = {
     {"decode_jpeg", decode_jpeg, METH_VARARGS, "decode_jpeg(data, most, box): see kernels.py"},
     {"encode_jpeg", encode_jpeg, METH_VARARGS, "encode_jpeg(image, pixels, header): see kernels.py"},
     {"render", render, METH_VARARGS, "render(images, raw, windows, offsets, before, after, out, recipe, first, count): see cpu.py"},
-    {"stored_strings", stored_strings, METH_VARARGS, "stored_strings(blocks, rows): see records.py"},
+    {"stored_strings", stored_strings, METH_VARARGS, "stored_strings(blocks, rows): see kernels.py"},
     {"runs_avx2", runs_avx2, METH_NOARGS, "runs_avx2(): whether the other module of these loops can be used here"},
     {NULL, NULL, 0, NULL},
 };
