@@ -89,6 +89,7 @@ class Records:
         self.shards = tuple(shard for shard in manifest.split(split).shards if only in (None, shard.file))
         ends = np.cumsum([shard.rows for shard in self.shards]).tolist()
         self._starts = [0, *ends[:-1]]
+        self._first = np.array(self._starts, np.int64)  # the same
         self._count = ends[-1] if ends else 0
         self._readers: dict[int, pa.RecordBatchFileReader] = {}
         self._blocks: dict[tuple[int, int], _Block] = {}
@@ -128,8 +129,8 @@ class Records:
         """Return where each of `records` lies; none of them is touched."""
         if len(records) and not (records.min() >= 0 and records.max() < self._count):
             raise IndexError(f"records {records.min()}..{records.max()} of {self._count}")
-        shards = np.searchsorted(self._starts, records, "right") - 1
-        numbers, rows = np.divmod(records - np.take(self._starts, shards), ROWS_A_BATCH[self.manifest.config.encoding])
+        shards = np.searchsorted(self._first, records, "right") - 1
+        numbers, rows = np.divmod(records - self._first[shards], ROWS_A_BATCH[self.manifest.config.encoding])
         places = list(zip(shards.tolist(), numbers.tolist(), strict=True))
         blocks = {place: self._block(*place) for place in dict.fromkeys(places)}
         return Located([blocks[place] for place in places], rows)

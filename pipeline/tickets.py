@@ -30,6 +30,7 @@ FIELDS = (
     *("split", "batch_size", "seed", "rank", "world_size", "crop", "views", "mean", "colour", "divide", "mirror", "shuffle", "on_bad"),
     *("layout", "dtype"),
 )
+_KINDS = {field.name: type(field.default) for field in fields(LoaderConfig) if field.default is not MISSING}
 _NUMBERS = {"float32": pa.float32(), "float16": pa.float16(), "bfloat16": pa.uint16()}  # Arrow has no bfloat16: its bits
 
 
@@ -77,9 +78,8 @@ class Ticket:
 def _config(value: Any) -> LoaderConfig:  # noqa: ANN401  (from strangers)
     if not isinstance(value, dict) or not set(value) <= set(FIELDS):
         raise ValueError(f"config has no more than {', '.join(FIELDS)}")
-    kinds = {field.name: type(field.default) for field in fields(LoaderConfig) if field.default is not MISSING}
     for name, given in value.items():
-        kind = (int, float) if kinds[name] is float else str if name == "views" else kinds[name]
+        kind = (int, float) if _KINDS[name] is float else str if name == "views" else _KINDS[name]
         if not (given is None and name == "views") and (not isinstance(given, kind) or (kind is not bool and isinstance(given, bool))):
             raise ValueError(f"{name} cannot be {given!r}")
     return LoaderConfig(**value)
