@@ -22,9 +22,8 @@ from .views import windows
 VERSION = 1
 MOST_BYTES = 4096  # of a ticket
 MOST_STEPS = 1 << 62  # more than any run has; epochs of it fit into 64 bits
-CHUNK = 4 << 20  # bytes of a message that is made, about: what a server holds of an answer. Smaller ones cost more each than their bytes
-STORED = 16 << 20  # of one that is sent from the shards' maps, of which a server holds nothing: a tenth more raw records a second than with 4 MiB
-JPEG = 32 << 10  # bytes of a JPEG record, about
+CHUNK = 4 << 20  # bytes of one message, about: what a server holds of an answer. A slow client must take one within --stall-seconds
+JPEGS = 128  # in a message: about as much
 # what of a LoaderConfig changes the numbers of a batch; the rest is the trainer's own business
 FIELDS = (
     *("split", "batch_size", "seed", "rank", "world_size", "crop", "views", "mean", "colour", "divide", "mirror", "shuffle", "on_bad"),
@@ -103,7 +102,7 @@ class Shape(NamedTuple):
 
 
 def shape_of(form: Form, manifest: Manifest, config: LoaderConfig) -> Shape:
-    """Return the type of the column `image`, and the rows of a message of about `CHUNK` bytes, of records `STORED`.
+    """Return the type of the column `image`, and the rows of a message of about `CHUNK` bytes.
 
     "records": the JPEG, or pixels, as bytes (binary_view: they are sent from where they are mapped, without a copy).
     "views": uint8[c,c,3], for ten views [10,c,c,3]; "batches": numbers of
@@ -113,7 +112,7 @@ def shape_of(form: Form, manifest: Manifest, config: LoaderConfig) -> Shape:
     if crop > size:
         raise WrongTicket(f"crop {crop} does not fit into records of {size} pixels")
     if form == "records":
-        return Shape(pa.binary_view(), max(1, STORED // (JPEG if manifest.config.encoding == "jpeg" else 3 * size * size)))
+        return Shape(pa.binary_view(), JPEGS if manifest.config.encoding == "jpeg" else max(1, CHUNK // (3 * size * size)))
     number = _NUMBERS[config.dtype] if form == "batches" else pa.uint8()
     sides: tuple[int, ...] = (3, crop, crop) if form == "batches" and config.layout == "CHW" else (crop, crop, 3)
     if config.view == "ten":
