@@ -1,6 +1,6 @@
 """Whole training steps of the `paper` network, batch 128: ours against the same network written the usual way, in turn, in one run.
 
-python benchmarks/train.py [--rounds 3] [--batch 128] [--device cpu|gpu] [--only NAME ...] [--loader FOLDER] [--json FILE]
+python benchmarks/train.py [--rounds 3] [--batch 128] [--device cpu|gpu] [--only NAME]... [--loader FOLDER] [--json FILE]
 
 usual      float32, contiguous, torch's LocalResponseNorm, Dropout and SGD, eager
 compiled   the usual network in channels_last, bfloat16 autocast and torch.compile: what torch alone can do

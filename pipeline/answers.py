@@ -150,9 +150,8 @@ class Answers:
         for low in range(0, len(records), shape.rows):
             some = records[low : low + shape.rows]
             if stream.images is None:
-                given = stream.feeds.substituted(some)
-                located = stream.split.read(partial(stream.split.records.located, given), len(given))
-                arrays = [located.strings(), numbers(located.labels()), numbers(given)]
+                located = stream.split.read(partial(stream.split.records.located, some), len(some))
+                arrays = [located.strings(), numbers(located.labels()), numbers(some)]
             else:
                 feed, images = stream.make(epoch, some)
                 column = pa.ExtensionArray.from_storage(shape.column, _flat(images, shape.column.storage_type))
@@ -173,7 +172,7 @@ class _Split:
     given: int = 0  # bytes since their memory was given back
 
     def read(self, read: Callable[[], T], count: int) -> T:
-        """Return what `read` does of so many records, while nobody else reads; their memory is given back from time to time."""
+        """Return what `read` does of so many records, while nobody else opens shards or gives their memory back, as is done from time to time."""
         with self.lock:
             self.given += count * self.each
             if self.given > UNMAP_BYTES:

@@ -89,7 +89,7 @@ class Records:
         self.shards = tuple(shard for shard in manifest.split(split).shards if only in (None, shard.file))
         ends = np.cumsum([shard.rows for shard in self.shards]).tolist()
         self._starts = [0, *ends[:-1]]
-        self._first = np.array(self._starts, np.int64)  # the same
+        self._first = np.array(self._starts, np.int64)  # as an array, so that no search makes one
         self._count = ends[-1] if ends else 0
         self._readers: dict[int, pa.RecordBatchFileReader] = {}
         self._blocks: dict[tuple[int, int], _Block] = {}

@@ -126,9 +126,11 @@ class ServedFeeds(Feeds):
 
     def _is_good(self, image: UInt8[np.ndarray, "..."]) -> bool:
         try:
-            return image.ndim == 3 or bool(len(decode_record(image, self._stored.config.size)))
+            if image.ndim == 1:
+                decode_record(image, self._stored.config.size)
         except UndecodableImage:
             return False
+        return True
 
     def _ask_ahead(self, step: int) -> None:
         for later in range(step, step + self._ahead):

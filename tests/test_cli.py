@@ -335,10 +335,10 @@ def test_a_run_on_the_gpu_resumes_to_the_same_weights_and_is_evaluated(data, tmp
         command(*options, tmp_path / "parts", "--steps", "4"),
         command("alextrain", "run", data, "--out", tmp_path / "parts", "--device", "gpu", "--steps", "15", "--resume"),
     ]
+    assert [run.returncode for run in runs] == [0, 0, 0], "".join(run.stderr for run in runs)
     value = json.loads(command("alextrain", "eval", "--checkpoint", tmp_path / "parts", "--data", data, "--device", "gpu", "--json").stdout)
     one, other = (torch.load(tmp_path / name / "last.pt", weights_only=True)["model"] for name in ("whole", "parts"))
 
-    assert [run.returncode for run in runs] == [0, 0, 0], runs[0].stderr + runs[2].stderr
     assert [row["step"] for row in rows(tmp_path / "parts", "step")] == list(range(1, 16))
     assert value["count"] == 20
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -281,9 +281,11 @@ def test_the_strings_of_records_are_their_bytes_compiled_and_plain(shards, encod
     images, labels = records.several(np.array(wanted, np.int64))
     located = records.located(np.array(wanted, np.int64))
     ours, its_labels = located.strings(), located.labels()
-    twin, expected = byte_strings(images), [image.tobytes() for image in images]
+    expected = [image.tobytes() for image in images]
     del records, located, images
     gc.collect()
+    assert ours.to_pylist() == expected
+    twin = byte_strings([np.frombuffer(value, np.uint8) for value in expected])
     for array in (ours, twin):
         array.validate(full=True)
         assert array.type == pa.binary_view()

@@ -12,9 +12,6 @@ Buffers come through the buffer protocol and are checked before the GIL is relea
 #include "moments.h"
 #include "views.h"
 
-static int take(PyObject *object, Py_buffer *view, int writable, const char *formats, int dimensions, const char *what);
-#include "strings.h"
-
 /* Take a C-contiguous buffer of numbers of one of `formats`; ValueError if it is another kind. */
 static int take(PyObject *object, Py_buffer *view, int writable, const char *formats, int dimensions, const char *what)
 {
@@ -31,6 +28,8 @@ static int take(PyObject *object, Py_buffer *view, int writable, const char *for
     }
     return 0;
 }
+
+#include "strings.h"
 
 static int take_image(PyObject *object, Py_buffer *view, int writable, const char *formats, const char *what)
 {

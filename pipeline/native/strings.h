@@ -109,8 +109,10 @@ static int find(PyObject *block, int64_t row, const void **at, int64_t *size)
         PyBuffer_Release(&ends);
     }
     const int within = 0 <= start && start <= end && end <= data.len && end - start <= INT32_MAX;
-    *at = (const char *)data.buf + start;
-    *size = end - start;
+    if (within) {
+        *at = (const char *)data.buf + start;
+        *size = end - start;
+    }
     PyBuffer_Release(&data); /* the block holds on to it */
     if (!within)
         PyErr_Format(PyExc_ValueError, "row %lld is not within its block", (long long)row);
