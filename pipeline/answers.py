@@ -76,12 +76,10 @@ class Answers:
             raise WrongTicket(OTHER_DATA)
         if ticket.config.batch_size // ticket.config.world_size > MOST_ROWS:
             raise WrongTicket(f"a rank's part of a batch may have {MOST_ROWS} records, not {ticket.config.batch_size // ticket.config.world_size}")
-        shape = shape_of(ticket.form, self.manifest, ticket.config)
         stream = self._stream(ticket, split)
         if stream.feeds.plan.steps == 0:
             raise WrongTicket("this rank has no step: there are fewer records than ranks")
-        columns = schema(ticket.form, shape.column)
-        return columns, self._rows(stream, ticket.step, shape, columns)
+        return stream.columns, self._rows(stream, ticket.step)
 
     def files(self) -> dict[str, int]:
         """Return name -> bytes of what `read` gives."""
@@ -135,9 +133,10 @@ class Answers:
         with self._lock:
             stream = self._streams.get(key)
         if stream is None:  # made outside of the lock: it may import torch
+            shape = shape_of(ticket.form, self.manifest, ticket.config)
             feeds = Feeds(self.manifest, replace(ticket.config, **self._cached), split.stats, split.records)
             feeds.tell = lambda text: log.warning("damaged", extra={"reason": text})
-            stream = _Stream(feeds, _maker(ticket, self.manifest, split.stats), split)
+            stream = _Stream(feeds, _maker(ticket, self.manifest, split.stats), split, shape, schema(ticket.form, shape.column))
         with self._lock:
             stream = self._streams.setdefault(key, stream)
             self._streams.move_to_end(key)
@@ -145,18 +144,19 @@ class Answers:
                 self._streams.popitem(last=False)
             return stream
 
-    def _rows(self, stream: "_Stream", step: int, shape: Shape, columns: pa.Schema) -> Iterator[pa.RecordBatch]:
+    def _rows(self, stream: "_Stream", step: int) -> Iterator[pa.RecordBatch]:
         epoch, records = stream.feeds.plan(step)
-        for low in range(0, len(records), shape.rows):
-            some = records[low : low + shape.rows]
+        kind, rows = stream.shape
+        for low in range(0, len(records), rows):
+            some = records[low : low + rows]
             if stream.images is None:
                 located = stream.split.read(partial(stream.split.records.located, some), len(some))
                 arrays = [located.strings(), numbers(located.labels()), numbers(some)]
             else:
                 feed, images = stream.make(epoch, some)
-                column = pa.ExtensionArray.from_storage(shape.column, _flat(images, shape.column.storage_type))
+                column = pa.ExtensionArray.from_storage(kind, _flat(images, kind.storage_type))
                 arrays = [column, numbers(feed.labels), numbers(feed.records), pa.FixedSizeListArray.from_arrays(numbers(feed.shift.ravel()), 3)]
-            yield pa.RecordBatch.from_arrays(arrays, schema=columns)
+            yield pa.RecordBatch.from_arrays(arrays, schema=stream.columns)
 
 
 @dataclass
@@ -188,6 +188,8 @@ class _Stream:
     feeds: Feeds
     images: Callable[[Feed], Any] | None  # what is sent of a feed's records; None: as they are stored
     split: _Split
+    shape: Shape
+    columns: pa.Schema
 
     def make(self, epoch: int, records: Shaped[np.ndarray, "b"]) -> tuple[Feed, Any]:
         """Return the feed of some records, and what is sent of them; damaged ones are replaced, or DataError names them."""

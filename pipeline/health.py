@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, get_args
@@ -22,6 +23,7 @@ from .errors import DataError
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 MOST_CONNECTIONS = 64
+FORMS = (*get_args(Form), "files")
 
 
 class Gauges:
@@ -43,17 +45,21 @@ class Gauges:
         self.shed = Counter("alexprep_shed", "Requests that were asked to come again.", registry=registry)
         self.refused = Counter("alexprep_unauthenticated", "Calls without a good token.", registry=registry)
         self.errors = Counter("alexprep_errors", "By kind: ticket (it cannot be), data (damaged shards), internal.", ["kind"], registry=registry)
-        for form in (*get_args(Form), "files"):  # so that each is there from the start, at 0
+        for form in FORMS:  # so that each is there from the start, at 0
             self.sent.labels(form)
-            self.running.labels(form)
             self.requests.labels(form, "ok")
         self.waiting = Gauge("alexprep_requests_waiting", "Answers whose next message waits for a thread that makes it.", registry=registry)
         self.cached = Gauge("alexprep_cache_bytes", "Shards of an object store on the local disk.", registry=registry)
         self.stalled = Counter("alexprep_stalled", "Connections closed since nothing was taken of an answer.", registry=registry)
 
+    def look(self, running: Callable[[str], int], waiting: Callable[[], int]) -> None:
+        """Ask these for what `running` (of a form) and `waiting` are, when somebody wants to know."""
+        for form in FORMS:
+            self.running.labels(form).set_function(partial(running, form))
+        self.waiting.set_function(waiting)
+
     def ended(self, form: str, outcome: str, seconds: float) -> None:
         """Count an answer that ended."""
-        self.running.labels(form).dec()
         self.requests.labels(form, outcome).inc()
         self.seconds.labels(form).observe(seconds)
 

@@ -4,6 +4,7 @@ Step t of an epoch takes places t*B .. t*B+B-1 of the epoch's order; rank r of w
 them. So the ranks' batches, laid side by side, are the global batch, whatever the number of ranks.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,17 +37,17 @@ class Order:
 
     def __init__(self, ends: Int64[np.ndarray, "parts"], make: Callable[[int], Int64[np.ndarray, "k"]]) -> None:
         """Take the places where the parts end, and what makes the i-th."""
-        self._ends = ends
+        self._ends = ends.tolist()
+        self._begins = [0, *self._ends]
         self._make = lru_cache(maxsize=2)(make)
 
     def __getitem__(self, places: slice) -> Int64[np.ndarray, "k"]:
         """Return the numbers at places start to stop."""
-        start, stop, _ = places.indices(int(self._ends[-1]) if len(self._ends) else 0)
+        start, stop, _ = places.indices(self._begins[-1])
         if start >= stop:
             return np.empty(0, np.int64)
-        first, last = int(np.searchsorted(self._ends, start, "right")), int(np.searchsorted(self._ends, stop))
-        begins = [0, *self._ends.tolist()]
-        return np.concatenate([self._make(i)[max(0, start - begins[i]) : stop - begins[i]] for i in range(first, last + 1)])
+        first, last = bisect_right(self._ends, start), bisect_left(self._ends, stop)
+        return np.concatenate([self._make(i)[max(0, start - self._begins[i]) : stop - self._begins[i]] for i in range(first, last + 1)])
 
 
 @lru_cache(maxsize=2)
@@ -56,6 +57,8 @@ def shuffled(seed: int, epoch: int, n: int) -> Order:
     Of 14 million records the first batch is there in 0.4 s instead of 1.9, with a tenth of the memory. Each part costs a pass
     over the hashes of all, 0.2 s: about a thousandth of the time in which a part is read at 5,000 images/s.
     """
+    if n <= CHUNK:
+        return Order(np.array([n]), lambda _: permutation(seed, epoch, n))
     state, bits = key(_PURPOSE, seed, epoch), max(1, (n // PART).bit_length())
     shift = np.uint64(64 - bits)
 

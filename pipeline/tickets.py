@@ -8,6 +8,7 @@ counted from the start of epoch 0: a step says its epoch. Any Flight client can 
 import hashlib
 import json
 from dataclasses import MISSING, dataclass, fields
+from functools import lru_cache
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -78,10 +79,18 @@ def _config(value: Any) -> LoaderConfig:  # noqa: ANN401  (from strangers)
     if not isinstance(value, dict) or not set(value) <= set(FIELDS):
         raise ValueError(f"config has no more than {', '.join(FIELDS)}")
     for name, given in value.items():
+        if isinstance(given, list | dict):
+            raise ValueError(f"{name} cannot be {given!r}")
+    return _checked(**value)
+
+
+@lru_cache(maxsize=1024, typed=True)  # a trainer has the same ones in each ticket; typed, since True is 1 and 1.0
+def _checked(**values: Any) -> LoaderConfig:  # noqa: ANN401  (from strangers)
+    for name, given in values.items():
         kind = (int, float) if _KINDS[name] is float else str if name == "views" else _KINDS[name]
         if not (given is None and name == "views") and (not isinstance(given, kind) or (kind is not bool and isinstance(given, bool))):
             raise ValueError(f"{name} cannot be {given!r}")
-    return LoaderConfig(**value)
+    return LoaderConfig(**values)
 
 
 def digest(manifest: Manifest, stats: Stats) -> str:
