@@ -12,9 +12,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
@@ -22,6 +21,7 @@ from pyarrow import flight
 
 from .access import Address, Guard, Secrets, Tokens
 from .answers import Answers, log
+from .connections import Stalls, hang_up, name_of
 from .errors import DataError
 from .health import Gauges
 from .tickets import OTHER_DATA, Ticket, WrongTicket
@@ -35,7 +35,7 @@ class Limits:
 
     requests: int = 256  # at a time; who comes then is asked to come again
     threads: int = 0  # that make messages at a time; 0: as many as it may use CPUs
-    stall_seconds: float = 60.0  # that a client may take nothing of an answer before its connection is closed
+    stall_seconds: float = 60.0  # that a client may take nothing of an answer before its connection is closed; ten times that for a message
     retry_after: float = 0.25  # seconds, told to who is sent away
 
 
@@ -224,40 +224,23 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
 
     def _watch(self) -> None:
         """Close the connections of clients that take nothing: a thread and a message would wait for them for ever."""
+        stalls = Stalls(self.port, self.limits.stall_seconds)
         while not self.draining:
             time.sleep(min(1.0, self.limits.stall_seconds / 4))
-            now = time.monotonic()
+            waits: dict[str, float] = {}
             with self._lock:
-                stalled = {request.peer for request in self._requests if 0 < request.sending_since < now - self.limits.stall_seconds}
-            for peer in stalled:
-                closed = hang_up(self.port, peer)
+                for request in self._requests:
+                    if since := request.sending_since:
+                        waits[request.peer] = min(since, waits.get(request.peer, since))
+            for client in stalls.among(waits):
+                closed = hang_up(self.port, client)
                 self.gauges.stalled.inc()
-                log.warning("stalled", extra={"peer": peer, "closed": closed})
-
-
-def hang_up(port: int, peer: str = "") -> bool:
-    """Close this process's connections that came in at `port`, or only that of `peer` (as gRPC writes it: ipv4:1.2.3.4:5, ipv6:[::1]:5).
-
-    Tell whether there was one. Flight has no way to end a write that nobody reads; the connection's own end does.
-    """
-    host, _, number = peer.partition(":")[2].rpartition(":")
-    wanted = (host.replace("%5B", "[").replace("%5D", "]").strip("[]"), number)
-    found = False
-    for entry in Path("/proc/self/fd").iterdir():
-        with suppress(OSError, ValueError):
-            if not entry.is_socket():
-                continue
-            with socket.fromfd(int(entry.name), socket.AF_INET6, socket.SOCK_STREAM) as connection:  # the family is not looked at
-                here, there = connection.getsockname(), connection.getpeername()
-                if here[1] == port and (not peer or (there[0].removeprefix("::ffff:"), str(there[1])) == wanted):
-                    connection.shutdown(socket.SHUT_RDWR)
-                    found = True
-    return found
+                log.warning("stalled", extra={"peer": client, "closed": closed})
 
 
 def _peer(context: Any) -> str:  # noqa: ANN401  (a ServerCallContext)
     peer = context.peer()
-    return peer.decode() if isinstance(peer, bytes) else str(peer)
+    return name_of(peer.decode() if isinstance(peer, bytes) else str(peer))
 
 
 def _json(body: bytes) -> Any:  # noqa: ANN401

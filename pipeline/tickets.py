@@ -78,9 +78,8 @@ class Ticket:
 def _config(value: Any) -> LoaderConfig:  # noqa: ANN401  (from strangers)
     if not isinstance(value, dict) or not set(value) <= set(FIELDS):
         raise ValueError(f"config has no more than {', '.join(FIELDS)}")
-    for name, given in value.items():
-        if isinstance(given, list | dict):
-            raise ValueError(f"{name} cannot be {given!r}")
+    if lists := [name for name, given in value.items() if isinstance(given, list | dict)]:
+        raise ValueError(f"{lists[0]} cannot be {value[lists[0]]!r}")
     return _checked(**value)
 
 

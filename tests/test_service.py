@@ -25,6 +25,7 @@ import torch
 from alexprep.pipeline import DamagedRecord, DataError, Loader, LoaderConfig, Records, load_stats, read_manifest
 from alexprep.pipeline.access import Address, Secrets, Tokens
 from alexprep.pipeline.answers import Answers
+from alexprep.pipeline.connections import hang_up, name_of, taken
 from alexprep.pipeline.flights import Servers, locations
 from alexprep.pipeline.health import Health
 from alexprep.pipeline.remote import location
@@ -41,6 +42,7 @@ from pyarrow import flight
 
 from .conftest import ROOT, command, damage, make_shards, stream, training_shards
 
+pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")  # beartype draws in the services' threads too
 FORMS = ("records", "views", "batches")
 CROP = 48
 TOKEN = "a-token-of-the-tests-0123456789"
@@ -137,7 +139,6 @@ configs = st.fixed_dictionaries(
 )
 
 
-@pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")  # beartype's checks draw random numbers, in other threads too
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(["jpeg", "raw"]), st.sampled_from(FORMS), configs, st.integers(0, 50), st.integers(0, 3))
 def test_batches_from_a_service_are_those_from_shards_to_the_last_bit(data, encoding, form, config, step, rank):
@@ -541,6 +542,80 @@ def test_a_client_that_takes_nothing_holds_little_and_is_let_go(data, server):
         [reader.read_all() for reader in readers]
     log = one.stop()[1]
     assert '"event": "stalled"' in log
+
+
+def test_a_slow_client_is_not_taken_for_one_that_takes_nothing(data, server):
+    """A message of 4 MiB takes it twice as long as a client may take nothing."""
+    folder, _ = data["raw"]
+    one = server(folder, "--stall-seconds", 2)
+    large = flight.Ticket(ticket_of(folder, form="batches", batch_size=80, views="ten", crop=72).to_bytes())  # 50 MB
+    rows = 0
+    with slow(one.port, 1_000_000) as port:
+        for chunk in flight.connect(f"grpc://127.0.0.1:{port}").do_get(large, flight.FlightCallOptions(timeout=60)):
+            rows += len(chunk.data)
+            if rows * 10 * 3 * 72 * 72 * 4 > 9_000_000:
+                break
+    log = one.stop()[1]
+
+    assert '"event": "stalled"' not in log
+
+
+@contextlib.contextmanager
+def slow(port, rate):
+    """A way to a server, by which so many bytes a second come back; its port."""
+    ends = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def there(client, behind):
+            with contextlib.suppress(OSError):
+                while data := client.recv(1 << 16):
+                    behind.sendall(data)
+
+        def back():
+            client, behind = listening.accept()[0], socket.socket()
+            with client, behind, contextlib.suppress(OSError), contextlib.ExitStack() as last:
+                last.callback(client.shutdown, socket.SHUT_RDWR)  # `there` still reads of it
+                behind.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+                behind.connect(("127.0.0.1", port))
+                threading.Thread(target=there, args=(client, behind), daemon=True).start()
+                while not ends.is_set() and (data := behind.recv(rate // 50)):
+                    client.sendall(data)
+                    time.sleep(len(data) / rate)
+
+        threading.Thread(target=back, daemon=True).start()
+        yield listening.getsockname()[1]
+        ends.set()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_what_a_client_has_taken_is_known_and_its_connection_can_be_closed(host):
+    """Among other sockets, of which some are no connections."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with contextlib.ExitStack() as held:
+        listening = held.enter_context(socket.create_server((host, 0), family=family))
+        [held.enter_context(other) for other in (*socket.socketpair(), socket.socket())]
+        port, connections = listening.getsockname()[1], []
+        for _ in range(2):
+            connections.append(held.enter_context(socket.create_connection((host, port))))
+            here = held.enter_context(listening.accept()[0])
+            here.sendall(bytes(30_000 * len(connections)))  # that much is taken without being read
+        names = [f"[{host}]:{one.getsockname()[1]}" if ":" in host else f"{host}:{one.getsockname()[1]}" for one in connections]
+        deadline = time.monotonic() + 10
+        while sum(taken(port).values()) < 90_000 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        counts = taken(port)
+        closed = hang_up(port, names[0]), hang_up(port, "1.2.3.4:5")
+        left = b"".join(iter(lambda: connections[0].recv(1 << 20), b""))  # it ends
+        connections[1].sendall(b"still there")
+
+    assert counts == {names[0]: 30_000, names[1]: 60_000}
+    assert closed == (True, False)
+    assert len(left) == 30_000
+
+
+@pytest.mark.parametrize("peer", ["ipv6:[::1]:5", "ipv6:%5B::1%5D:5", "ipv4:1.2.3.4:5", "ipv6:[::ffff:1.2.3.4]:5"])
+def test_clients_are_named_as_their_connections_are(peer):
+    assert name_of(peer) in ("[::1]:5", "1.2.3.4:5")
 
 
 def test_files_that_nobody_takes_hold_little_too(data, server):
