@@ -173,8 +173,11 @@ def main() -> None:
     parser.add_argument("--loader", type=Path, help="folder of shards")
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
+    device = "cuda" if arguments.device == "gpu" else "cpu"
+    if unknown := set(arguments.only) - set(variants(arguments.batch, device)):
+        parser.error(f"--only: there is no {', '.join(unknown)}, only {', '.join(variants(arguments.batch, device))}")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = arguments.tf32
-    table = steps(arguments.batch, "cuda" if arguments.device == "gpu" else "cpu", arguments.rounds, arguments.only)
+    table = steps(arguments.batch, device, arguments.rounds, arguments.only)
     place = torch.cuda.get_device_name() if arguments.device == "gpu" else f"{platform.machine()}, {torch.get_num_threads()} threads"
     print(f"{place}, Python {platform.python_version()}, torch {torch.__version__}; batch {arguments.batch}, {arguments.rounds} rounds\n")
     print(f"{'':<24} {'images/s':>9} {'min - max':>15} {'usual':>7} {'compiled':>9} {'share':>7}")

@@ -111,7 +111,8 @@ class ServedFeeds(Feeds):
             damaged, given = int(planned[i]), int(answer.numbers[i])
             if damaged not in self.substitutes:
                 self.substitutes[damaged] = given
-                self.tell(f"record {given} is given by the server instead of record {damaged}, which is damaged")
+                reason = self.records.damage(damaged) or f"record {damaged}, as the server finds"
+                self.tell(f"record {given} is given instead of a damaged one: {reason}")
         return answer
 
     def mend(self, step: int, error: Exception) -> None:

@@ -23,8 +23,9 @@ from .views import windows
 VERSION = 1
 MOST_BYTES = 4096  # of a ticket
 MOST_STEPS = 1 << 62  # more than any run has; epochs of it fit into 64 bits
-CHUNK = 4 << 20  # bytes of one message, about: what a server holds of an answer. A slow client must take one within --stall-seconds
-JPEGS = 128  # in a message: about as much
+CHUNK = 4 << 20  # bytes of one message, about: what a server holds of an answer
+STORED = 8 << 20  # of one of records, of which a server holds nothing: they lie in the shards' maps. The usual 128 JPEGs are one
+LARGEST = 1 << 30  # bytes of a message in no case: Arrow sends none of 2 GiB
 # what of a LoaderConfig changes the numbers of a batch; the rest is the trainer's own business
 FIELDS = (
     *("split", "batch_size", "seed", "rank", "world_size", "crop", "views", "mean", "colour", "divide", "mirror", "shuffle", "on_bad"),
@@ -110,7 +111,7 @@ class Shape(NamedTuple):
 
 
 def shape_of(form: Form, manifest: Manifest, config: LoaderConfig) -> Shape:
-    """Return the type of the column `image`, and the rows of a message of about `CHUNK` bytes.
+    """Return the type of the column `image`, and the rows of a message of about `CHUNK` bytes, of records `STORED`.
 
     "records": the JPEG, or pixels, as bytes (binary_view: they are sent from where they are mapped, without a copy).
     "views": uint8[c,c,3], for ten views [10,c,c,3]; "batches": numbers of
@@ -120,7 +121,9 @@ def shape_of(form: Form, manifest: Manifest, config: LoaderConfig) -> Shape:
     if crop > size:
         raise WrongTicket(f"crop {crop} does not fit into records of {size} pixels")
     if form == "records":
-        return Shape(pa.binary_view(), JPEGS if manifest.config.encoding == "jpeg" else max(1, CHUNK // (3 * size * size)))
+        split = manifest.split(config.split)
+        usual = STORED * split.records // max(1, split.bytes)
+        return Shape(pa.binary_view(), max(1, min(usual, LARGEST // (6 * size * size))))  # no JPEG is twice as large as its pixels
     number = _NUMBERS[config.dtype] if form == "batches" else pa.uint8()
     sides: tuple[int, ...] = (3, crop, crop) if form == "batches" and config.layout == "CHW" else (crop, crop, 3)
     if config.view == "ten":

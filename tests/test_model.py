@@ -1,5 +1,9 @@
 """The network: the spec's numbers, and each layer against its formula."""
 
+import shutil
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -387,6 +391,24 @@ def test_masks_are_fair_and_independent():
     for correlation in (torch.corrcoef(keep), torch.corrcoef(keep.T)):
         correlation.fill_diagonal_(0)
         assert correlation.abs().max() < 0.26  # the largest of 130,816 pairs of 512: 6 standard errors
+
+
+COMPILED_MASK = """
+import sys, torch
+from alexprep.model.layers import dropout_keys, mask
+
+compiled, keys = torch.compile(mask), dropout_keys(1, 5, torch.arange(64)).to(sys.argv[1])
+for place in ((6, 4096, 0), (7, 4096, 0), (7, 100, 1948)):
+    assert compiled(keys, *place).equal(mask(keys, *place)), place
+"""
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_compiled_mask_is_the_same(device):
+    """What a compiler makes of 64-bit constants and an index is its own affair. In a process that is not checked: it would compile the checks."""
+    if device == "cpu" and shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    subprocess.run([sys.executable, "-c", COMPILED_MASK, device], check=True)
 
 
 def test_masks_are_fixed_for_ever():

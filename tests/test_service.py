@@ -16,6 +16,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from alexprep.pipeline.remote import location
 from alexprep.pipeline.served import ServerLeftOut
 from alexprep.pipeline.service import Limits, Service
 from alexprep.pipeline.stats import stats_for
-from alexprep.pipeline.tickets import FIELDS, Ticket, WrongTicket, digest
+from alexprep.pipeline.tickets import FIELDS, Ticket, WrongTicket, digest, shape_of
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -340,13 +341,14 @@ def test_damaged_records_are_named_or_passed_over_as_from_shards(data, tmp_path,
     options = {"batch_size": 20, "crop": CROP, "form": form}
     with pytest.raises(DataError, match=r"damaged records; alexprep repair makes their shards again:\n  record (3|30) \("):
         stream(Loader(service.location, **options), 4)
-    with pytest.warns(DamagedRecord):
+    with pytest.warns(DamagedRecord) as of_served:
         served = stream(Loader(service.location, on_bad="skip", **options), 6)
-    with pytest.warns(DamagedRecord):
+    with pytest.warns(DamagedRecord) as of_local:
         local = stream(Loader(copy, on_bad="skip", **options), 6)
     service.drain(1)
 
     assert all(the_same(*pair) for pair in zip(served, local, strict=True))
+    assert {str(warning.message) for warning in of_served} == {str(warning.message) for warning in of_local}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -489,6 +491,33 @@ def test_tickets_that_cannot_be_are_answered_with_the_reason(data):
         assert reason in json.loads(refused.value.extra_info)["text"]
 
     assert len(client.do_get(flight.Ticket(good.to_bytes())).read_all()) == 8
+
+
+@pytest.mark.parametrize("encoding", ["jpeg", "raw"])
+def test_records_in_several_messages_are_those_of_one(data, encoding, monkeypatch):
+    folder, location = data[encoding]
+    ticket = ticket_of(folder, form="records", batch_size=40)
+    whole = flight.connect(location).do_get(flight.Ticket(ticket.to_bytes())).read_all()
+    monkeypatch.setattr("alexprep.pipeline.tickets.STORED", 50_000)
+    parts = list(Answers(str(folder)).to(ticket)[1])
+
+    assert len(parts) > 2
+    assert pa.Table.from_batches(parts).equals(whole.combine_chunks())
+
+
+@given(st.integers(8, 4096), st.integers(1, 200 << 20), st.integers(1, 10**7), st.sampled_from(["jpeg", "raw"]))
+def test_no_message_is_larger_than_arrow_sends(data, size, each, count, encoding):
+    """Whatever the records' size is, in the mean and of the largest: twice its pixels, which no JPEG has."""
+    manifest = read_manifest(data["raw"][0])
+    each = each if encoding == "jpeg" else 3 * size * size
+    shards = (replace(manifest.split("train").shards[0], rows=count, bytes=each * count),)
+    config = replace(manifest.config, size=size, encoding=encoding)
+    manifest = replace(manifest, config=config, splits={"train": replace(manifest.split("train"), shards=shards)})
+    rows = shape_of("records", manifest, LoaderConfig(crop=8)).rows
+
+    assert rows >= 1
+    assert rows == 1 or rows * each <= 8 << 20
+    assert rows * 6 * size * size <= 1 << 30
 
 
 def test_noise_and_connections_that_say_nothing_do_no_harm(data, server):

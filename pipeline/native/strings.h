@@ -151,7 +151,9 @@ static PyObject *stored_strings(PyObject *module, PyObject *arguments)
         return NULL;
     const Py_ssize_t count = rows.shape[0];
     Strings *strings = NULL;
-    if (PyList_GET_SIZE(blocks) != count)
+    if (rows.itemsize != sizeof(int64_t))
+        PyErr_Format(PyExc_ValueError, "rows must have 8 bytes each, not %zd", rows.itemsize);
+    else if (PyList_GET_SIZE(blocks) != count)
         PyErr_Format(PyExc_ValueError, "%zd rows of %zd blocks", count, PyList_GET_SIZE(blocks));
     else if (!(strings = calloc(1, sizeof *strings + (size_t)(count + 3) * sizeof(void *) + (size_t)count * (sizeof(View) + sizeof(int64_t)))))
         PyErr_NoMemory();
