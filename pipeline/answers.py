@@ -1,6 +1,6 @@
 """What a service answers: to a ticket, the records, views or batch of its step, some rows at a time; and the data set's files.
 
-In:  a ticket.    Out: Arrow record batches of about 4 MiB, made while they are taken:
+In:  a ticket.    Out: Arrow record batches of about 4 MiB (of records 8), made while they are taken:
 whoever is slow to read holds no more of us than one.
 """
 
