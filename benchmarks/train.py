@@ -8,8 +8,8 @@ ours       channels_last, our normalisation, dropout and update; in float32, in 
 
 "share" is the share of this machine's bfloat16 matrix rate, of 4096x4096 matrices, measured in each round: 4.136 GFLOP a training image.
 With --loader, shards in FOLDER (as alexprep shard makes them) train against `--data synthetic` through the command line, in turn, and the
-ratio of the two rates is the loader's: 1 means that nothing is ever waited for. On a GPU float16 (without a loss scale) and CUDA graphs
-("graphs": torch.compile's reduce-overhead) are measured too, and TF32 with --tf32.
+ratio of the two rates is the loader's: 1 means that nothing is ever waited for. On a GPU float16 (without a loss scale) is measured
+too, and TF32 with --tf32.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def usual() -> nn.Module:
     return model
 
 
-def step_of(model: nn.Module, batch: int, device: str, *, dtype: torch.dtype, last: bool, compiled: bool | str, ours: bool) -> Callable[[], Any]:
+def step_of(model: nn.Module, batch: int, device: str, *, dtype: torch.dtype, last: bool, compiled: bool, ours: bool) -> Callable[[], Any]:
     """Return a whole training step."""
     layout = torch.channels_last if last else torch.contiguous_format
     model = model.to(device, memory_format=layout).train()  # type: ignore[call-overload]
@@ -58,7 +58,7 @@ def step_of(model: nn.Module, batch: int, device: str, *, dtype: torch.dtype, la
     optimizer: Any = PaperSGD(model, RATES["paper"]) if ours else torch.optim.SGD(model.parameters(), 0.01, 0.9, weight_decay=5e-4)
     if ours:
         optimizer.set_rates(0.01, 1.0, 0.01)
-    network = torch.compile(model, mode=compiled if isinstance(compiled, str) else None) if compiled else model
+    network = torch.compile(model) if compiled else model
 
     def step() -> None:
         optimizer.zero_grad()
@@ -75,9 +75,7 @@ def step_of(model: nn.Module, batch: int, device: str, *, dtype: torch.dtype, la
 def variants(batch: int, device: str) -> dict[str, Callable[[], Callable[[], Any]]]:
     """Return what makes the step of each row."""
 
-    def made(
-        make: Callable[[], nn.Module], dtype: torch.dtype, *, compiled: bool | str = False, last: bool = True
-    ) -> Callable[[], Callable[[], Any]]:
+    def made(make: Callable[[], nn.Module], dtype: torch.dtype, *, compiled: bool = False, last: bool = True) -> Callable[[], Callable[[], Any]]:
         return lambda: step_of(make(), batch, device, dtype=dtype, last=last, compiled=compiled, ours=make is ours)
 
     ours, half, whole = partial(AlexNet, "paper"), torch.bfloat16, torch.float32
@@ -92,7 +90,6 @@ def variants(batch: int, device: str) -> dict[str, Callable[[], Callable[[], Any
         table |= {
             "ours float16": made(ours, torch.float16),
             "ours float16 compiled": made(ours, torch.float16, compiled=True),
-            "ours bfloat16 graphs": made(ours, half, compiled="reduce-overhead"),
         }
     return table
 
@@ -115,7 +112,7 @@ def matrix_rate(device: str) -> float:
 
 def steps(batch: int, device: str, rounds: int, only: list[str]) -> list[dict[str, Any]]:
     contestants = {name: make() for name, make in variants(batch, device).items() if not only or name in {*only, "usual", "compiled"}}
-    for step in contestants.values():  # compiles, touches all memory, and records a GPU's graphs
+    for step in contestants.values():  # compiles, and touches all memory
         for _ in range(4 if device == "cuda" else 2):
             step()
     rates: dict[str, list[float]] = {name: [] for name in contestants}
