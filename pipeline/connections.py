@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import unquote
 
 LEAST_TAKEN = 64 << 10  # bytes that tell of a client that reads, and not of a ping that its system answers
 PATIENCE = 10  # times the seconds in which something must be taken, for all of a message
@@ -17,9 +18,9 @@ _ACKNOWLEDGED = 120  # where it has tcpi_bytes_acked, uint64 (linux/tcp.h)
 
 
 def name_of(peer: str) -> str:
-    """Return what is called ipv4:1.2.3.4:5, ipv6:[::1]:5 or ipv6:%5B::1%5D:5 by gRPC."""
-    host, _, port = peer.partition(":")[2].rpartition(":")
-    return _name(host.replace("%5B", "[").replace("%5D", "]").strip("[]"), port)
+    """Return what is called ipv4:1.2.3.4:5, ipv6:[::1]:5 or ipv6:%5Bfe80::1%252%5D:5 by gRPC; the name has no zone."""
+    host, _, port = unquote(peer).partition(":")[2].rpartition(":")
+    return _name(host.strip("[]").partition("%")[0], port)
 
 
 class Stalls:
@@ -33,13 +34,15 @@ class Stalls:
     def among(self, waits: Mapping[str, float]) -> list[str]:
         """Return those of the clients that stall, of whom is said since when (`time.monotonic`) their oldest message waits to be taken.
 
-        A slow client does not, as long as it takes something; but it must have a message in PATIENCE times as long.
+        A slow client does not, as long as LEAST_TAKEN go over its connection meanwhile; but it must have a message in PATIENCE times as long.
+        OSError if the system cannot tell now, as when there is no descriptor left.
         """
         counts, now = taken(self._port) if waits else {}, time.monotonic()
         before, self._moved = self._moved, {}
         stalled = []
         for client, since in waits.items():
             count, when = before.get(client, (0, since))
+            count = min(count, counts.get(client, 0))  # fewer: it is another connection
             if counts.get(client, 0) >= count + LEAST_TAKEN:
                 count, when = counts[client], now
             self._moved[client] = count, when

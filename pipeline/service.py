@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -146,7 +146,8 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
         closing = threading.Thread(target=self.shutdown, name="alexprep-shutdown", daemon=True)
         closing.start()  # what gRPC still has of the answers goes out
         closing.join(FLUSH_SECONDS)
-        hang_up(self.port)  # it would wait for answers that nobody takes, and for connections that say nothing
+        with suppress(OSError):
+            hang_up(self.port)  # it would wait for answers that nobody takes, and for connections that say nothing
         closing.join()
         return done
 
@@ -232,10 +233,13 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
                 for request in self._requests:
                     if since := request.sending_since:
                         waits[request.peer] = min(since, waits.get(request.peer, since))
-            for client in stalls.among(waits):
-                closed = hang_up(self.port, client)
-                self.gauges.stalled.inc()
-                log.warning("stalled", extra={"peer": client, "closed": closed})
+            try:
+                for client in stalls.among(waits):
+                    if hang_up(self.port, client):
+                        self.gauges.stalled.inc()
+                        log.warning("stalled", extra={"peer": client})
+            except OSError as error:  # no descriptor is left, for example; the next look may succeed
+                log.warning("unwatched", extra={"reason": str(error)})
 
 
 def _peer(context: Any) -> str:  # noqa: ANN401  (a ServerCallContext)

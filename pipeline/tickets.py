@@ -123,7 +123,7 @@ def shape_of(form: Form, manifest: Manifest, config: LoaderConfig) -> Shape:
     if form == "records":
         split = manifest.split(config.split)
         usual = STORED * split.records // max(1, split.bytes)
-        return Shape(pa.binary_view(), max(1, min(usual, LARGEST // (6 * size * size))))  # no JPEG is twice as large as its pixels
+        return Shape(pa.binary_view(), max(1, min(usual, LARGEST // (6 * size * size))))  # no JPEG is twice its pixels, if not tiny
     number = _NUMBERS[config.dtype] if form == "batches" else pa.uint8()
     sides: tuple[int, ...] = (3, crop, crop) if form == "batches" and config.layout == "CHW" else (crop, crop, 3)
     if config.view == "ten":

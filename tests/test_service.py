@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from alexprep.pipeline import DamagedRecord, DataError, Loader, LoaderConfig, Records, load_stats, read_manifest
+from alexprep.pipeline import DamagedRecord, DataError, Loader, LoaderConfig, Records, connections, load_stats, read_manifest
 from alexprep.pipeline.access import Address, Secrets, Tokens
 from alexprep.pipeline.answers import Answers
 from alexprep.pipeline.connections import hang_up, name_of, taken
@@ -31,7 +31,7 @@ from alexprep.pipeline.flights import Servers, locations
 from alexprep.pipeline.health import Health
 from alexprep.pipeline.remote import location
 from alexprep.pipeline.served import ServerLeftOut
-from alexprep.pipeline.service import Limits, Service
+from alexprep.pipeline.service import Limits, Service, _Request
 from alexprep.pipeline.stats import stats_for
 from alexprep.pipeline.tickets import FIELDS, Ticket, WrongTicket, digest, shape_of
 from cryptography import x509
@@ -507,7 +507,7 @@ def test_records_in_several_messages_are_those_of_one(data, encoding, monkeypatc
 
 @given(st.integers(8, 4096), st.integers(1, 200 << 20), st.integers(1, 10**7), st.sampled_from(["jpeg", "raw"]))
 def test_no_message_is_larger_than_arrow_sends(data, size, each, count, encoding):
-    """Whatever the records' size is, in the mean and of the largest: twice its pixels, which no JPEG has."""
+    """Whatever the records' size is, in the mean and of the largest: twice its pixels, which no JPEG has that is not tiny."""
     manifest = read_manifest(data["raw"][0])
     each = each if encoding == "jpeg" else 3 * size * size
     shards = (replace(manifest.split("train").shards[0], rows=count, bytes=each * count),)
@@ -642,9 +642,56 @@ def test_what_a_client_has_taken_is_known_and_its_connection_can_be_closed(host)
     assert len(left) == 30_000
 
 
-@pytest.mark.parametrize("peer", ["ipv6:[::1]:5", "ipv6:%5B::1%5D:5", "ipv4:1.2.3.4:5", "ipv6:[::ffff:1.2.3.4]:5"])
-def test_clients_are_named_as_their_connections_are(peer):
-    assert name_of(peer) in ("[::1]:5", "1.2.3.4:5")
+@pytest.mark.parametrize(
+    ("peer", "name"),
+    [
+        ("ipv6:[::1]:5", "[::1]:5"),
+        ("ipv6:%5B::1%5D:5", "[::1]:5"),
+        ("ipv6:%5Bfe80::1%252%5D:5", "[fe80::1]:5"),
+        ("ipv4:1.2.3.4:5", "1.2.3.4:5"),
+        ("ipv6:[::ffff:1.2.3.4]:5", "1.2.3.4:5"),
+    ],
+)
+def test_clients_are_named_as_their_connections_are(peer, name):
+    assert name_of(peer) == name
+
+
+def stalls_after(monkeypatch, counts, seconds=10.0):
+    """The second, of those in which a client has taken so many bytes, at which it is found to stall."""
+    stalls = connections.Stalls(1, seconds)
+    for now, count in enumerate(counts):
+        monkeypatch.setattr(connections, "taken", lambda _, count=count: {"a": count})
+        monkeypatch.setattr(connections.time, "monotonic", lambda now=now: 1000.0 + now)
+        if stalls.among({"a": 1000.0}):
+            return now
+    return None
+
+
+def test_who_stalls_is_told_from_who_is_slow(monkeypatch):
+    """A ping a second is not taking; 64 KiB in ten seconds are; ten times as long is enough for any message."""
+    assert stalls_after(monkeypatch, [0] * 200) == 11
+    assert stalls_after(monkeypatch, [17 * i for i in range(200)]) == 11
+    assert stalls_after(monkeypatch, [(70 << 10) * i // 9 for i in range(200)]) == 101
+    assert stalls_after(monkeypatch, [5 << 20, *[100 + 70_000 * i for i in range(20)]]) is None  # another connection of that name
+
+
+def test_the_watch_goes_on_after_it_could_not_look(data, monkeypatch):
+    looks, looked = [], threading.Event()
+
+    def taken(_):
+        looks.append(1)
+        if len(looks) == 1:
+            raise OSError(24, "Too many open files")
+        looked.set()
+        return {}
+
+    service = Service(Answers(str(data["raw"][0])), Address("127.0.0.1", 0), limits=Limits(stall_seconds=1))
+    service._requests.add(_Request("views", "1.2.3.4:5", sending_since=time.monotonic()))
+    monkeypatch.setattr(connections, "taken", taken)
+
+    assert looked.wait(20)
+    service._requests.clear()
+    service.drain(1)
 
 
 def test_files_that_nobody_takes_hold_little_too(data, server):
