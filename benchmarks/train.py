@@ -171,8 +171,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
     device = "cuda" if arguments.device == "gpu" else "cpu"
-    if unknown := set(arguments.only) - set(variants(arguments.batch, device)):
-        parser.error(f"--only: there is no {', '.join(unknown)}, only {', '.join(variants(arguments.batch, device))}")
+    names = variants(arguments.batch, device)
+    if unknown := [name for name in arguments.only if name not in names]:
+        parser.error(f"--only: there is no {', '.join(unknown)}, only {', '.join(names)}")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = arguments.tf32
     table = steps(arguments.batch, device, arguments.rounds, arguments.only)
     place = torch.cuda.get_device_name() if arguments.device == "gpu" else f"{platform.machine()}, {torch.get_num_threads()} threads"

@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
 
+from .access import Address
+
 LEAST_TAKEN = 64 << 10  # bytes that tell of a client that reads, and not of a ping that its system answers
 PATIENCE = 10  # times the seconds in which something must be taken, for all of a message
 _FACTS = 256  # bytes of struct tcp_info, at least those that are looked at
@@ -20,7 +22,7 @@ _ACKNOWLEDGED = 120  # where it has tcpi_bytes_acked, uint64 (linux/tcp.h)
 def name_of(peer: str) -> str:
     """Return what is called ipv4:1.2.3.4:5, ipv6:[::1]:5 or ipv6:%5Bfe80::1%252%5D:5 by gRPC; the name has no zone."""
     host, _, port = unquote(peer).partition(":")[2].rpartition(":")
-    return _name(host.strip("[]").partition("%")[0], port)
+    return _name(host.strip("[]").partition("%")[0], int(port))
 
 
 class Stalls:
@@ -41,11 +43,12 @@ class Stalls:
         before, self._moved = self._moved, {}
         stalled = []
         for client, since in waits.items():
-            count, when = before.get(client, (0, since))
-            count = min(count, counts.get(client, 0))  # fewer: it is another connection
-            if counts.get(client, 0) >= count + LEAST_TAKEN:
-                count, when = counts[client], now
-            self._moved[client] = count, when
+            count = counts.get(client, 0)
+            last, when = before.get(client, (0, since))
+            last = min(last, count)  # fewer than before: it is another connection
+            if count >= last + LEAST_TAKEN:
+                last, when = count, now
+            self._moved[client] = last, when
             if max(since, when) + self._seconds < now or since + PATIENCE * self._seconds < now:
                 stalled.append(client)
         return stalled
@@ -83,6 +86,5 @@ def _connections(port: int) -> Iterator[tuple[str, socket.socket]]:
                     yield _name(there[0], there[1]), connection
 
 
-def _name(host: str, port: object) -> str:
-    host = host.removeprefix("::ffff:")  # IPv4, through a socket of IPv6
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def _name(host: str, port: int) -> str:
+    return str(Address(host.removeprefix("::ffff:"), port))  # IPv4, through a socket of IPv6

@@ -52,11 +52,12 @@ class Gauges:
         self.cached = Gauge("alexprep_cache_bytes", "Shards of an object store on the local disk.", registry=registry)
         self.stalled = Counter("alexprep_stalled", "Connections closed since nothing was taken of an answer.", registry=registry)
 
-    def look(self, running: Callable[[str], int], waiting: Callable[[], int]) -> None:
-        """Ask these for what `running` (of a form) and `waiting` are, when somebody wants to know."""
+    def look(self, running: Callable[[str], int], waiting: Callable[[], int], cached: Callable[[], int]) -> None:
+        """Ask these for what `running` (of a form), `waiting` and `cached` are, when somebody wants to know."""
         for form in FORMS:
             self.running.labels(form).set_function(partial(running, form))
         self.waiting.set_function(waiting)
+        self.cached.set_function(cached)
 
     def ended(self, form: str, outcome: str, seconds: float) -> None:
         """Count an answer that ended."""

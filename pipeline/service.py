@@ -62,8 +62,7 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
         secrets.check(address)
         self.answers, self.limits = answers, limits
         self.gauges = Gauges()
-        self.gauges.cached.set_function(answers.cached_bytes)
-        self.gauges.look(self._running, self._waiting)
+        self.gauges.look(self._running, self._waiting, answers.cached_bytes)
         self.tokens = Tokens(secrets.tokens) if secrets.tokens is not None else None
         self.draining = False
         self._since = time.time()
@@ -225,13 +224,14 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
 
     def _watch(self) -> None:
         """Close the connections of clients that take nothing: a thread and a message would wait for them for ever."""
-        stalls = Stalls(self.port, self.limits.stall_seconds)
+        stalls, every = Stalls(self.port, self.limits.stall_seconds), min(1.0, self.limits.stall_seconds / 4)
         while not self.draining:
-            time.sleep(min(1.0, self.limits.stall_seconds / 4))
+            time.sleep(every)
             waits: dict[str, float] = {}
+            before = time.monotonic() - every
             with self._lock:
                 for request in self._requests:
-                    if since := request.sending_since:
+                    if 0 < (since := request.sending_since) < before:  # a look at the connections is nothing that a busy server needs each second
                         waits[request.peer] = min(since, waits.get(request.peer, since))
             try:
                 for client in stalls.among(waits):

@@ -15,7 +15,7 @@ from .conftest import ROOT
 
 FILES = sorted(path for top in ("pipeline", "model", "cli") for path in (ROOT / top).rglob("*.py"))
 LAYERS = (
-    ("errors", "config", "hashing", "columns", "connections"),
+    ("errors", "config", "hashing", "columns"),
     ("remote", "kernels", "flights", "served_folder"),
     ("storage",),
     ("tracing", "doctor"),
@@ -27,7 +27,7 @@ LAYERS = (
     ("verify", "tasks", "views", "export"),
     ("workers", "commit", "feeds", "tickets"),
     ("sharding", "cpu", "graph", "reference", "selfcheck", "access"),
-    ("health", "answers", "served"),
+    ("health", "answers", "served", "connections"),
     ("mending", "loader", "receipts", "binding", "service"),
     ("preview",),
 )

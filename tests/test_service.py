@@ -623,19 +623,19 @@ def test_what_a_client_has_taken_is_known_and_its_connection_can_be_closed(host)
     with contextlib.ExitStack() as held:
         listening = held.enter_context(socket.create_server((host, 0), family=family))
         [held.enter_context(other) for other in (*socket.socketpair(), socket.socket())]
-        port, connections = listening.getsockname()[1], []
+        port, clients = listening.getsockname()[1], []
         for _ in range(2):
-            connections.append(held.enter_context(socket.create_connection((host, port))))
+            clients.append(held.enter_context(socket.create_connection((host, port))))
             here = held.enter_context(listening.accept()[0])
-            here.sendall(bytes(30_000 * len(connections)))  # that much is taken without being read
-        names = [f"[{host}]:{one.getsockname()[1]}" if ":" in host else f"{host}:{one.getsockname()[1]}" for one in connections]
+            here.sendall(bytes(30_000 * len(clients)))  # that much is taken without being read
+        names = [f"[{host}]:{one.getsockname()[1]}" if ":" in host else f"{host}:{one.getsockname()[1]}" for one in clients]
         deadline = time.monotonic() + 10
         while sum(taken(port).values()) < 90_000 and time.monotonic() < deadline:
             time.sleep(0.01)
         counts = taken(port)
         closed = hang_up(port, names[0]), hang_up(port, "1.2.3.4:5")
-        left = b"".join(iter(lambda: connections[0].recv(1 << 20), b""))  # it ends
-        connections[1].sendall(b"still there")
+        left = b"".join(iter(lambda: clients[0].recv(1 << 20), b""))  # it ends
+        clients[1].sendall(b"still there")
 
     assert counts == {names[0]: 30_000, names[1]: 60_000}
     assert closed == (True, False)
