@@ -15,7 +15,7 @@ from .conftest import ROOT
 
 FILES = sorted(path for top in ("pipeline", "model", "cli") for path in (ROOT / top).rglob("*.py"))
 LAYERS = (
-    ("errors", "config", "hashing", "columns"),
+    ("errors", "names", "config", "hashing", "columns"),
     ("remote", "kernels", "flights", "served_folder"),
     ("storage",),
     ("tracing", "doctor"),

@@ -410,12 +410,12 @@ def test_a_file_cut_off_anywhere_is_refused_by_name(tmp_path_factory, shape, cut
         assert re.search(known, str(error))
 
 
-def test_two_images_of_one_name_are_refused(tmp_path):
-    hostile_tar(tmp_path / "a-train.tar")
-    hostile_tar(tmp_path / "b-train.tar")
+def test_two_members_of_one_name_in_a_class_tar_are_refused(tmp_path):
+    shapes.tar([("n01440764_1.JPEG", b"x"), ("n01440764_1.JPEG", b"y")], tmp_path / "class.tar")
+    shapes.tar([("n01440764.tar", (tmp_path / "class.tar").read_bytes())], tmp_path / "train.tar")
 
-    with pytest.raises(DataError, match=r"two images called train/1/good\.jpg"):
-        find_source(tmp_path)
+    with pytest.raises(DataError, match=r"two images called train/n01440764/train/n01440764_1\.JPEG"):
+        find_source(tmp_path / "train.tar")
 
 
 @pytest.mark.parametrize(

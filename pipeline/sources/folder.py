@@ -1,87 +1,121 @@
-"""Folders of files: SRC/train/n01440764/x.JPEG and SRC/val/..., SRC/n01440764/x.JPEG alone, or validation files without class folders.
-
-Kaggle's ILSVRC/Data/CLS-LOC is such a folder, with the labels of val/ in LOC_val_solution.csv.
-"""
+"""Folders of files: SRC/train/n01440764/x.JPEG and SRC/val/..., SRC/n01440764/x.JPEG alone, or validation files without class folders."""
 
 import os
-from collections import defaultdict
-from collections.abc import Iterator
-from pathlib import Path
 
 from ..errors import DataError
-from ..remote import Location, RemotePath
+from .kinds import IMAGE, NO_IMAGE
 from .labels import NUMBERED, ClassOf
-from .listing import SPLITS, TEST_SPLIT, Found, Place, shown, some
+from .layout import Layout
+from .listing import Found, Place, shown, some
 from .reading import FileReader
-
-KAGGLE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")
+from .splits import CONTAINERS, TEST, exact_split, folder_splits, words
+from .tree import tree_of
 
 
 class Folder:
     """Images in class folders, with or without a folder a split above them."""
 
-    def __init__(self, root: Location, class_of: ClassOf) -> None:
-        """Look at the folders of `root` (not yet at the images); `class_of` knows validation images by name."""
-        self.root, self._class_of = root, class_of
+    def __init__(self, layout: Layout, class_of: ClassOf) -> None:
+        """Look at no image yet; `class_of` knows validation images by name."""
+        self.root, self._class_of = layout.folder, class_of
+        self._splits, self._default = layout.splits, layout.default
         self.notes: list[str] = []
-        self.classes: list[str] = []  # every class folder, empty ones too
+        self.classes: list[str] = []  # the class folders of the first split, empty ones too
         self.shape = "folder of class folders"
-        self._tree = _RemoteTree(root) if isinstance(root, RemotePath) else _Tree(root)
-        self._reader = FileReader(root)
+        self._tree = tree_of(layout.folder)
+        self._reader = FileReader(layout.folder)
 
-    def find(self) -> list[Found]:
-        """Return every split found."""
-        splits = self._splits()
-        self._splits_seen = any(splits.values())
-        found = [part for split, folder in splits.items() if len((part := self._list(split, folder)).places)]
-        self._check_classes(found)
+    def find(self, without: frozenset[str] = frozenset()) -> list[Found]:
+        """Return every split found but those in `without`."""
+        splits = {split: self._splits[split] for split in ("train", "val", TEST) if split in self._splits} or self._alone()
+        found = []
+        for split, folder in splits.items():
+            if split not in without and len((part := self._list(split, folder)).places):
+                found.append(part)
         return found
 
-    def _splits(self) -> dict[str, str]:
-        """Return split -> folder below the root ("" is the root itself)."""
-        found: dict[str, str] = {}
-        folders = self._tree.folders("")
-        for name in folders:
-            split = SPLITS.get(name.lower())
-            if split is None:
-                continue
-            if split in found:
-                raise DataError(f"{self.root} has both {found[split]}/ and {name}/ for the split {split!r}; keep one of them")
-            found[split] = name
-        others = [name for name in folders if name not in found.values()]
-        inside = any(self._tree.folders(name) or self._flat(name) for name in found.values())
-        if not inside and not (found and not others):
-            match = NUMBERED.fullmatch(min((name for name, _ in self._tree.files("", deep=False)), default="").rpartition(".")[0])
-            return {match[2]: ""} if match and not others and not found else {"train": ""}  # a class may well be called "train"
-        if others:
-            self.notes.append(f"{self.root}: {len(others)} folders beside the splits are not read ({some(others)})")
-        return {split: found[split] for split in ("train", "val", TEST_SPLIT) if split in found}
+    def has_classes(self, folder: str) -> bool:
+        """Tell whether there are folders with images in a folder."""
+        return any(IMAGE.search(file) for name in self._tree.folders(folder)[:8] for file, _ in self._tree.files(f"{folder}/{name}", deep=True))
 
-    def _flat(self, folder: str) -> bool:
-        return any(NUMBERED.fullmatch(name.rpartition(".")[0]) for name, _ in self._tree.files(folder, deep=False))
+    def _alone(self) -> dict[str, str]:
+        """Return the split of a folder without split folders: what its name or ILSVRC's file names say, else train."""
+        if not self._tree.folders(""):
+            match = NUMBERED.fullmatch(min((name for name, _ in self._tree.files("", deep=False)), default="").rpartition(".")[0])
+            if match:
+                return {match[2]: ""}
+        if self._default != "train":
+            self.notes.append(f"{self.root} is called as the split {self._default} is: its images are read as {self._default}")
+        return {self._default: ""}
 
     def _list(self, split: str, folder: str) -> Found:
         part = Found(split, self._reader)
+        folder = self._inside(folder)
         names = self._tree.folders(folder)
         loose = sorted(name for name, _ in self._tree.files(folder, deep=False))
-        shown_folder = f"{self.root}/{folder}".rstrip("/")
+        here = f"{self.root}/{folder}".rstrip("/")
         if not names and loose:
-            self._list_flat(part, folder, shown_folder)
+            self._list_flat(part, folder, here)
             return part
-        if loose and folder:
-            self.notes.append(f"{shown_folder}: {len(loose)} files outside the class folders are not read ({some([shown(name) for name in loose])})")
+        if len(names) == 1 and split == TEST and (set(words(names[0])) <= CONTAINERS or exact_split(names[0])):
+            self.notes.append(f"{here}/{names[0]}: files without class folders, so without labels: not read")
+            return part
+        if len(names) == 1 and words(names[0]) and set(words(names[0])) <= CONTAINERS:
+            raise DataError(self._unknown_labels(f"{here}/{names[0]}", "images"))
+        loose = loose if folder else [name for name in loose if not NO_IMAGE.search(name)]
+        if loose:
+            self.notes.append(f"{here}: {len(loose)} files outside the class folders are not read ({some([shown(name) for name in loose])})")
+        inner: dict[str, set[str]] = {}
         for name in names:
             if shown(name) != name:
                 raise DataError(f"{self.root}: the class folder {shown(name)} has a name that is not UTF-8; rename it")
-            below = f"{folder}/{name}" if folder else name
-            for file, size in self._tree.files(below, deep=True):
-                path = os.fsencode(f"{below}/{file}")
-                part.classes.append(name)
-                part.names.append(os.fsencode(file))
-                part.places.append(Place(path, -1, -1, size))
+            inner[name] = self._list_class(part, name, f"{folder}/{name}" if folder else name)
+        self._check_inner(here, inner, set(part.classes))
+        self.classes = self.classes or names
         return part
 
-    def _list_flat(self, part: Found, folder: str, shown_folder: str) -> None:
+    def _list_class(self, part: Found, name: str, below: str) -> set[str]:
+        """List the files of a class; return the folders directly in its own that have some, "" for itself."""
+        inner = set()
+        for file, size in self._tree.files(below, deep=True):
+            inner.add(file.partition("/")[0] if "/" in file else "")
+            part.classes.append(name)
+            part.names.append(os.fsencode(file))
+            part.places.append(Place(os.fsencode(f"{below}/{file}"), -1, -1, size))
+        return inner
+
+    def _inside(self, folder: str) -> str:
+        """Return the folder of a split's classes: its own, or one in it that holds all of them and no image (train/images/<class>/)."""
+        while True:
+            names = self._tree.folders(folder)
+            if len(names) != 1 or names[0] in self.classes or any(not NO_IMAGE.search(name) for name, _ in self._tree.files(folder, deep=False)):
+                return folder
+            below = f"{folder}/{names[0]}" if folder else names[0]
+            flat = any(NUMBERED.fullmatch(name.rpartition(".")[0]) for name, _ in self._tree.files(below, deep=False))
+            holds_images = any(not NO_IMAGE.search(name) for name, _ in self._tree.files(below, deep=False))
+            if not flat and (holds_images or not self._tree.folders(below)):
+                return folder
+            self.notes.append(f"{self.root}: the classes of {folder or 'it'} are in {below}")
+            folder = below
+
+    def _check_inner(self, here: str, inner: dict[str, set[str]], classes: set[str | None]) -> None:
+        """Raise DataError for class folders that are none: they hold splits, or all the same classes."""
+        for name, below in inner.items():
+            splits = folder_splits(below)
+            if len(set(splits.values())) > 1 or (splits and set(splits) == below):
+                raise DataError(
+                    f"{here}/{name} would be a class, but it holds folders called {some(sorted(splits))}, as splits are. "
+                    f"Expected the splits above the classes: {here}/train/{name}/<image>"
+                )
+        below = next(iter(inner.values()), set())
+        if 1 < len(inner) < len(below) and "" not in below and all(other == below for other in inner.values()) and len(classes) == len(inner):
+            tops = some(list(inner), 5)
+            raise DataError(
+                f"{here} has the folders {tops}, and each of them the same {len(below)} ones ({some(sorted(below))}): are those the classes, "
+                f"and {tops} splits or data sets? Call the splits train, val and test, or give --src one of them"
+            )
+
+    def _list_flat(self, part: Found, folder: str, here: str) -> None:
         """List validation files without class folders; their names tell the class."""
         self.shape = "folder of class folders, with flat validation files" if folder else "flat validation files"
         unknown = []
@@ -94,93 +128,16 @@ class Folder:
             part.names.append(os.fsencode(file))
             part.places.append(Place(os.fsencode(f"{folder}/{file}" if folder else file), -1, -1, size))
         if part.places:
-            self.notes.append(f"{shown_folder}: the classes of {len(part.places)} files are from {self._class_of.origin}")
+            self.notes.append(f"{here}: the classes of {len(part.places)} files are from {self._class_of.origin}")
             if unknown:
-                self.notes.append(f"{shown_folder}: {len(unknown)} files have no known class and are not read ({some(sorted(map(shown, unknown)))})")
-        elif part.split == TEST_SPLIT:
-            self.notes.append(f"{shown_folder}: {len(unknown)} files without class folders, so without labels: not read")
+                self.notes.append(f"{here}: {len(unknown)} files have no known class and are not read ({some(sorted(map(shown, unknown)))})")
+        elif part.split == TEST:
+            self.notes.append(f"{here}: {len(unknown)} files without class folders, so without labels: not read")
         else:
-            raise DataError(
-                f"{shown_folder} has {len(unknown)} files and no class folders: their labels are unknown. "
-                f"Expected {shown_folder}/<class>/<image>, or ILSVRC validation files (ILSVRC2012_val_00000001.JPEG)"
-            )
+            raise DataError(self._unknown_labels(here, f"{len(unknown)} files"))
 
-    def _check_classes(self, found: list[Found]) -> None:
-        if not found:
-            raise DataError(f"no images under {self.root}: expected files in one folder a class, as in {self.root}/train/n01440764/1.JPEG")
-        first = found[0].split
-        folder = next((name for name in self._tree.folders("") if SPLITS.get(name.lower()) == first), "")
-        classes = {str(name) for name in found[0].classes} | set(self._tree.folders(folder) if folder or not self._splits_seen else ())
-        self.classes = sorted(classes)
-        for part in found:
-            unknown = sorted({str(name) for name in part.classes} - classes)
-            if unknown:
-                raise DataError(f"{self.root}: the {part.split} split has classes that {first} has not: {some([shown(name) for name in unknown], 5)}")
-            empty = sorted(classes - {str(name) for name in part.classes})
-            if empty:
-                self.notes.append(f"{self.root}: {len(empty)} of {len(classes)} classes have no image in {part.split} ({some(empty)})")
-
-
-class _Tree:
-    """A local folder: what is in it, names that begin with a dot passed over, links to folders not entered below a class."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def folders(self, below: str) -> list[str]:
-        """Return the folders in `below`, sorted."""
-        try:
-            entries = list(os.scandir(self._root / below))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-
-    def files(self, below: str, *, deep: bool) -> Iterator[tuple[str, int]]:
-        """Yield (path below `below`, bytes) of all that is not a folder; `deep`: of the folders inside it too."""
-        try:
-            entries = list(os.scandir(self._root / below))
-        except FileNotFoundError:
-            return
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue  # .DS_Store, ._photo.jpg
-            if entry.is_dir(follow_symlinks=not deep):
-                if deep:
-                    for name, size in self.files(f"{below}/{entry.name}", deep=True):
-                        yield f"{entry.name}/{name}", size
-            else:
-                yield entry.name, _size(entry)
-
-
-def _size(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat().st_size
-    except OSError:
-        return -1  # a link to nowhere: reading it will say so
-
-
-class _RemoteTree:
-    """The same of a remote folder, from one listing."""
-
-    def __init__(self, root: RemotePath) -> None:
-        self._files: dict[str, list[tuple[str, int]]] = defaultdict(list)
-        self._folders: dict[str, set[str]] = defaultdict(set)
-        for info in root.entries(recursive=True):
-            if not info.is_file:
-                continue
-            *folders, name = root.relative(info.path).split("/")
-            if any(part.startswith(".") for part in (*folders, name)) or not name:
-                continue
-            for depth, folder in enumerate(folders):
-                self._folders["/".join(folders[:depth])].add(folder)
-            self._files["/".join(folders)].append((name, info.size))
-
-    def folders(self, below: str) -> list[str]:
-        return sorted(self._folders.get(below, ()))
-
-    def files(self, below: str, *, deep: bool) -> Iterator[tuple[str, int]]:
-        yield from self._files.get(below, ())
-        if deep:
-            for folder in self.folders(below):
-                for name, size in self.files(f"{below}/{folder}", deep=True):
-                    yield f"{folder}/{name}", size
+    def _unknown_labels(self, here: str, what: str) -> str:
+        return (
+            f"{here} has {what} and no class folders: their labels are unknown. "
+            f"Expected {here}/<class>/<image>, or ILSVRC validation files (ILSVRC2012_val_00000001.JPEG)"
+        )

@@ -37,10 +37,10 @@ def ilsvrc2012() -> tuple[list[str], list[int]]:
 class ClassOf:
     """Looks up the class of a validation or test image by its name: Kaggle's CSV, else the devkit, else the table above."""
 
-    def __init__(self, root: Location) -> None:
-        """Read the label files in `root` and above its Kaggle folders."""
-        self._csv = _kaggle_csv(root)
-        self.devkit = Devkit.find(root)
+    def __init__(self, folders: list[Location]) -> None:
+        """Read the label files in `folders`: that of the images first, then those around it."""
+        self._csv = _kaggle_csv(folders)
+        self.devkit = next((devkit for folder in folders if (devkit := Devkit.find(folder))), None)
         self.origin = ""
 
     def __call__(self, stem: str) -> str | None:
@@ -167,14 +167,11 @@ def _archive_reader(path: Path) -> Callable[[str], bytes | None] | None:
     return found.get
 
 
-def _kaggle_csv(root: Location) -> dict[str, str]:
-    """Return image -> class of LOC_val_solution.csv (ImageId,PredictionString; its first word is the class), in `root` or above Data/CLS-LOC."""
-    if isinstance(root, RemotePath):
-        candidates: list[Location] = [root / "LOC_val_solution.csv"]
-    else:
-        above = root.absolute().parents[:3] if root.name == "CLS-LOC" else ()
-        candidates = [folder / "LOC_val_solution.csv" for folder in (root, *above)]
-    path = next((path for path in candidates if path.is_file()), None)
+def _kaggle_csv(folders: list[Location]) -> dict[str, str]:
+    """Return image -> class of LOC_val_solution.csv (ImageId,PredictionString; its first word is the class), in `folders` or above Data/CLS-LOC."""
+    first = folders[0]
+    above = list(first.absolute().parents[:3]) if isinstance(first, Path) and first.name == "CLS-LOC" else []
+    path = next((path for folder in (*folders, *above) if (path := folder / "LOC_val_solution.csv").is_file()), None)
     if path is None:
         return {}
     if path.stat().st_size > MAX_TEXT:

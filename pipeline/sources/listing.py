@@ -7,9 +7,9 @@ folder with train/ and val/ it is the path below it.
 import hashlib
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,12 +19,10 @@ from jaxtyping import Int64
 
 from ..columns import numbers, plain, strings
 from ..errors import DataError
+from ..remote import Location
 
 MAX_BYTES = 1 << 28  # of one encoded image; a larger one is not read into memory
-SPLITS = {"train": "train", "val": "val", "validation": "val", "valid": "val", "test": "test"}  # as others call it -> as we do
 WNID = re.compile(r"n\d{8}")
-TEST_SPLIT = "test"
-_SPLIT = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?![a-z])", re.IGNORECASE)
 
 
 class Place(NamedTuple):
@@ -40,6 +38,8 @@ class Place(NamedTuple):
 class Reader(Protocol):
     """Reads images by their place. Cheap to pickle: worker processes get a copy each."""
 
+    paths: list[Location]  # the files that places count; none if each image is a file
+
     def read(self, place: Place) -> bytes:
         """Return the bytes; UndecodableImage if it cannot be read as one, OSError if it is gone."""
 
@@ -53,6 +53,7 @@ class Found:
 
     split: str
     reader: Reader
+    of_rows: bool = False  # images are rows of tables, whose names may be equal
     classes: list[str | None] = field(default_factory=list)  # id of each image's class, None where only a number is known
     labels: list[int] = field(default_factory=list)  # its number in the source's own list of classes, -1: unknown; or empty
     names: list[bytes] = field(default_factory=list)  # file name below the class folder
@@ -102,6 +103,7 @@ class Source:
     found: list[Listing]
     readers: dict[str, Reader]  # by split
     remarks: list[str]
+    left_out: dict[str, dict[str, Any]] = field(default_factory=dict)  # by split: classes that train has not, and their images
 
     def listings(self) -> list[Listing]:
         """Return every split found."""
@@ -138,31 +140,63 @@ def feed(digest: Any, column: pa.Array) -> None:  # noqa: ANN401  (hashlib's obj
 
 
 def listing_of(found: Found, classes: list[str]) -> Listing:
-    """Return the columns of `found`, sorted by label, then key; DataError if two images have one key."""
+    """Return the columns of `found`, sorted by label, then key.
+
+    Images whose keys would be the same have the folders and the file in them that they lie in; DataError if that does not tell them apart.
+    """
     number: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
     labels = np.fromiter(map(number.__getitem__, found.classes), np.int64, len(found.classes))
     prefixes = [f"{found.split}/{name}/".encode("utf-8", "surrogateescape") for name in classes]
-    keys = strings([prefixes[number[name]] + file for name, file in zip(found.classes, found.names, strict=True)], pa.large_binary())
+    keys = strings([prefixes[number[name]] + file for name, file in zip(found.classes, _told_apart(found, labels), strict=True)], pa.large_binary())
     names, files, offsets, sizes = zip(*found.places, strict=True)
     where = [numbers(np.array(column, kind)) for column, kind in ((files, np.int32), (offsets, np.int64), (sizes, np.int64))]
     places = pa.record_batch([strings(names, pa.large_binary()), *where], ["name", "file", "offset", "size"])
     order = pc.sort_indices(pa.table([numbers(labels), keys], ["label", "key"]), [("label", "ascending"), ("key", "ascending")])
     keys = keys.take(order)
-    if len(keys) > 1:
-        same = pc.equal(keys[1:], keys[:-1])
-        if pc.any(same).as_py():
-            twin = keys[pc.index(same, True).as_py()].as_py()
-            raise DataError(f"the {found.split} split has two images called {shown(twin)}; rename or remove one of them")
+    twin = _twin(keys)
+    if twin is not None:
+        raise DataError(f"the {found.split} split has two images called {shown(twin)}; rename or remove one of them")
     return Listing(found.split, keys, labels[plain(order)], places.take(order))
 
 
-def split_of(*names: str) -> str:
-    """Return the split that the first of `names` to name one names (imagenet1k-validation-0000.tar), "train" if none does."""
-    for name in names:
-        match = _SPLIT.search(name)
-        if match:
-            return SPLITS[match[1].lower()]
-    return "train"
+def _twin(sorted_keys: pa.LargeBinaryArray) -> bytes | None:
+    """Return a key that is there twice, None if there is none."""
+    if len(sorted_keys) < 2:
+        return None
+    same = pc.equal(sorted_keys[1:], sorted_keys[:-1])
+    return sorted_keys[pc.index(same, True).as_py()].as_py() if pc.any(same).as_py() else None
+
+
+def _told_apart(found: Found, labels: Int64[np.ndarray, "n"]) -> list[bytes]:
+    """Return the names of the images below their classes, told apart within a class as far as the source tells them apart.
+
+    Of names that are there twice each gets the folders before it that the image has in its archive or column; if that is not enough, the
+    name of the file, too; then its own name in the archive or, in a table, its number among those of the same name.
+    """
+    names = found.names
+    for longer in (_with_folders, _with_file):
+        seen = Counter(zip(labels.tolist(), names, strict=True))
+        if len(seen) == len(names):
+            return names
+        names = [longer(found, i, key[1]) if seen[key] > 1 else key[1] for i, key in enumerate(zip(labels.tolist(), names, strict=True))]
+    seen, before = Counter(zip(labels.tolist(), names, strict=True)), Counter[tuple[int, bytes]]()
+    told = []
+    for row, key in enumerate(zip(labels.tolist(), names, strict=True)):
+        before[key] += 1
+        folders, _, file = key[1].rpartition(b"/")
+        own = b"%08d" % before[key] if found.of_rows else found.places[row].name.rpartition(b"/")[2]
+        told.append(key[1] if seen[key] == 1 or own == file else b"/".join(part for part in (folders, own, file) if part))
+    return told
+
+
+def _with_folders(found: Found, row: int, name: bytes) -> bytes:
+    parts = [part for part in found.places[row].name.split(b"/")[:-1] if part not in (b"", b".", b"..")]
+    return b"/".join([*parts, name])
+
+
+def _with_file(found: Found, row: int, name: bytes) -> bytes:
+    file = found.places[row].file
+    return name if file < 0 else os.fsencode(found.reader.paths[file].name.partition(".")[0]) + b"/" + name
 
 
 def clean_name(name: str, class_id: str | None) -> bytes:
@@ -170,7 +204,7 @@ def clean_name(name: str, class_id: str | None) -> bytes:
 
     Hugging Face appends the class (n01440764_10026_n01440764.JPEG), WebDataset drops the extension: both are undone.
     """
-    path = PurePosixPath(name).name
+    path = name.rstrip("/").rpartition("/")[2]
     stem, dot, extension = path.rpartition(".")
     if not dot:
         stem, extension = path, ""

@@ -1,4 +1,6 @@
-"""Parquet files as Hugging Face writes them: a column of images (struct<bytes, path>, or plain bytes) and an integer label.
+"""Parquet files as Hugging Face and others write them: a column of images (struct<bytes, path>, or plain bytes) and one of labels.
+
+Bytes, texts and numbers are read in every encoding that Arrow has for them, so that it does not matter who wrote the file.
 
 A row group is decoded to reach an image in it, and the last one is kept: images that the shuffle has spread over many groups cost
 more to read than from the other shapes (docs/performance.md has the figures).
@@ -6,16 +8,21 @@ more to read than from the other shapes (docs/performance.md has the figures).
 
 import json
 import os
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from ..columns import plain
 from ..errors import DataError, UndecodableImage
 from ..remote import Location, RemotePath
-from .listing import Found, Place, some, split_of
+from .classes import Unlabelled, from_zero, label_of
+from .listing import Found, Place, some
 from .reading import refuse_large
+from .splits import is_junk, settled
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "bytes", "image_bytes")
 LABEL_COLUMNS = ("label", "cls", "target", "fine_label")
@@ -23,95 +30,145 @@ NAME_COLUMNS = ("path", "filename", "file_name", "key", "__key__")
 MAX_GROUP = 1 << 31  # bytes of a row group's images in memory; Hugging Face's have about ten megabytes
 
 
-def list_parquet(paths: list[Location], notes: list[str]) -> tuple[str, list[Found], list[str]]:
-    """Return (shape, splits, names of the classes if the files give them) of the files in `paths`."""
+def list_parquet(
+    files: list[tuple[Location, str | None]], default: str, first_label: int | None, notes: list[str]
+) -> tuple[str, list[Found], list[str]]:
+    """Return (shape, splits, names of the classes if the files give them) of parquet files; `files` are (path, the split its path names)."""
     found: dict[str, Found] = {}
-    names: list[str] = []
-    reader = ParquetReader(paths)
-    for number, path in enumerate(paths):
-        split = split_of(path.name, path.parent.name)  # data/train/0000.parquet
-        part = found.setdefault(split, Found(split, reader))
+    named: dict[tuple[str, ...], Location] = {}
+    reader = ParquetReader([path for path, _ in files])
+    for number, (path, split) in enumerate(zip(reader.paths, settled(files, default), strict=True)):
+        part = found.setdefault(split, Found(split, reader, of_rows=True))
         try:
-            unlabelled = _list_file(path, number, part)
-            names = names or _class_names(_opened(path).schema_arrow)
+            notes += _list_file(path, number, part, first_label or 0)
+            if names := _class_names(_opened(path).schema_arrow):
+                named.setdefault(tuple(names), path)
         except (pa.ArrowException, OSError, KeyError, ValueError, OverflowError) as error:
             raise DataError(f"{path} cannot be read as parquet: {error}; fetch it again") from error
-        if unlabelled:
-            notes.append(f"{path}: {unlabelled} images without a label (as in a test set) are not read")
-    return "parquet", [part for part in found.values() if part.places], names
+    if len(named) > 1:
+        first, second, *_ = named.values()
+        raise DataError(f"{first} and {second} name their classes differently, so that a label means two things: give --src one of them")
+    return "parquet", [part for part in found.values() if part.places], list(next(iter(named), ()))
 
 
-def _list_file(path: Location, number: int, part: Found) -> int:
-    """Add the rows of one file; return how many have no label."""
+def _list_file(path: Location, number: int, part: Found, first_label: int) -> list[str]:
+    """Add the rows of one file; return what to note of those that were not added."""
     file = _opened(path)
     columns = _Columns.of(path, file.schema_arrow)
-    wanted = [columns.label, *([columns.name] if columns.name else [])]
-    unlabelled = 0
+    unlabelled = junk = row = 0
     for group in range(file.num_row_groups):
         if _image_bytes(file.metadata.row_group(group), columns.image) > MAX_GROUP:
             raise DataError(f"{path}: row group {group} holds more than {MAX_GROUP} bytes of images; write it with smaller row groups")
-        table = file.read_row_group(group, columns=wanted)
-        labels = table[columns.label].cast(pa.int64()).to_pylist()
-        names = _names(table, columns) or [f"{path.name.removesuffix('.parquet')}-{group:05}-{row:05}" for row in range(len(table))]
-        for row, (label, name) in enumerate(zip(labels, names, strict=True)):
-            if label is None or label < 0:
+        table = file.read_row_group(group, columns=columns.read)
+        for at, (value, own) in enumerate(zip(_texts(table, columns.label), _names(table, columns), strict=True)):
+            name = own or f"{path.name.removesuffix('.parquet')}-{row:08}"
+            row += 1
+            try:
+                label = label_of(value)
+            except ValueError as error:
+                raise DataError(f"{path}: {error} (row {row - 1}, column {columns.label})") from error
+            if isinstance(label, Unlabelled):
                 unlabelled += 1
                 continue
-            part.classes.append(None)
-            part.labels.append(label)
-            part.names.append(os.fsencode(name or f"{path.name}-{group}-{row}"))
-            part.places.append(Place(part.names[-1], number, group, row))
-    return unlabelled
+            if is_junk(name.rpartition("/")[2]):
+                junk += 1
+                continue
+            part.classes.append(label if isinstance(label, str) else None)
+            part.labels.append(from_zero(label, first_label, f"{path}: row {row - 1}") if isinstance(label, int) else -1)
+            part.names.append(os.fsencode(name))
+            part.places.append(Place(part.names[-1], number, group, at))
+    return [
+        *([f"{path}: {unlabelled} images without a label (as in a test set) are not read"] if unlabelled else []),
+        *([f"{path}: {junk} files of an operating system (such as ._x.jpg) are not read"] if junk else []),
+    ]
 
 
+@dataclass(frozen=True)
 class _Columns:
-    """Which columns hold what."""
+    """Which columns hold what: names, with a dot before the field of a struct."""
 
-    def __init__(self, image: str, label: str, name: str | None) -> None:
-        self.image, self.label, self.name = image, label, name
+    image: str
+    label: str
+    names: tuple[str, ...]  # columns that may name the image, the first that does counts
+
+    @property
+    def read(self) -> list[str]:
+        """What a listing reads."""
+        return [self.label, *self.names]
 
     @classmethod
     def of(cls, path: Location, schema: pa.Schema) -> "_Columns":
-        by_name = {field.name: field.type for field in schema}
-        label = next((name for name in LABEL_COLUMNS if name in by_name and pa.types.is_integer(by_name[name])), None)
+        by_name = {field.name: _stored(field.type) for field in schema}
+        label = next((name for name in LABEL_COLUMNS if name in by_name and _is_label(by_name[name])), None)
+        beside = tuple(name for name in NAME_COLUMNS if name in by_name and _is_text(by_name[name]))
         for name in IMAGE_COLUMNS:
             kind = by_name.get(name)
             if kind is None or label is None:
                 continue
-            if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-                has_path = kind.get_field_index("path") >= 0
-                return cls(f"{name}.bytes", label, f"{name}.path" if has_path else _name_column(by_name))
-            if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-                return cls(name, label, _name_column(by_name))
+            if pa.types.is_struct(kind) and (inner := kind.get_field_index("bytes")) >= 0 and _is_bytes(_stored(kind.field(inner).type)):
+                own = kind.get_field_index("path")
+                return cls(f"{name}.bytes", label, ((f"{name}.path",) if own >= 0 and _is_text(_stored(kind.field(own).type)) else ()) + beside)
+            if _is_bytes(kind):
+                return cls(name, label, beside)
+        columns = some([f"{name}: {kind}" for name, kind in sorted(by_name.items())], 8)
         raise DataError(
-            f"{path} has the columns {some(sorted(by_name), 8)}: expected an image column ({', '.join(IMAGE_COLUMNS)}; struct<bytes, path> "
-            f"or binary) and an integer label ({', '.join(LABEL_COLUMNS)})"
+            f"{path} has the columns {columns}: expected an image column ({', '.join(IMAGE_COLUMNS)}; struct<bytes, path> "
+            f"or binary) and a label, number or text ({', '.join(LABEL_COLUMNS)})"
         )
 
 
-def _name_column(by_name: dict[str, Any]) -> str | None:
-    return next((name for name in NAME_COLUMNS if name in by_name and pa.types.is_string(by_name[name])), None)
+def _stored(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a column's values, however they are encoded: dictionaries, runs, extension types."""
+    while True:
+        if isinstance(kind, pa.BaseExtensionType):
+            kind = kind.storage_type
+        elif pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+            kind = kind.value_type
+        else:
+            return kind
 
 
-def _names(table: pa.Table, columns: _Columns) -> list[str | None] | None:
-    if columns.name is None:
-        return None
-    top, _, below = columns.name.partition(".")
-    column = table[top].combine_chunks()
-    return list((column.field(below) if below else column).to_pylist())
+def _is_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_list_view(kind):
+        return pa.types.is_uint8(kind.value_type) or pa.types.is_int8(kind.value_type)
+    return _is_text(kind)  # bytes written without saying that they are none
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind)
+    return binary or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_label(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind) or _is_text(kind)
+
+
+def _texts(table: pa.Table, column: str) -> list[Any]:
+    """Return the values of a column (of a struct's field, after the dot) as Python has them."""
+    top, _, below = column.partition(".")
+    values = table[top].to_pylist()
+    return [None if value is None else value[below] for value in values] if below else values
+
+
+def _names(table: pa.Table, columns: _Columns) -> list[str | None]:
+    """Return the images' names, None where a row has none."""
+    found: list[str | None] = [None] * len(table)
+    for column in columns.names:
+        found = [old or (os.fsdecode(new) if new else None) for old, new in zip(found, _texts(table, column), strict=True)]
+    return found
 
 
 def _image_bytes(group: Any, image: str) -> int:  # noqa: ANN401  (pyarrow's metadata)
     columns = (group.column(i) for i in range(group.num_columns))
-    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == image)
+    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema.startswith(image))
 
 
 def _class_names(schema: pa.Schema) -> list[str]:
-    """Return the names in Hugging Face's schema metadata, if they are there."""
+    """Return the names that Hugging Face's schema metadata give to the labels: those of the label's own column, no other's."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        names = next(feature["names"] for feature in features.values() if feature.get("_type") == "ClassLabel")
-        return [str(name) for name in names]
+        label = next(name for name in LABEL_COLUMNS if name in schema.names and _is_label(_stored(schema.field(name).type)))
+        return [str(name) for name in features[label]["names"]]
     except (KeyError, TypeError, ValueError, StopIteration, AttributeError, RecursionError):
         return []
 
@@ -130,8 +187,13 @@ class ParquetReader:
             value = _group(path, place.offset)[place.size]
         except (pa.ArrowException, IndexError, ValueError) as error:
             raise OSError(5, f"row group {place.offset} cannot be read: {error}", str(path)) from error
+        while isinstance(value, pa.DictionaryScalar | pa.RunEndEncodedScalar | pa.ExtensionScalar) and value.is_valid:
+            value = value.value
         if not value.is_valid:
             raise UndecodableImage("no bytes in this row (only a path?)")
+        if isinstance(value, pa.ListScalar):
+            refuse_large(len(value.values))
+            return plain(value.values.view(pa.uint8())).tobytes()
         buffer = value.as_buffer()
         refuse_large(buffer.size)
         return bytes(buffer)
@@ -148,9 +210,10 @@ def _opened(path: Location) -> pq.ParquetFile:
 
 
 @lru_cache(maxsize=1)
-def _group(path: Location, group: int) -> pa.Array:
+def _group(path: Location, group: int) -> pa.ChunkedArray:
     """Return the image column of a row group."""
     file = _opened(path)
     columns = _Columns.of(path, file.schema_arrow)
-    column = file.read_row_group(group, columns=[columns.image])[columns.image.partition(".")[0]].combine_chunks()
-    return column.field("bytes") if pa.types.is_struct(column.type) else column
+    top, _, below = columns.image.partition(".")
+    column = file.read_row_group(group, columns=[columns.image])[top]
+    return pc.struct_field(column, below) if below else column

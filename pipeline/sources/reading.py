@@ -24,6 +24,7 @@ class FileReader:
     def __init__(self, root: Location) -> None:
         """Read below `root`."""
         self.root = root
+        self.paths: list[Location] = []
 
     def read(self, place: Place) -> bytes:
         """Return the bytes of the file; its size and kind are checked before it is read.

@@ -15,12 +15,20 @@ from typing import NamedTuple
 
 from ..errors import DataError
 from ..remote import Location
+from .classes import Unlabelled, from_zero, label_of
+from .heads import begins, compression, is_tar
 from .labels import NUMBERED, ClassOf
-from .listing import MAX_BYTES, WNID, Found, Place, clean_name, shown, some, split_of
+from .listing import MAX_BYTES, WNID, Found, Place, clean_name, shown, some
 from .reading import RangeReader, Window, read_range
+from .splits import exact_split, is_junk_path, settled, split_of
 
 IMAGE = re.compile(r"(jpe?g|png|webp|bmp|gif|tiff?|ppm|img|image)", re.IGNORECASE)
 MAX_LABEL, MAX_JSON = 1 << 10, 1 << 20  # bytes
+NUMBERS, IDS = ("label", "cls", "class", "target"), ("class_id", "wnid", "synset")  # of a json; a text in NUMBERS may be a description
+FILENAMES = ("filename", "file_name", "path")
+LOOKED_AT = 16  # members that tell what a tar is
+CLASS_TARS, FLAT, WEBDATASET = "ILSVRC tar of class tars", "ILSVRC validation tar", "WebDataset"
+NOT_A_CLASS = re.compile(r"(?i)(^readme[^.]*|\.(txt|md|json|csv|xml|ya?ml|html?|pdf|mat|py|sh))$")
 
 
 class Member(NamedTuple):
@@ -31,23 +39,13 @@ class Member(NamedTuple):
     size: int
 
 
-def is_tar(head: bytes) -> bool:
-    """Tell a tar by the checksum of its first header."""
-    if len(head) < 512 or not head[:1].strip(b"\0"):
-        return False
-    try:
-        return tarfile.TarInfo.frombuf(head[:512], "utf-8", "surrogateescape") is not None
-    except (tarfile.HeaderError, ValueError):
-        return False
-
-
-def members(path: Location, offset: int = 0, size: int | None = None, odd: Counter[str] | None = None) -> Iterator[Member]:
-    """Yield the regular files of a tar that begins at `offset` of `path`; count the others in `odd`.
+def members(path: Location, offset: int = 0, size: int | None = None, odd: Counter[str] | None = None, inner: str = "") -> Iterator[Member]:
+    """Yield the regular files of a tar that begins at `offset` of `path`, as its member `inner`; count the others in `odd`.
 
     DataError if it is damaged or ends without its end marker, which means that something was cut off.
     """
     window = Window(path, offset, size)
-    inside = f"{path}" if not offset else f"{path} (the archive at byte {offset})"
+    inside = f"{path}: the class tar {shown(inner)}" if inner else f"{path}"
     try:
         with tarfile.open(fileobj=window, mode="r:") as archive:  # type: ignore[call-overload]  # Window is as much of a file as it needs
             while (member := archive.next()) is not None:
@@ -68,59 +66,92 @@ def members(path: Location, offset: int = 0, size: int | None = None, odd: Count
         window.close()
 
 
-def list_tars(paths: list[Location], class_of: ClassOf, notes: list[str]) -> tuple[str, list[Found]]:
-    """Return (shape, splits) of the tars in `paths`, each recognised by its content."""
+def list_tars(
+    files: list[tuple[Location, str | None]], default: str, first_label: int | None, class_of: ClassOf, notes: list[str]
+) -> tuple[str, list[Found]]:
+    """Return (shape, splits) of tars, each recognised by some of its members; `files` are (path, the split its path names).
+
+    DataError for a part that cannot be read: the classes that are in it would be missing, and the labels after them others.
+    """
     found: dict[str, Found] = {}
-    shapes: dict[str, None] = {}
+    paths = [path for path, _ in files]
     reader = RangeReader(paths)
     odd: Counter[str] = Counter()
-    for number, path in enumerate(paths):
-        begin = list(islice(members(path), 2))
-        if not begin:
-            notes.append(f"{path}: an empty tar")
-            continue
-        first, stems = begin[0], [member.name.partition(".")[0] for member in begin]
-        if is_tar(read_range(path, first.offset, min(512, first.size))):
-            shapes["ILSVRC tar of class tars"] = None
-            _list_class_tars(path, number, found.setdefault("train", Found("train", reader)), odd)
-        elif NUMBERED.fullmatch(_stem(first)) and len(stems) == len(set(stems)):
-            shapes["ILSVRC validation tar"] = None
+    shapes = [_shape(path) for path in paths]
+    samples = [number for number, shape in enumerate(shapes) if shape == WEBDATASET]
+    named = dict(zip(samples, settled([files[number] for number in samples], default), strict=True))
+    for number, (path, split) in enumerate(files):
+        if shapes[number] == CLASS_TARS:
+            part = split or default
+            _list_class_tars(path, number, found.setdefault(part, Found(part, reader)), odd, notes)
+        elif shapes[number] == FLAT:
             _list_flat(path, number, reader, found, class_of, odd, notes)
         else:
-            shapes["WebDataset"] = None
-            split = split_of(path.name)
-            _list_webdataset(path, number, found.setdefault(split, Found(split, reader)), odd)
+            tar = _Tar(path, number, named[number], split is not None, first_label or 0)
+            _list_webdataset(tar, reader, found, odd, notes)
     notes.extend(f"{count} {what} in the tars are not read" for what, count in odd.items())
-    return " and ".join(shapes), list(found.values())
+    return " and ".join(dict.fromkeys(shapes)), list(found.values())
 
 
-def _list_class_tars(path: Location, number: int, part: Found, odd: Counter[str]) -> None:
+def _shape(path: Location) -> str:
+    """Return which kind of tar it is, by its first members: one alone may be damaged."""
+    begin = list(islice((member for member in members(path) if not is_junk_path(member.name)), LOOKED_AT))
+    if not begin:
+        raise DataError(f"{path} is an empty tar; fetch it again, or move it out of the source")
+    inner = [member for member in begin if is_tar(read_range(path, member.offset, min(512, member.size)))]
+    if inner or all(member.name.endswith(".tar") for member in begin):
+        return CLASS_TARS
+    stems = [_stem(member) for member in begin]
+    return FLAT if all(map(NUMBERED.fullmatch, stems)) and len(stems) == len(set(stems)) else WEBDATASET
+
+
+def _list_class_tars(path: Location, number: int, part: Found, odd: Counter[str], notes: list[str]) -> None:
     for outer in members(path, odd=odd):
-        class_id = outer.name.rpartition("/")[2].removesuffix(".tar")
-        if not is_tar(read_range(path, outer.offset, min(512, outer.size))):
-            odd["members that are no class tar"] += 1
+        if is_junk_path(outer.name):
             continue
+        file = outer.name.rpartition("/")[2]
+        if NOT_A_CLASS.search(file):
+            notes.append(f"{path}: the member {shown(outer.name)} is no class tar, and is not read")
+            continue
+        class_id = file.removesuffix(".tar")
+        head = read_range(path, outer.offset, min(512, outer.size))
+        if not is_tar(head):
+            packed = compression(head)
+            what = f"it is compressed ({packed})" if packed else begins(head)
+            remedy = "a tar of plain class tars is expected" if packed else "fetch it again"
+            raise DataError(f"{path}: the member {shown(outer.name)} should be a class tar, and {what}; {remedy}")
         if shown(class_id) != class_id:
             raise DataError(f"{path}: the class tar {shown(outer.name)} has a name that is not UTF-8")
-        for member in members(path, outer.offset, outer.size, odd):
-            _add(part, class_id, member, number)
+        before = len(part.places)
+        for member in members(path, outer.offset, outer.size, odd, outer.name):
+            if not is_junk_path(member.name):
+                _add(part, class_id, member, number)
+        if len(part.places) == before:
+            raise DataError(f"{path}: the class tar {shown(outer.name)} has no image; fetch it again")
 
 
 def _list_flat(
     path: Location, number: int, reader: RangeReader, found: dict[str, Found], class_of: ClassOf, odd: Counter[str], notes: list[str]
 ) -> None:
     unknown: Counter[str] = Counter()
+    others: list[str] = []
     for member in members(path, odd=odd):
         match = NUMBERED.fullmatch(_stem(member))
         class_id = class_of(_stem(member))
-        if class_id is None or match is None:
-            unknown[match[2] if match else "other"] += 1
+        if is_junk_path(member.name):
             continue
-        _add(found.setdefault(match[2], Found(match[2], reader)), class_id, member, number)
+        if match is None:
+            others.append(shown(member.name))
+        elif class_id is None:
+            unknown[match[2]] += 1
+        else:
+            _add(found.setdefault(match[2], Found(match[2], reader)), class_id, member, number)
     if class_of.origin:
         notes.append(f"{path}: the classes are from {class_of.origin}")
     for what, count in unknown.items():
         notes.append(f"{path}: {count} {what} files have no known class and are not read")
+    if others:
+        notes.append(f"{path}: {len(others)} members are not called as ILSVRC's are, and are not read ({some(others, 5)})")
 
 
 def _stem(member: Member) -> str:
@@ -133,40 +164,83 @@ def _add(part: Found, class_id: str, member: Member, number: int) -> None:
     part.places.append(Place(os.fsencode(member.name), number, member.offset, member.size))
 
 
-def _list_webdataset(path: Location, number: int, part: Found, odd: Counter[str]) -> None:
-    """Group members by the name before the first dot: an image, and cls or json beside it."""
+class _Tar(NamedTuple):
+    """A tar of samples."""
+
+    path: Location
+    number: int  # among the reader's files
+    split: str
+    is_named: bool  # whether its path names the split
+    first_label: int
+
+
+def _list_webdataset(tar: _Tar, reader: RangeReader, found: dict[str, Found], odd: Counter[str], notes: list[str]) -> None:
+    """Group members by the name before the first dot: an image, and cls or json beside it.
+
+    Where the tar's own path names no split, the folders in it may (train/0001.jpg, val/0002.jpg).
+    """
+    unlabelled = 0
+    for folder, key, sample in _samples(tar.path, odd):
+        inside = split_of([part for part in folder.split("/") if exact_split(part)], f"{tar.path}: {shown(folder)}")
+        if inside and tar.is_named and inside != tar.split:
+            raise DataError(f"{tar.path} is of the split {tar.split} by its name, and has the folder {shown(folder)} in it: rename one of them")
+        split = inside or tar.split
+        unlabelled += not _add_sample(found.setdefault(split, Found(split, reader)), tar, f"{folder}/{key}".lstrip("/"), sample)
+    if unlabelled:
+        notes.append(f"{tar.path}: {unlabelled} images without a label (as in a test set) are not read")
+
+
+def _samples(path: Location, odd: Counter[str]) -> Iterator[tuple[str, str, dict[str, Member]]]:
+    """Yield (folder, key, extension -> member) of each sample."""
     sample: dict[str, Member] = {}
-    current = None
+    current = ("", "")
     for member in members(path, odd=odd):
+        if is_junk_path(member.name):
+            continue
         folder, _, file = member.name.rpartition("/")
         key, _, extension = file.partition(".")
         if (folder, key) != current and sample:
-            _add_sample(part, path, number, str(current and current[1]), sample)
+            yield *current, sample
             sample = {}
         current = (folder, key)
+        if extension.lower() in sample:
+            raise DataError(f"{path} has the member {shown(member.name)} twice; write each sample once")
         sample[extension.lower()] = member
     if sample:
-        _add_sample(part, path, number, str(current and current[1]), sample)
+        yield *current, sample
 
 
-def _add_sample(part: Found, path: Location, number: int, key: str, sample: dict[str, Member]) -> None:
-    image = next((extension for extension in sample if IMAGE.fullmatch(extension)), None)
-    if image is None:
+def _add_sample(part: Found, tar: _Tar, key: str, sample: dict[str, Member]) -> bool:
+    """Add a sample; tell whether it has a label."""
+    images = [extension for extension in sample if IMAGE.fullmatch(extension)]
+    if len(images) != 1:
+        what = "no image" if not images else f"{len(images)} images"
         raise DataError(
-            f"{path}: the sample {shown(key)} has no image (it has {some(sorted(map(shown, sample)))}); expected WebDataset's jpg beside cls"
+            f"{tar.path}: the sample {shown(key)} has {what} (it has {some(sorted(map(shown, sample)))}); expected one of WebDataset's jpg beside cls"
         )
-    facts = _facts(path, key, sample)
-    class_id, label = facts.get("class"), facts.get("label")
-    part.classes.append(None if class_id is None else str(class_id))
-    part.labels.append(label if isinstance(label, int) else -1)
-    name = str(facts.get("filename") or f"{key}.{sample[image].name.rpartition('.')[2]}")
-    part.names.append(os.fsencode(name))
-    part.places.append(Place(os.fsencode(sample[image].name), number, sample[image].offset, sample[image].size))
+    member = sample[images[0]]
+    facts = _facts(tar.path, key, sample)
+    if facts.class_id is None and facts.number is None:
+        return False
+    part.classes.append(facts.class_id)
+    part.labels.append(-1 if facts.number is None else from_zero(facts.number, tar.first_label, f"{tar.path}: the sample {shown(key)}"))
+    part.names.append(os.fsencode(facts.filename or f"{key.rpartition('/')[2]}.{member.name.rpartition('.')[2]}"))
+    part.places.append(Place(os.fsencode(member.name), tar.number, member.offset, member.size))
+    return True
 
 
-def _facts(path: Location, key: str, sample: dict[str, Member]) -> dict[str, object]:
-    """Return class, label and filename as far as the sample's cls and json tell."""
-    found: dict[str, object] = {}
+class _Facts(NamedTuple):
+    """What a sample's cls and json say."""
+
+    class_id: str | None
+    number: int | None
+    filename: str  # "": none
+
+
+def _facts(path: Location, key: str, sample: dict[str, Member]) -> _Facts:
+    """Return what is said of a sample; DataError if nothing is, or two things."""
+    said: list[tuple[str, int | str | Unlabelled]] = []
+    filename = ""
     for extension, limit in (("json", MAX_JSON), ("cls", MAX_LABEL), ("cls.txt", MAX_LABEL)):
         member = sample.get(extension)
         if member is None:
@@ -175,29 +249,22 @@ def _facts(path: Location, key: str, sample: dict[str, Member]) -> dict[str, obj
             raise DataError(f"{path}: {shown(member.name)} has {member.size} bytes; a label has at most {limit}")
         data = read_range(path, member.offset, member.size)
         try:
-            value = json.loads(data) if extension == "json" else data.decode().strip()
+            value = json.loads(data) if extension == "json" else data.decode()
+            if isinstance(value, dict):
+                said += [(f"json {name}", label_of(value[name])) for name in (*NUMBERS, *IDS) if name in value]
+                filename = next((value[name] for name in FILENAMES if isinstance(value.get(name), str)), "")
+            else:
+                said.append((extension, label_of(value)))
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: {shown(member.name)} is no label: {error}") from error
-        found |= _from_json(value) if isinstance(value, dict) else _from_text(value)
-    if not found.keys() & {"label", "class"}:
+    if not said:
         raise DataError(f"{path}: the sample {shown(key)} has no label: expected {shown(key)}.cls with a number, or a label in {shown(key)}.json")
-    return found
-
-
-def _from_text(value: object, *, is_id: bool = True) -> dict[str, object]:
-    """Return a label if it is a number, a class if it is an id (a description, where `is_id` is False, is none)."""
-    text = str(value)
-    if re.fullmatch(r"\d{1,9}", text):
-        return {"label": int(text)}
-    return {"class": text} if WNID.fullmatch(text) or (is_id and 0 < len(text) <= 200) else {}
-
-
-def _from_json(value: dict[str, object]) -> dict[str, object]:
-    found: dict[str, object] = {}
-    for name in ("label", "cls", "class", "target", "class_id", "wnid", "synset"):
-        if name in value and not isinstance(value[name], bool):
-            found |= _from_text(value[name], is_id=name in ("wnid", "synset", "class_id"))
-    for name in ("filename", "file_name", "path"):
-        if isinstance(value.get(name), str):
-            found["filename"] = value[name]
-    return found
+    numbers = {value: where for where, value in said if isinstance(value, int)}
+    texts = {value: where for where, value in said if isinstance(value, str)}
+    ids = {value: where for value, where in texts.items() if WNID.fullmatch(value) or where.removeprefix("json ") in IDS}
+    classes = ids if ids or numbers else texts  # beside an id or a number, a text is a description
+    for found in (numbers, classes):
+        if len(found) > 1:
+            told = ", ".join(f"{where}: {value}" for value, where in found.items())
+            raise DataError(f"{path}: the sample {shown(key)} has several labels ({shown(told)}); keep one of them")
+    return _Facts(next(iter(classes), None), next(iter(numbers), None), filename)

@@ -10,14 +10,17 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-import google_crc32c
-
 from ..errors import DataError, UndecodableImage
 from ..remote import Location
-from .listing import WNID, Found, Place, split_of
+from .classes import UNLABELLED, Unlabelled, from_zero, label_of
+from .heads import TFRECORD_HEADER as HEADER
+from .heads import is_tfrecord, masked_crc
+from .listing import WNID, Found, Place, shown
 from .reading import read_range, refuse_large
+from .splits import is_junk, settled
 
-HEADER, FOOTER = 12, 4  # bytes around the data
+FOOTER = 4  # bytes after the data: its checksum
+MAX_LABEL = 1 << 10  # bytes
 IMAGES = ("image", "image/encoded")
 NAMES = ("file_name", "image/filename")
 CLASSES = ("image/class/synset",)
@@ -68,51 +71,46 @@ Bytes = memoryview | Stretch
 BYTES = (memoryview, Stretch)
 
 
-def masked_crc(data: bytes | memoryview) -> int:
-    """Return TFRecord's CRC of `data`: CRC-32C, rotated right by 15 bits, plus a constant."""
-    crc = google_crc32c.value(bytes(data))
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+def list_tfrecords(files: list[tuple[Location, str | None]], default: str, first_label: int | None, notes: list[str]) -> tuple[str, list[Found]]:
+    """Return (shape, splits) of TFRecord files; `files` are (path, the split its path names).
 
-
-def is_tfrecord(head: bytes) -> bool:
-    """Tell a TFRecord by the checksum of its first length."""
-    return len(head) >= HEADER and struct.unpack_from("<I", head, 8)[0] == masked_crc(head[:8])
-
-
-def list_tfrecords(paths: list[Location], notes: list[str]) -> tuple[str, list[Found]]:
-    """Return (shape, splits) of the files in `paths`."""
+    Slim's labels count from 1, for 0 is its background; all others from 0; `first_label` says otherwise.
+    """
     found: dict[str, Found] = {}
-    reader = TFRecordReader(paths)
+    reader = TFRecordReader([path for path, _ in files])
     flavours: dict[str, None] = {}
-    for number, path in enumerate(paths):
-        split = split_of(path.name)
-        part = found.setdefault(split, Found(split, reader))
-        unlabelled = 0
+    for number, (path, split) in enumerate(zip(reader.paths, settled(files, default), strict=True)):
+        part = found.setdefault(split, Found(split, reader, of_rows=True))
+        unlabelled = junk = 0
         for offset, data in records(path):
             features = _features(path, offset, data)
             slim = "image/encoded" in features
             flavours["TFRecord of slim's" if slim else "TFRecord of TFDS's"] = None
-            label, name = _integer(features, LABELS), _text(features, NAMES)
-            class_id = _text(features, CLASSES)
-            if label is not None and slim:
-                label -= 1  # 0 is slim's background
-            if (label is None or label < 0) and class_id is None:
+            name, synset = _text(features, NAMES), _text(features, CLASSES)
+            if name and is_junk(name.rpartition("/")[2]):
+                junk += 1
+                continue
+            label = _label(features, f"{path}: the record at byte {offset}")
+            if isinstance(label, Unlabelled) and synset is None:
                 unlabelled += 1
                 continue
-            part.classes.append(class_id if class_id and WNID.fullmatch(class_id) else None)
-            part.labels.append(-1 if label is None else label)
+            wnid = synset if synset and (WNID.fullmatch(synset) or not isinstance(label, int)) else label if isinstance(label, str) else None
+            where = f"{path}: the image {shown(name or '')} at byte {offset}"
+            count_from = (1 if slim else 0) if first_label is None else first_label
+            part.classes.append(wnid)
+            part.labels.append(from_zero(label, count_from, where, strict=wnid is None) if isinstance(label, int) else -1)
             part.names.append(os.fsencode(name or f"{path.name}-{offset}"))
             part.places.append(Place(part.names[-1], number, offset, len(data)))
         if unlabelled:
             notes.append(f"{path}: {unlabelled} images without a label (as in a test set) are not read")
+        if junk:
+            notes.append(f"{path}: {junk} files of an operating system (such as ._x.jpg) are not read")
     return " and ".join(flavours) or "TFRecord", [part for part in found.values() if part.places]
 
 
 def records(path: Location) -> Iterator[tuple[int, Stretch]]:
     """Yield (offset of the data, data) of each record; DataError where the file is damaged. The data's own CRC is checked when it is read."""
     size = path.stat().st_size
-    if size == 0:
-        return
     view, at = Stretch(path, 0, size), 0
     while at < size:
         head = bytes(view[at : at + HEADER])
@@ -201,20 +199,30 @@ def _text(features: dict[str, Bytes], names: tuple[str, ...]) -> str | None:
     return None if value is None or len(value) > 4096 else os.fsdecode(bytes(value)) or None
 
 
-def _integer(features: dict[str, Bytes], names: tuple[str, ...]) -> int | None:
-    """Return the first number of an int64_list, packed or not."""
+def _label(features: dict[str, Bytes], where: str) -> int | str | Unlabelled:
+    """Return the label of a record: the first of its integers, floats or texts; DataError if it is none."""
     try:
-        for name in names:
-            for number, values in fields(features.get(name, memoryview(b""))):
-                if number != 3 or not isinstance(values, BYTES):
-                    continue
-                for kind, value in fields(values):
-                    if kind == 1:
-                        unsigned = value if isinstance(value, int) else varint(value, 0)[0]
-                        return unsigned - (1 << 64) if unsigned >> 63 else unsigned
-    except ValueError:
-        return None
-    return None
+        for name in LABELS:
+            for kind, values in fields(features.get(name, memoryview(b""))):
+                if isinstance(values, BYTES):
+                    for number, value in fields(values):
+                        if number == 1:
+                            return label_of(_number(kind, value))
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from error
+    return UNLABELLED
+
+
+def _number(kind: int, value: int | Bytes) -> int | float | str | None:
+    """Return the first value of a list: of bytes (kind 1), of floats (2), or of int64 (3), packed or not."""
+    if kind == 3:
+        unsigned = value if isinstance(value, int) else varint(value, 0)[0]
+        return unsigned - (1 << 64) if unsigned >> 63 else unsigned
+    if isinstance(value, int) or len(value) > MAX_LABEL:
+        raise ValueError("no label: expected an integer, a float or a text")
+    if kind == 1:
+        return bytes(value).decode()
+    return float(struct.unpack_from("<f", bytes(value))[0]) if len(value) >= 4 else None
 
 
 class TFRecordReader:

@@ -1,0 +1,222 @@
+"""From what a source says of each image's class to the list of classes: one rule for every shape.
+
+A source gives a number, an id, or both. Numbers are numbers also as text ("7") and floats (7.0, "7.0"); a negative number and nothing
+are "without a label". Labels then number the classes in the order that was asked for.
+"""
+
+import math
+import os
+import re
+from collections.abc import Iterable
+from decimal import Decimal
+from typing import Any, Literal
+
+from ..errors import DataError
+from ..names import why_unsafe
+from ..remote import Location
+from .labels import ClassOf, devkit_order, ilsvrc2012
+from .listing import WNID, Found, clean_name, shown, some
+
+LabelOrder = Literal["sorted", "devkit", "source"]
+MAX_NUMBER = 1 << 31  # no data set has so many classes
+MOST_CLASSES = 1 << 20  # that are kept though they have no image
+_NUMBER = re.compile(r"[+-]?\d{1,10}(\.0*)?")
+_ORDERED = "--label-order source keeps the source's own numbers"
+
+
+class Unlabelled:
+    """What `label_of` returns of an image without a label."""
+
+
+UNLABELLED = Unlabelled()
+
+
+def label_of(value: Any) -> int | str | Unlabelled:  # noqa: ANN401  (from a file)
+    """Return the number or the id that a value stands for, UNLABELLED for nothing or a negative number; ValueError if it can be none of them."""
+    if isinstance(value, bytes):
+        value = value.decode()  # UnicodeDecodeError is a ValueError
+    if value is None:
+        return UNLABELLED
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
+        raise ValueError(f"{value!r} is no label: expected a number or a text")  # noqa: TRY004  (as every other wrong label)
+    if isinstance(value, str):
+        text = value.strip()
+        if not text:
+            return UNLABELLED
+        if not _NUMBER.fullmatch(text):
+            return text
+        value = int(text.partition(".")[0])
+    if isinstance(value, float | Decimal):
+        if math.isnan(value):
+            return UNLABELLED
+        if value != value // 1:
+            raise ValueError(f"{value} is no label: a class has a whole number")
+    number = int(value)
+    if number > MAX_NUMBER:
+        raise ValueError(f"{number} is no label: no data set has so many classes")
+    return number if number >= 0 else UNLABELLED
+
+
+def from_zero(number: int, first: int, where: str, *, strict: bool = True) -> int:
+    """Return a label counted from 0 where the source's first one is `first`; DataError for one before that (-1 unless `strict`)."""
+    if number >= first:
+        return number - first
+    if strict:
+        raise DataError(
+            f"{where} has the label {number}, though labels count from {first} here (0 is the background of slim's TFRecord): "
+            "if these count from 0, give --first-label 0"
+        )
+    return -1
+
+
+def name_classes(found: list[Found], names: list[str], class_of: ClassOf) -> None:
+    """Fill in the class ids where a source has only numbers, and give the images the names they have in ImageNet's archives.
+
+    An id is taken from the image's name (n01440764_10026.JPEG), else from its number: from the ids of other images of that
+    number, the class names of the files, ImageNet's own list, or the number itself. DataError if a number has two ids, or none where
+    the files name their classes.
+    """
+    ids: dict[int, str] = {}
+    for part in found:
+        for i, name in enumerate(part.names):
+            text = os.fsdecode(name)
+            if part.classes[i] is None:
+                part.classes[i] = _id_in(text) or class_of(text.rpartition("/")[2].partition(".")[0])
+            class_id, label = part.classes[i], part.labels[i] if part.labels else -1
+            if class_id is not None and label >= 0 and ids.setdefault(label, class_id) != class_id:
+                raise DataError(f"the label {label} is {shown(ids[label])} in one image and {shown(class_id)} in {shown(name)}: the labels are wrong")
+    naming = _Naming(ids, names, max((max(part.labels, default=-1) for part in found), default=-1))
+    for part in found:
+        numbered = [i for i, class_id in enumerate(part.classes) if class_id is None]
+        texts = next((class_id for class_id, label in zip(part.classes, part.labels, strict=False) if label < 0), None) if part.labels else None
+        if numbered and texts is not None and not WNID.fullmatch(texts):
+            raise DataError(
+                f"{part.split}: one image has the class {shown(texts)!r}, another the number {part.labels[numbered[0]]} "
+                f"({shown(part.names[numbered[0]])}): expected one or the other"
+            )
+        for i in numbered:
+            part.classes[i] = naming.of(part.labels[i])
+        if part.labels:
+            part.names = [clean_name(os.fsdecode(name), class_id) for name, class_id in zip(part.names, part.classes, strict=True)]
+
+
+class _Naming:
+    """The ids of classes that a source numbers."""
+
+    def __init__(self, ids: dict[int, str], names: list[str], last: int) -> None:
+        known = ilsvrc2012()[0]
+        like_ilsvrc = bool(ids) and last < len(known) and all(known[label] == class_id for label, class_id in ids.items())
+        self._known = known if like_ilsvrc else []
+        self._ids, self._digits = ids, len(str(max(last, 0)))
+        self._names = [name.replace("/", "_") for name in names]
+        if len(set(self._names)) < len(names):
+            self._names = []  # two classes of one name: the numbers tell them apart
+
+    def of(self, label: int) -> str:
+        """Return the id of a number."""
+        if self._known:
+            return self._known[label]
+        if label in self._ids:
+            return self._ids[label]
+        if self._names and label >= len(self._names):
+            raise DataError(
+                f"an image has the label {label}, and the files name {len(self._names)} classes, from 0 on: the labels are wrong, "
+                "or count from 1 (--first-label 1)"
+            )
+        return self._names[label] if self._names else f"{label:0{self._digits}}"
+
+
+def declared_classes(names: list[str], found: list[Found]) -> list[str]:
+    """Return the classes that files name by themselves, those without an image too, if the images' ids are these names."""
+    plain = [name.replace("/", "_") for name in names]
+    used = {str(class_id) for part in found for class_id in part.classes}
+    return plain if len(set(plain)) == len(plain) and used <= set(plain) else []
+
+
+def _id_in(name: str) -> str | None:
+    stem = name.rpartition("/")[2].partition(".")[0]
+    match = re.fullmatch(r"(n\d{8})_\d+(?:_n\d{8})?", stem) or re.fullmatch(r"ILSVRC\d{4}_\w+?_\d{8}_(n\d{8})", stem)
+    return match[1] if match else None
+
+
+def ordered(ids: Iterable[str]) -> list[str]:
+    """Return ids sorted: as numbers if all of them are numbers, else as text."""
+    ids = list(ids)
+    if all(re.fullmatch(r"[0-9]{1,18}", name) for name in ids):
+        return sorted(ids, key=lambda name: (int(name), name))
+    return sorted(ids)
+
+
+def all_classes(root: Location, found: list[Found], declared: list[str], order: LabelOrder, class_of: ClassOf, notes: list[str]) -> list[str]:
+    """Return the classes in label order; DataError for one that could not be a folder's name, or an order that cannot be had.
+
+    `declared` may have no image, and keep their places all the same.
+    """
+    classes = ordered({str(class_id) for part in found for class_id in part.classes} | set(declared))
+    for name in classes:
+        if shown(name) != name:
+            raise DataError(f"{root}: the class {shown(name)} has a name that is not UTF-8; rename it")
+        reason = why_unsafe(name)
+        if reason:
+            raise DataError(f"{root} has a class called {shown(name)[:100]!r}, which cannot be a folder's name: {reason}")
+    if order == "devkit":
+        return devkit_order(root, class_of.devkit, classes)
+    number = _numbering(found)
+    if order == "source":
+        return _source_order(root, number, classes, declared)
+    theirs = declared if number and declared else [number[label] for label in sorted(number)]
+    if theirs != ordered(theirs):
+        notes.append(
+            f"the source numbers its classes in another order than that of their sorted ids; the shards' labels follow the sorted ids ({_ORDERED})"
+        )
+    elif number and not declared and len(number) <= max(number):
+        notes.append(f"of the source's labels 0 to {max(number)} only {len(number)} are used; the shards' labels leave no gaps ({_ORDERED})")
+    return classes
+
+
+def _numbering(found: list[Found]) -> dict[int, str]:
+    """Return number -> id, as far as the source numbers its classes."""
+    number: dict[int, str] = {}
+    for part in found:
+        number |= {label: str(class_id) for label, class_id in zip(part.labels, part.classes, strict=False) if label >= 0}
+    return number
+
+
+def _source_order(root: Location, number: dict[int, str], classes: list[str], declared: list[str]) -> list[str]:
+    """Return the classes by the source's own numbers; one that it has no image of keeps its place."""
+    last = max(max(number, default=-1), len(declared) - 1)
+    if last >= MOST_CLASSES:
+        raise DataError(f"--label-order source: {root} has the label {last}; at most {MOST_CLASSES} classes can be kept in places of their own")
+    digits = len(str(max(number, default=0)))
+    found = [number.get(label) or (declared[label] if label < len(declared) else f"{label:0{digits}}") for label in range(last + 1)]
+    if not number or len(set(found)) < len(found) or not set(classes) <= set(found):
+        raise DataError(f"--label-order source: {root} does not number its classes, each with a number of its own; leave the option out")
+    return found
+
+
+def leave_out_unknown(root: Location, found: list[Found], known: list[str], *, skip: bool) -> dict[str, dict[str, Any]]:
+    """Raise DataError if a split has classes, known by name alone, that the first split has not; with `skip`, leave their images out.
+
+    Return {split: {"classes": ..., "images": how many were left out}}. Where a source numbers its classes, a number is the same class in all splits.
+    """
+    first, *others = found
+    classes = {str(name) for name in first.classes} | set(known)
+    left_out: dict[str, dict[str, Any]] = {}
+    for part in others:
+        if part.labels and any(label >= 0 for label in part.labels) and not skip:
+            continue
+        unknown = sorted({str(name) for name in part.classes} - classes)
+        if not unknown:
+            continue
+        keep = [i for i, name in enumerate(part.classes) if name in classes]
+        count = len(part.classes) - len(keep)
+        if not skip:
+            names = some([shown(name) for name in unknown], 5)
+            raise DataError(
+                f"{root}: the {part.split} split has classes that {first.split} has not: {names} ({count} images). "
+                "If their names are spelt differently, rename them; --skip-unknown-classes leaves these images out"
+            )
+        left_out[part.split] = {"classes": unknown, "images": count}
+        part.classes, part.names, part.places = ([column[i] for i in keep] for column in (part.classes, part.names, part.places))  # type: ignore[assignment,misc]
+        part.labels = [part.labels[i] for i in keep] if part.labels else []
+    return left_out

@@ -1,0 +1,50 @@
+"""What the first bytes of a file, or of a member of a tar, say that it is."""
+
+import struct
+import tarfile
+
+import google_crc32c
+
+COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"PK\x03\x04": "zip",
+    b"7z\xbc\xaf": "7z",
+    b"Rar!": "rar",
+}
+TFRECORD_HEADER = 12  # bytes before the data of a record: their length, and its checksum
+
+
+def is_tar(head: bytes) -> bool:
+    """Tell a tar by the checksum of its first header."""
+    if len(head) < 512 or not head[:1].strip(b"\0"):
+        return False
+    try:
+        return tarfile.TarInfo.frombuf(head[:512], "utf-8", "surrogateescape") is not None
+    except (tarfile.HeaderError, ValueError):
+        return False
+
+
+def masked_crc(data: bytes | memoryview) -> int:
+    """Return TFRecord's CRC of `data`: CRC-32C, rotated right by 15 bits, plus a constant."""
+    crc = google_crc32c.value(bytes(data))
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def is_tfrecord(head: bytes) -> bool:
+    """Tell a TFRecord by the checksum of its first length."""
+    return len(head) >= TFRECORD_HEADER and struct.unpack_from("<I", head, 8)[0] == masked_crc(head[:8])
+
+
+def compression(head: bytes) -> str | None:
+    """Return how data that begin with `head` are compressed, None if they are not."""
+    return next((name for magic, name in COMPRESSED.items() if head.startswith(magic)), None)
+
+
+def begins(head: bytes) -> str:
+    """Say what data begin with, for a message."""
+    if not head:
+        return "it is empty"
+    return "it begins with zeros" if not head.strip(b"\0") else f"it begins with {head[:8]!r}"

@@ -1,0 +1,57 @@
+"""What a file is, by what it begins with. A name only tells what it should be: a file that claims to be a part and is none is refused."""
+
+import re
+
+from ..errors import DataError
+from ..remote import Location, RemotePath
+from .heads import begins, compression, is_tar, is_tfrecord
+
+HEAD = 512  # bytes that tell what a file is
+IMAGE = re.compile(r"(?i)\.(jpe?g|jpe|jfif|png|webp|bmp|gif|tiff?|ppm|pgm|pnm|avif|heic)$")
+NO_IMAGE = re.compile(
+    r"(?i)(\.(txt|jsonl?|csv|tsv|md|rst|xml|ya?ml|html?|pdf|py|ipynb|log|toml|mat|np[yz]|pkl|pickle|bin|pth?|sh|cfg|ini|names|md5|sha\d+|lst|idx"
+    r"|crc|sums?)|(^|/)(readme|licen[cs]e|changelog|_success)[^/]*)$"
+)
+_SAYS = {
+    "tar": re.compile(r"(?i)\.tar$"),
+    "parquet": re.compile(r"(?i)\.(parquet|pq)$"),
+    "TFRecord": re.compile(r"(?i)\.tfrecords?(-\d+-of-\d+)?$|-\d{5}-of-\d{5}$"),
+}
+_UNFINISHED = re.compile(r"(?i)\.(part|partial|crdownload|incomplete|aria2|download|tmp|filepart)$")
+ARCHIVE = re.compile(r"(?i)\.(tar|tgz|tbz2?|txz|tzst|zip|7z|rar|gz|bz2|xz|zst|tfrecords?|parquet)\b|-of-\d+")
+
+
+def head_of(path: Location) -> bytes:
+    """Return the first `HEAD` bytes of a file."""
+    if isinstance(path, RemotePath):
+        with path.open_random() as file:
+            return bytes(file.read(HEAD))
+    try:
+        with path.open("rb") as file:
+            return file.read(HEAD)
+    except PermissionError as error:
+        raise DataError(f"{path}: no permission to read it") from error
+
+
+def kind_of(path: Location) -> str | None:
+    """Return "tar", "parquet", "TFRecord" or "compressed" for a file of a data set, None for any other.
+
+    DataError for one whose name says that it is a part, and whose content says that it is not: a part that is left out changes labels.
+    """
+    if "devkit" in path.name.lower() or NO_IMAGE.search(path.name):
+        return None
+    if _UNFINISHED.search(path.name) and ARCHIVE.search(path.name):
+        raise DataError(f"{path} is what an unfinished download leaves: finish it, or delete it")
+    head = head_of(path)
+    if compression(head):
+        return "compressed" if ARCHIVE.search(path.name) else None
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if is_tar(head):
+        return "tar"
+    if is_tfrecord(head):
+        return "TFRecord"
+    said = next((kind for kind, name in _SAYS.items() if name.search(path.name)), None)
+    if said:
+        raise DataError(f"{path} is no {said}: {begins(head)}; fetch it again, or move it out of the source")
+    return None

@@ -1,0 +1,303 @@
+"""Where in a folder the data set lies, and which of its folders and files are which split.
+
+In:  a folder or a file.    Out: a Layout; DataError for whatever looks like a split or a wrapper and cannot be told.
+
+A wrapper is a folder that has the whole data set in it and is no part of its meaning, as ILSVRC2012/, data/ and
+ILSVRC/Data/CLS-LOC/ are.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ..errors import DataError
+from ..remote import Location, RemotePath
+from .kinds import ARCHIVE, IMAGE, NO_IMAGE, kind_of
+from .labels import NUMBERED
+from .listing import shown, some
+from .splits import CONTAINERS, EXPECTED, exact_split, folder_splits, names_a_split, split_in, split_of, words
+from .tree import Tree, tree_of, under
+
+DEEPEST = 8  # wrappers in each other; folders below one that are looked at for an image
+LOOKED_AT = 32  # folders of one place whose content is looked at: more than that are classes
+OPENED = 4  # files of a folder that are opened to see what it holds
+
+
+class DataFile(NamedTuple):
+    """A tar, parquet or TFRecord file."""
+
+    kind: str
+    path: Location
+    split: str | None  # None: neither its name nor its folders say
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a source is made of."""
+
+    root: Location  # as it was given
+    folder: Location  # of the data set: `root`, or a folder below it
+    splits: dict[str, str] = field(default_factory=dict)  # split -> its folder below `folder`; none if `folder` holds classes
+    files: tuple[DataFile, ...] = ()
+    default: str = "train"  # split of what names none
+
+    @property
+    def wrappers(self) -> list[Location]:
+        """The folders from `root` down to `folder`, where files about the data set may lie as well."""
+        found = [self.folder]
+        while found[-1] != self.root and len(found) <= DEEPEST:
+            found.append(found[-1].parent)
+        return found
+
+
+def layout_of(root: Location, notes: list[str]) -> Layout:
+    """Return the layout of a source, and add to `notes` what a user should know of it; DataError says what was seen and not understood."""
+    if root.is_file():
+        kind = kind_of(root)
+        _refuse_compressed([root] if kind == "compressed" else [])
+        split = split_in(root.name, root)
+        default = exact_split(root.parent.name) or "train"
+        return Layout(root, root, files=(DataFile(kind, root, split),) if kind else (), default=default)
+    folder = _data_folder(root, notes)
+    tree = tree_of(folder)
+    splits = _splits(folder, tree, notes)
+    files, compressed = _files_in(folder, tree, "", ())
+    for split, name in splits.items():
+        more, packed = _files_in_split(folder, tree, name, split)
+        files, compressed = [*files, *more], [*compressed, *packed]
+    if files and not splits:
+        _check_beside_files(folder, tree, notes)
+    if files or not tree.folders(""):
+        _refuse_compressed(compressed)
+    elif compressed:
+        notes.append(f"{folder}: compressed archives are not read ({some([shown(path.name) for path in compressed], 10)})")
+    homes = [split for place in dict.fromkeys((root, folder)) if (split := exact_split(place.name))]
+    default = homes[0] if homes else "train"
+    return Layout(root, folder, splits, tuple(files), default)
+
+
+def _refuse_compressed(paths: list[Location]) -> None:
+    if paths:
+        raise DataError(f"{paths[0]} is compressed, so that no image in it can be read by itself: decompress it first")
+
+
+# Wrappers
+
+
+def _data_folder(root: Location, notes: list[str]) -> Location:
+    here = root
+    for _ in range(DEEPEST):
+        below = _wrapped(here, notes)
+        if below is None:
+            if here != root:
+                notes.append(f"{root}: the data set is in {here}")
+            return here
+        here = below
+    raise DataError(f"{root} has {DEEPEST} folders in each other before any image: give --src the one that holds the data set")
+
+
+def _wrapped(here: Location, notes: list[str]) -> Location | None:
+    """Return the folder that `here` is the wrapper of, None if it is none."""
+    tree = tree_of(here)
+    folders = tree.folders("")
+    if {"blobs", "snapshots"} <= set(folders):
+        return _snapshot(here, tree)
+    if not folders or folder_splits(folders) or _has_data(here, tree, "") or _is_flat(tree, ""):
+        return None
+    if len(folders) > LOOKED_AT:
+        return None
+    looks = {name: look for name in folders if (look := _look(here, tree, name)).bears}
+    whole = [name for name, look in looks.items() if look.whole]
+    if len(looks) == 1:
+        (name,) = looks
+        if names_a_split(name) and not looks[name].whole:
+            return None  # flowers_val/<class>/: a split, not a wrapper
+        if looks[name].loose and not looks[name].whole:
+            if words(name) and set(words(name)) <= CONTAINERS:
+                raise DataError(_no_classes(here / name))
+            return None
+        return here / name
+    if not whole:
+        return None
+    others = [name for name in looks if name not in whole]
+    if len(whole) == 1 and not any(looks[name].folders for name in others):
+        notes.append(f"{here}: {len(others)} folders beside the data set are not read ({some(others, 10)})")
+        return here / whole[0]
+    raise DataError(
+        f"{here} has several folders with images ({some(sorted(looks), 10)}), of which {some(whole, 10)} could be a data set of its own: "
+        "give --src the one that you mean"
+    )
+
+
+def _snapshot(here: Location, tree: Tree) -> Location:
+    """Return the revision of a data set in the Hugging Face hub's cache: the only one, or the one that refs/main names."""
+    revisions = tree.folders("snapshots")
+    main = here / "refs" / "main"
+    if len(revisions) > 1 and main.is_file():
+        text = main.read_bytes()[:256].decode("ascii", "replace").strip()
+        revisions = [text] if text in revisions else revisions
+    if len(revisions) != 1:
+        raise DataError(f"{here} has {len(revisions)} revisions in snapshots/ ({some(revisions)}): give --src the folder of one of them")
+    return under(here, f"snapshots/{revisions[0]}")
+
+
+class _Look(NamedTuple):
+    """What a folder holds."""
+
+    bears: bool  # an image or a data file, at any depth
+    loose: bool  # images directly in it
+    folders: bool  # an image in a folder of it
+    whole: bool  # data files, or folders called as splits: a data set of its own
+
+
+def _look(root: Location, tree: Tree, below: str) -> _Look:
+    files = [name for name, _ in tree.files(below, deep=False) if not NO_IMAGE.search(name)]
+    data = _has_data(root, tree, below)
+    loose = any(IMAGE.search(name) for name in files) or (bool(files) and not data)
+    folders = tree.folders(below)
+    inner = any(_bears(tree, f"{below}/{name}", 1) for name in folders)
+    splits = folder_splits(folders)
+    called_so = len(set(splits.values())) > 1 or len(splits) == len(folders)
+    holds_classes = any(
+        tree.folders(f"{below}/{name}") or _is_flat(tree, f"{below}/{name}") or _has_data(root, tree, f"{below}/{name}") for name in splits
+    )
+    whole = data or (inner and called_so and holds_classes)
+    if not whole and len(folders) == 1 and inner and not loose:
+        whole = _look(root, tree, f"{below}/{folders[0]}").whole  # a wrapper in a wrapper
+    return _Look(bool(files) or inner, loose, inner, whole)
+
+
+def _bears(tree: Tree, below: str, depth: int) -> bool:
+    """Tell whether a folder has something that may be an image, at any depth."""
+    if any(not NO_IMAGE.search(name) for name, _ in tree.files(below, deep=False)):
+        return True
+    return depth < DEEPEST and any(_bears(tree, f"{below}/{name}", depth + 1) for name in tree.folders(below))
+
+
+def _has_data(root: Location, tree: Tree, below: str) -> bool:
+    """Tell whether tars, parquet or TFRecord files lie in a folder, by a few of its files: those called so first."""
+    names = [name for name, _ in tree.files(below, deep=False) if not (IMAGE.search(name) or NO_IMAGE.search(name))]
+    names.sort(key=lambda name: (not ARCHIVE.search(name), name))
+    return any(_claims(under(root, f"{below}/{name}" if below else name)) for name in names[:OPENED])
+
+
+def _claims(path: Location) -> bool:
+    """Tell a file that is part of a data set, or claims to be."""
+    if not isinstance(path, RemotePath) and not path.is_file():
+        return False  # a pipe, a device, a link to nowhere
+    try:
+        return kind_of(path) not in (None, "compressed")
+    except DataError:
+        return True
+
+
+def _is_flat(tree: Tree, below: str) -> bool:
+    """Tell whether ILSVRC's validation files lie in a folder."""
+    return any(NUMBERED.fullmatch(name.rpartition(".")[0]) for name, _ in tree.files(below, deep=False))
+
+
+def _no_classes(folder: Location) -> str:
+    return f"{folder} holds images and no class folders: their labels are unknown. Expected {folder}/<class>/<image>"
+
+
+# Splits
+
+
+def _splits(folder: Location, tree: Tree, notes: list[str]) -> dict[str, str]:
+    """Return split -> folder. None if the folders are classes, one of which may well be called "train"."""
+    folders = tree.folders("")
+    named = folder_splits(folders)
+    if not named and len(folders) <= LOOKED_AT:
+        named = _only_split(folder, tree, folders)
+    looks = {name: _look(folder, tree, name) for name in named}
+    sure = {name for name, look in looks.items() if look.folders or look.whole or _is_flat(tree, name)}
+    others = [name for name in folders if name not in named]
+    if not named or (others and not sure):
+        return {}
+    found: dict[str, str] = {}
+    for name, split in named.items():
+        if split in found:
+            raise DataError(f"{folder} has both {found[split]}/ and {name}/ for the split {split!r}; keep one of them")
+        found[split] = name
+    _check_others(folder, tree, found, others)
+    if others:
+        notes.append(f"{folder}: {len(others)} folders beside the splits are not read ({some(others, 10)})")
+    renamed = [f"{name}/ is {split}" for split, name in found.items() if name.lower() != split]
+    if renamed:
+        notes.append(f"{folder}: {', '.join(renamed)}")
+    return found
+
+
+def _only_split(folder: Location, tree: Tree, folders: list[str]) -> dict[str, str]:
+    """Return the one folder with images if its name has a split's word among others: flowers_val/<class>/."""
+    bearing = [name for name in folders if _look(folder, tree, name).bears]
+    if len(bearing) == 1 and names_a_split(bearing[0]) and _look(folder, tree, bearing[0]).folders:
+        split = split_in(bearing[0], folder / bearing[0])
+        return {bearing[0]: split} if split else {}
+    return {}
+
+
+def _check_others(folder: Location, tree: Tree, found: dict[str, str], others: list[str]) -> None:
+    """Raise DataError if a folder beside the splits may be a part of the data set: left out, it would be missed; read, it might leak."""
+    for name in others:
+        look = _look(folder, tree, name)
+        a_few_pictures = len(found) > 1 and not look.folders and not look.whole and not names_a_split(name)
+        if look.bears and not a_few_pictures:
+            splits = ", ".join(f"{other}/" for other in found.values())
+            raise DataError(
+                f"{folder} has {name}/ with images beside {splits}, and its name is no split's. Expected folders called {EXPECTED}: "
+                "rename it, or give --src a folder without it (links to the others will do)"
+            )
+
+
+# Files
+
+
+def _check_beside_files(folder: Location, tree: Tree, notes: list[str]) -> None:
+    """Raise DataError if class folders lie beside data files: which of them are the data set cannot be told."""
+    looks = {name: look for name in tree.folders("")[:LOOKED_AT] if (look := _look(folder, tree, name)).bears}
+    if len(looks) > 1 or any(look.folders or look.whole for look in looks.values()):
+        raise DataError(
+            f"{folder} has folders with images ({some(list(looks))}) beside tars, parquet or TFRecord files: give --src a folder of one kind"
+        )
+    if looks:
+        notes.append(f"{folder}: the folder {next(iter(looks))} beside the files is not read")
+
+
+def _files_in(folder: Location, tree: Tree, below: str, parts: tuple[str, ...]) -> tuple[list[DataFile], list[Location]]:
+    """Return the data files directly in a folder, and the compressed ones; `parts` name the split with them."""
+    files: list[DataFile] = []
+    compressed: list[Location] = []
+    for name in sorted(name for name, _ in tree.files(below, deep=False)):
+        if IMAGE.search(name) or NO_IMAGE.search(name):
+            continue
+        path = under(folder, f"{below}/{name}" if below else name)
+        if not isinstance(path, RemotePath) and not path.is_file():
+            continue  # a pipe, a device, a link to nowhere
+        kind = kind_of(path)
+        if kind == "compressed":
+            compressed.append(path)
+        elif kind:
+            files.append(DataFile(kind, path, split_of((*parts, name), path)))
+    return files, compressed
+
+
+def _files_in_split(folder: Location, tree: Tree, name: str, split: str) -> tuple[list[DataFile], list[Location]]:
+    """Return the data files in the folder of a split, at any depth."""
+    files: list[DataFile] = []
+    compressed: list[Location] = []
+    for below in _folders_with_files(folder, tree, name, 0):
+        parts = below.split("/")[1:]
+        more, packed = _files_in(folder, tree, below, (split, *parts))
+        files, compressed = [*files, *more], [*compressed, *packed]
+    return files, compressed
+
+
+def _folders_with_files(folder: Location, tree: Tree, below: str, depth: int) -> Iterator[str]:
+    """Yield the folders of a split in which data files may lie: not those of classes, told by looking into some of them."""
+    yield below
+    folders = [f"{below}/{name}" for name in tree.folders(below)]
+    step = max(1, len(folders) // LOOKED_AT)
+    if depth < DEEPEST and any(_look(folder, tree, name).whole for name in folders[::step]):
+        for name in folders:
+            yield from _folders_with_files(folder, tree, name, depth + 1)

@@ -1,0 +1,104 @@
+"""What a name says of the split, and which names are passed over: one rule for folders, tars, parquet, TFRecord and WebDataset."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from ..errors import DataError
+
+WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "evaluation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}  # as others call a split -> as we do
+ORDER = ("train", "val", "test")
+TEST = "test"
+EXPECTED = "train, training; val, valid, validation, dev, eval, evaluation; test, testing"
+AROUND = frozenset(  # words that may stand beside a split's in the name of its folder: train_images, ILSVRC2012_img_val
+    (
+        *("set", "sets", "data", "dataset", "image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "jpg", "jpeg", "png"),
+        *("split", "full", "raw", "seg", "class", "classes", "cls", "folder", "imagenet", "ilsvrc"),
+    )
+)
+CONTAINERS = frozenset(("image", "images", "img", "imgs", "data", "jpg", "jpeg", "jpegs", "jpegimages", "picture", "pictures", "photo", "photos"))
+JUNK = frozenset(  # what macOS, Windows, Synology, QNAP and file systems leave in folders; compared in lower case
+    (
+        *("__macosx", "@eadir", "@recycle", "#recycle", "@tmp", "thumbs.db", "ehthumbs.db", "desktop.ini"),
+        *("lost+found", "$recycle.bin", "system volume information", "__pycache__"),
+    )
+)
+
+
+def is_junk(name: str) -> bool:
+    """Tell a file or folder that belongs to a system and not to a data set: a dot-file, or one of `JUNK`."""
+    return (name.startswith(".") and name not in (".", "..")) or name.lower() in JUNK
+
+
+def is_junk_path(path: str) -> bool:
+    """Tell a path that has such a name in it, as the members of archives can."""
+    return any(map(is_junk, path.split("/")))
+
+
+def words(name: str) -> list[str]:
+    """Return the words of a name in lower case: TrainSet, train_set and train-set2 all have train and set."""
+    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
+
+
+def split_in(name: str, where: object) -> str | None:
+    """Return the split whose word is among those of `name`, None if there is none; DataError if there are two splits."""
+    found = list(dict.fromkeys(WORDS[word] for word in words(name) if word in WORDS))
+    if len(found) > 1:
+        raise DataError(f"{where}: its name has the words of two splits ({' and '.join(found)}); rename it so that it has one")
+    return found[0] if found else None
+
+
+def split_of(parts: Iterable[str], where: object) -> str | None:
+    """Return the split that a file's name and the folders it lies in name, None if none does; DataError if they name two."""
+    found = {split: part for part in parts if (split := split_in(part, where))}
+    if len(found) > 1:
+        said = ", ".join(f"{part!r} says {split}" for split, part in found.items())
+        raise DataError(f"{where}: its path names two splits ({said}); rename one of them")
+    return next(iter(found), None)
+
+
+def exact_split(name: str) -> str | None:
+    """Return the split if `name` is its word and nothing else."""
+    return WORDS.get(name.lower())
+
+
+def folder_splits(names: Iterable[str]) -> dict[str, str]:
+    """Return folder -> split for those of the folders in one place whose names say so.
+
+    A name says so if it is a split's word, alone or beside words of `AROUND` and digits; or if two names differ in that word only
+    (flowers_train, flowers_val).
+    """
+    found: dict[str, str] = {}
+    alike: dict[tuple[str, ...], dict[str, str]] = {}
+    for name in names:
+        splits = {WORDS[word] for word in words(name) if word in WORDS}
+        rest = tuple(word for word in words(name) if word not in WORDS)
+        if len(splits) != 1:
+            continue
+        if all(word in AROUND for word in rest):
+            found[name] = splits.pop()
+        else:
+            alike.setdefault(rest, {})[name] = splits.pop()
+    for group in alike.values():
+        if len(set(group.values())) > 1:
+            found |= group
+    return found
+
+
+def names_a_split(name: str) -> bool:
+    """Tell a name that has the word of a split in it, whatever else."""
+    return any(word in WORDS for word in words(name))
+
+
+def settled(files: Sequence[tuple[object, str | None]], default: str) -> list[str]:
+    """Return the split of each file of (file, what its path names): `default` if no path names any; DataError if only some do."""
+    unnamed = [str(file) for file, split in files if split is None]
+    if unnamed and len(unnamed) < len(files):
+        raise DataError(
+            f"{unnamed[0]} names no split, and neither do {len(unnamed) - 1} others, while {len(files) - len(unnamed)} files do: "
+            f"put a word for it into the name of the file or its folder ({EXPECTED})"
+        )
+    return [split or default for _, split in files]
