@@ -15,7 +15,7 @@ from .common import Bar, Commands, print_json, say, wrong_values
 from .doctor import doctor
 from .samples import preview, replay
 from .serve import serve
-from .shards import COMMANDS, DIRECTORY, JSON, LABEL_ORDER, MAX_BAD, SRC, WORKERS, facts, report, show
+from .shards import COMMANDS, DIRECTORY, JSON, MAX_BAD, SRC, WORKERS, facts, report, show, source_options
 
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -48,7 +48,7 @@ def main() -> None:
     help="Colour of JPEG records: in full, or at half size.",
 )
 @click.option("--records-per-shard", default=ShardConfig.records_per_shard, show_default=True, help="At most.")
-@LABEL_ORDER
+@source_options
 @WORKERS
 @MAX_BAD
 @click.option("--part", default="1/1", metavar="I/N", help="Make only the I-th of N shares of the shards; alexprep finalize ends the job.")
@@ -63,7 +63,7 @@ def shard(
     quality: int,
     subsampling: str,
     records_per_shard: int,
-    label_order: str,
+    reading: dict[str, Any],
     workers: int | None,
     max_bad: float,
     part: str,
@@ -92,7 +92,7 @@ def shard(
     with wrong_values():
         config = ShardConfig(size, encoding, quality, records_per_shard, subsampling)  # type: ignore[arg-type]  # click.Choice has checked it
         share, make_engine = Part.parse(part), _engine(engine, cluster)
-    source = find_source(src, label_order)  # type: ignore[arg-type]  # click.Choice has checked it
+    source = find_source(src, **reading)
     for note in source.notes():
         say(f"note: {note}")
     with wrong_values():

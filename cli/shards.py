@@ -1,6 +1,7 @@
 """`alexprep` commands about sources and finished data sets: inspect, finalize, verify, repair, diff, append, export."""
 
 from collections.abc import Iterable
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,31 @@ LABEL_ORDER = click.option(
     "--label-order",
     default="sorted",
     show_default=True,
-    type=click.Choice(["sorted", "devkit"]),
-    help="Labels number the sorted class ids, or follow the devkit's ILSVRC2012_ID as the 2012 code did.",
+    type=click.Choice(["sorted", "devkit", "source"]),
+    help="Order of the labels: the sorted class ids, the devkit's ILSVRC2012_ID as in the 2012 code, or the source's own numbers.",
 )
+FIRST_LABEL = click.option(
+    "--first-label",
+    type=click.IntRange(0, 1),
+    help="Number of the first class in the source.  [default: 1 in slim's TFRecord, whose 0 is the background; else 0]",
+)
+SKIP_UNKNOWN = click.option(
+    "--skip-unknown-classes", is_flag=True, help="Leave out images of classes that the training split does not have; manifest.json counts them."
+)
+
+
+def source_options(command: Any) -> Any:  # noqa: ANN401  (as click's decorators)
+    """Add the options that say how a source is to be read; the command gets them as `reading`, the keywords of `find_source`."""
+
+    @wraps(command)
+    def run(*arguments: Any, label_order: str, first_label: int | None, skip_unknown_classes: bool, **options: Any) -> Any:  # noqa: ANN401
+        reading = {"label_order": label_order, "first_label": first_label, "skip_unknown_classes": skip_unknown_classes}
+        return command(*arguments, reading=reading, **options)
+
+    return LABEL_ORDER(FIRST_LABEL(SKIP_UNKNOWN(run)))
+
+
+ORDERS = {"sorted": "sorted ids", "devkit": "devkit order", "source": "the source's numbers"}
 DIRECTORY = click.argument("directory", default="shards", envvar="ALEXPREP_DATA")
 WORKERS = click.option("--workers", type=click.IntRange(1), help="Processes.  [default: the CPUs this process may use]")
 MAX_BAD = click.option("--max-bad", default=0.01, show_default=True, type=click.FloatRange(0, 1), help="Share of unusable images that stops the job.")
@@ -28,6 +51,8 @@ def report(manifest: Any, seconds: float | None = None) -> None:  # noqa: ANN401
         bad = f", {split.quarantined} quarantined" if split.quarantined else ""
         classes, shards = f"{len(manifest.classes):,} classes", f"{len(split.shards)} shard{'s' if len(split.shards) > 1 else ''}"
         click.echo(f"{name}: {split.records:,} records of {classes} in {shards}, {split.bytes / 1e6:,.1f} MB{bad}")
+    for name, facts in manifest.left_out.items():
+        click.echo(f"{name}: {facts['images']:,} images left out, of {len(facts['classes']):,} classes that are not in the training split")
     if any(split.quarantined for split in manifest.splits.values()):
         click.echo(f"reasons: {manifest.directory / 'quarantine.jsonl'}")
     click.echo(f"{manifest.directory / 'manifest.json'}" + (f" ({seconds:.1f} s)" if seconds is not None else ""))
@@ -51,10 +76,10 @@ def show(steps: Iterable[Any], total: int, what: str) -> None:
 
 @click.command()
 @click.argument("src")
-@LABEL_ORDER
+@source_options
 @click.option("--find", metavar="KEY", help="Say where the image with this key (of a record, a quarantine entry) lies.")
 @JSON
-def inspect(src: str, label_order: str, find: str | None, as_json: bool) -> None:
+def inspect(src: str, reading: dict[str, Any], find: str | None, as_json: bool) -> None:
     """Say what SRC holds, before anything runs: shape, splits, counts, classes, label order, what is missing.
 
     Known shapes, recognised by content: class folders; ILSVRC's tars (a tar of class tars; validation images with the devkit,
@@ -63,7 +88,7 @@ def inspect(src: str, label_order: str, find: str | None, as_json: bool) -> None
     """
     from alexprep.pipeline.sources import find_source
 
-    source = find_source(src, label_order)  # type: ignore[arg-type]  # click.Choice has checked it
+    source, label_order = find_source(src, **reading), reading["label_order"]
     if find is not None:
         for listing in source.listings():
             row = listing.find(find)
@@ -73,16 +98,15 @@ def inspect(src: str, label_order: str, find: str | None, as_json: bool) -> None
         raise click.ClickException(f"{src} has no image with the key {find}")
     splits = {listing.split: {"images": len(listing), "classes": len(set(listing.labels.tolist()))} for listing in source.listings()}
     if as_json:
-        print_json(
-            {"source": src, "shape": source.shape, "splits": splits, "classes": source.classes, "label_order": label_order, "notes": source.notes()}
-        )
+        value = {"source": src, "shape": source.shape, "splits": splits, "classes": source.classes, "label_order": label_order}
+        print_json(value | {"left_out": source.left_out, "notes": source.notes()})
         return
     click.echo(f"shape        {source.shape}")
     for name, split in splits.items():
         click.echo(f"{name:<12} {split['images']:,} images of {split['classes']:,} classes")
     shown = ", ".join(f"{label} {name}" for label, name in enumerate(source.classes[:3]))
     last = f", ... {len(source.classes) - 1} {source.classes[-1]}" if len(source.classes) > 3 else ""
-    click.echo(f"labels       {'sorted ids' if label_order == 'sorted' else 'devkit order'}: {shown}{last}")
+    click.echo(f"labels       {ORDERS[label_order]}: {shown}{last}")
     for listing in source.listings():
         click.echo(f"first key    {listing.keys[0].as_py().decode('utf-8', 'backslashreplace')}")
     for note in source.notes():
@@ -161,11 +185,11 @@ def verify(directory: str, deep: bool, duplicates: bool, workers: int | None, as
 @click.command()
 @DIRECTORY
 @SRC
-@LABEL_ORDER
+@source_options
 @click.option("--deep", is_flag=True, help="Decode every record to find damage, as verify --deep does.")
 @WORKERS
 @MAX_BAD
-def repair(directory: str, src: str, label_order: str, deep: bool, workers: int | None, max_bad: float) -> None:
+def repair(directory: str, src: str, reading: dict[str, Any], deep: bool, workers: int | None, max_bad: float) -> None:
     """Make damaged or missing shards of DIRECTORY again, and only those, from the source that they were made from."""
     from alexprep.pipeline.errors import DataError
     from alexprep.pipeline.manifest import read_manifest
@@ -184,7 +208,7 @@ def repair(directory: str, src: str, label_order: str, deep: bool, workers: int 
             raise
         say(f"note: {error}")
         with wrong_values():
-            job = ShardJob(find_source(src, label_order), folder, plan.config, workers or 0, max_bad)  # type: ignore[arg-type]  # click.Choice has checked it
+            job = ShardJob(find_source(src, **reading), folder, plan.config, workers or 0, max_bad)
         show(start_over(job), job.total, "repair")
         click.echo(f"{directory}: finished")
         return
@@ -192,7 +216,7 @@ def repair(directory: str, src: str, label_order: str, deep: bool, workers: int 
     for problem in check.problems:
         say(f"{problem.file}: {problem.what}")
     with wrong_values():
-        mending = RepairJob(find_source(src, label_order), manifest, check.damaged, workers or 0, max_bad)  # type: ignore[arg-type]  # as above
+        mending = RepairJob(find_source(src, **reading), manifest, check.damaged, workers or 0, max_bad)
     show(mending.run(), mending.total, "repair")
     click.echo(f"{directory}: {f'{len(check.damaged)} shards made again' if check.damaged else 'nothing to repair'}")
 
@@ -254,9 +278,10 @@ def _examples(mark: str, items: list[str], count: int = 10) -> None:
 @click.command()
 @DIRECTORY
 @SRC
+@source_options
 @WORKERS
 @MAX_BAD
-def append(directory: str, src: str, workers: int | None, max_bad: float) -> None:
+def append(directory: str, src: str, reading: dict[str, Any], workers: int | None, max_bad: float) -> None:
     """Add the images of SRC to the finished data set in DIRECTORY: new shards beside the old ones, whose bytes stay as they are.
 
     Its classes must be among those of the data set, its images new. Run alexprep stats again afterwards: the sums are merged.
@@ -264,7 +289,7 @@ def append(directory: str, src: str, workers: int | None, max_bad: float) -> Non
     from alexprep.pipeline.mending import AppendJob
     from alexprep.pipeline.sources import find_source
 
-    source = find_source(src)
+    source = find_source(src, **reading)
     for note in source.notes():
         say(f"note: {note}")
     with wrong_values():

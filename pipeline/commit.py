@@ -22,7 +22,8 @@ def finalize(directory: Location, plan: Plan | None = None) -> Manifest:
     plan = plan or read_plan(directory)
     if plan is None:
         raise DataError(f"no {directory / JOB}: nothing was begun here; run alexprep shard --part 1/n first")
-    return commit(Manifest(directory, plan.digest, plan.config, plan.classes, {}, plan.versions, plan.source), finished_shards(directory, plan))
+    manifest = Manifest(directory, plan.digest, plan.config, plan.classes, {}, plan.versions, plan.source, plan.left_out)
+    return commit(manifest, finished_shards(directory, plan))
 
 
 def extend(manifest: Manifest, plan: Plan) -> Manifest:
@@ -31,7 +32,12 @@ def extend(manifest: Manifest, plan: Plan) -> Manifest:
     for split, more in finished_shards(manifest.directory, plan).items():
         sidecars[split] = [*sidecars.get(split, []), *more]
     plans = (*manifest.shard_plans, plan.digest)
-    return commit(replace(manifest, plans=plans, plan=hashlib.sha256("\n".join(plans).encode()).hexdigest()), sidecars)
+    left_out = dict(manifest.left_out)
+    for split, facts in plan.left_out.items():
+        before = left_out.get(split, {"classes": [], "images": 0})
+        left_out[split] = {"classes": sorted({*before["classes"], *facts["classes"]}), "images": before["images"] + facts["images"]}
+    digest = hashlib.sha256("\n".join(plans).encode()).hexdigest()
+    return commit(replace(manifest, plans=plans, plan=digest, left_out=left_out), sidecars)
 
 
 def commit(manifest: Manifest, sidecars: dict[str, list[Sidecar]]) -> Manifest:

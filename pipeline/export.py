@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from .errors import DataError
 from .manifest import Manifest
+from .names import safe_part
 from .records import Records
 from .remote import Location, RemotePath
 from .stats import check_written
@@ -96,7 +97,7 @@ def _by_shard(manifest: Manifest, split: str) -> Iterator[tuple[str, Iterator[Im
     records = Records(manifest, split)
     first, shards = 0, [shard for shard in records.shards if shard.rows]
     for number, shard in enumerate(shards):
-        yield f"{split}-{number:05}-of-{len(shards):05}", _images(records, first, shard.rows)
+        yield _plain(f"{split}-{number:05}-of-{len(shards):05}"), _images(records, first, shard.rows)
         first += shard.rows
 
 
@@ -168,9 +169,10 @@ def _ffcv_ready(manifest: Manifest, split: str, out: Path) -> Iterator[None]:
 
 def _plain(part: str) -> str:
     """Return one part of a path; DataError if it would lead out of the folder."""
-    if part in ("", ".", "..") or re.search(r"[/\0]", part):
-        raise DataError(f"a record or class is called {part!r}, which cannot be a file's name: export to parquet or webdataset instead")
-    return part
+    try:
+        return safe_part(part, "the split, class or record")
+    except ValueError as error:
+        raise DataError(f"{error}; export to parquet or webdataset instead") from error
 
 
 WRITE_BETON = '''"""Write train.beton, val.beton, ... from this folder, with FFCV: python write_beton.py [jpg|raw]"""

@@ -5,7 +5,6 @@ Everything here is JSON or .npy without pickle, and follows from the plan alone:
 
 import re
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from jaxtyping import UInt32
 from .config import ShardConfig
 from .errors import DataError
 from .moments import Moments
+from .names import safe_file, safe_part
 from .remote import Location, location
 from .storage import read_array, read_json, write_array, write_json
 
@@ -60,6 +60,7 @@ class Manifest:
     splits: dict[str, Split]
     versions: dict[str, str]
     source: dict[str, str] = field(default_factory=dict)  # shape, and fingerprint of the files it was made from
+    left_out: dict[str, Any] = field(default_factory=dict)  # by split: {"classes": that train has not, "images": how many}
     plans: tuple[str, ...] = ()  # of what was appended, in order, the first job's first; empty: `plan` alone
 
     @property
@@ -103,6 +104,7 @@ class Manifest:
             "versions": self.versions,
             "source": self.source,
             **({"plans": self.plans} if self.plans else {}),
+            **({"left_out": self.left_out} if self.left_out else {}),
             "splits": splits,
             "classes": [[name, name] for name in self.classes],
         }
@@ -134,12 +136,26 @@ def read_manifest(directory: str | Location) -> Manifest:
         for name, split in splits.items():
             if value["splits"][name]["records"] != split.records:
                 raise ValueError(f"its shards of {name} have {split.records} rows, not the {value['splits'][name]['records']} that it says")
-        "".join((*classes, *splits, *files)).encode()  # ValueError for half a character
+        for name in splits:
+            safe_file(name, "the split")
+        for name in classes:
+            safe_part(name, "the class")
         config, source = ShardConfig(**value["parameters"]), dict(value.get("source", {}))
         plans = tuple(map(str, value.get("plans", ())))
-        return Manifest(directory, str(value["plan"]), config, classes, splits, dict(value["versions"]), source, plans)
+        return Manifest(directory, str(value["plan"]), config, classes, splits, dict(value["versions"]), source, left_out(value), plans)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path} is not a manifest of ours ({type(error).__name__}: {error}); restore it") from error
+
+
+def left_out(value: dict[str, Any]) -> dict[str, Any]:
+    """Return what a manifest or a job says of the images that were left out, checked; nothing if it says nothing."""
+    found = {}
+    for split, facts in value.get("left_out", {}).items():
+        classes, images = [safe_part(name, "the class") for name in facts["classes"]], facts["images"]
+        if type(images) is not int or images < 1 or not classes:
+            raise ValueError(f"left_out has {facts!r} for {split}")
+        found[safe_file(split, "the split")] = {"classes": classes, "images": images}
+    return found
 
 
 def is_sha256(text: str) -> bool:
@@ -151,8 +167,7 @@ def _shard(value: dict[str, Any]) -> Shard:
     if not all(type(value[name]) is kind for name, kind in (("file", str), ("rows", int), ("bytes", int), ("sha256", str))):
         raise TypeError(f"a shard has a file, rows, bytes and sha256, not {value}")
     shard = Shard(str(value["file"]), int(value["rows"]), int(value["bytes"]), str(value["sha256"]))
-    if not shard.file or Path(shard.file).name != shard.file or shard.file.startswith("."):
-        raise ValueError(f"a shard's name must not leave its folder: {shard.file!r}")
+    safe_file(shard.file, "the shard")
     if not 0 <= shard.rows <= shard.bytes < 1 << 60:
         raise ValueError(f"{shard.file} cannot have {shard.rows} rows in {shard.bytes} bytes")
     if not is_sha256(shard.sha256):

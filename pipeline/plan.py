@@ -14,7 +14,8 @@ from jaxtyping import Int64
 
 from .config import ShardConfig
 from .errors import DataError
-from .manifest import FORMAT_VERSION
+from .manifest import FORMAT_VERSION, left_out
+from .names import safe_file, safe_part
 from .order import permutation
 from .remote import Location
 from .sources import Listing, Source
@@ -43,6 +44,7 @@ class Plan:
     classes: tuple[str, ...]
     images: dict[str, int]  # by split
     source: dict[str, str]  # shape and fingerprint: what may differ between two sources of the same images
+    left_out: dict[str, Any] = field(default_factory=dict)  # by split: {"classes": that train has not, "images": how many}
     suffix: str = ""  # of shard names: "" of the first job, "+1" of the first append
     versions: dict[str, str] = field(default_factory=library_versions, compare=False)
 
@@ -67,6 +69,7 @@ class Plan:
                 "classes": self.classes,
                 "images": self.images,
                 "source": self.source,
+                **({"left_out": self.left_out} if self.left_out else {}),
             },
         )
 
@@ -87,9 +90,13 @@ def read_plan(directory: Location, suffix: str = "") -> Plan | None:
             raise DataError(f"{path} has format version {value['format_version']}; this release continues version {FORMAT_VERSION}")
         images = {str(split): int(count) for split, count in value["images"].items()}
         config, classes = ShardConfig(**value["parameters"]), tuple(map(str, value["classes"]))
-        if not images or min(images.values()) < 1 or any("/" in split or split.startswith(".") for split in images):
+        if not images or min(images.values()) < 1:
             raise ValueError("its splits make no sense")
-        return Plan(str(value["plan"]), config, classes, images, dict(value["source"]), suffix)
+        for split in images:
+            safe_file(split, "the split")
+        for name in classes:
+            safe_part(name, "the class")
+        return Plan(str(value["plan"]), config, classes, images, dict(value["source"]), left_out(value), suffix)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path} is not a job of ours ({type(error).__name__}: {error}); delete it and run alexprep shard again") from error
 
@@ -108,7 +115,8 @@ def make_plan(source: Source, config: ShardConfig) -> Plan:
         digest.update(np.ascontiguousarray(listing.labels).tobytes())
         feed(digest, listing.keys)
     facts = {"shape": source.shape, "fingerprint": source.fingerprint()}
-    return Plan(digest.hexdigest(), config, tuple(source.classes), {listing.split: len(listing) for listing in listings}, facts)
+    images = {listing.split: len(listing) for listing in listings}
+    return Plan(digest.hexdigest(), config, tuple(source.classes), images, facts, source.left_out)
 
 
 class Shuffle:

@@ -380,7 +380,7 @@ def test_a_key_that_leads_out_of_the_folder_is_not_exported(copy, tmp_path):
     value["classes"] = [["..", ".."], ["bee", "bee"]]
     (copy / "manifest.json").write_text(json.dumps(value))
 
-    with pytest.raises(DataError, match="cannot be a file's name"):
+    with pytest.raises(DataError, match="the class '..' cannot be a name in a folder"):
         list(export(read_manifest(copy), tmp_path / "out", "imagefolder"))
     assert not (tmp_path / "out").exists()
 
