@@ -5,7 +5,7 @@ EXAMPLES := .venv-examples/bin
 SOURCES := $(shell find pipeline model cli -type f -not -name '*.pyc') pyproject.toml README.md LICENSE
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-gpu test-examples lint types docs docs-check check bench bench-gpu lock clean
+.PHONY: help install demo test fuzz test-gpu test-examples lint types docs docs-check check bench bench-gpu lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
@@ -30,6 +30,10 @@ demo: .venv/package ## the whole job on drawn pictures, under five minutes on tw
 
 test: .venv/package ## the tests, on the installed wheel
 	$(BIN)/python -m pytest -m "not gpu"
+
+SECONDS ?= 600
+fuzz: .venv/package ## damaged images in every decoder, SECONDS of them (600); what breaks a law lands in fuzz-found/
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) 2> /dev/null
 
 test-gpu: .venv/package ## the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu

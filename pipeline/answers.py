@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 import pyarrow as pa
-import simplejpeg
 from jaxtyping import Shaped, UInt8
 
 from .cache import ShardCache
@@ -30,7 +29,7 @@ from .errors import DataError, UndecodableImage
 from .feeds import Feeds, cache_for
 from .flights import MOST_READ
 from .images import decode_record
-from .kernels import decode_region
+from .kernels import decode_region, jpeg_header
 from .manifest import MANIFEST, Manifest, files_of, read_manifest
 from .records import Records
 from .remote import RemotePath, present
@@ -247,7 +246,7 @@ def _decoded(image: UInt8[np.ndarray, "n"], its_windows: list[Window], crop: int
     top, left = (its_windows[0].top, its_windows[0].left) if len(its_windows) == 1 else (0, 0)
     side = crop if len(its_windows) == 1 else size
     with suppress(ValueError):
-        if simplejpeg.decode_jpeg_header(image)[:2] == (size, size):
+        if jpeg_header(image)[:2] == (size, size):
             part = decode_region(image, (left, top, left + side, top + side))
             if part is not None:
                 return part, top, left

@@ -10,13 +10,15 @@ import warnings
 
 import cv2
 import numpy as np
-import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from .errors import UndecodableImage
-from .kernels import MAX_PIXELS, Square, area_square, decode_jpeg, jpeg_square
+from .kernels import MAX_PIXELS, Square, area_square, decode_jpeg, jpeg_header, jpeg_square
 
+MAGIC = {b"\x89PNG": "PNG", b"\xff\xd8": "JPEG", b"GIF8": "GIF", b"BM": "BMP", b"RIFF": "WebP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")  # the chunks of a PNG that its pixels need
+NEEDLESS = (*range(0xE1, 0xEE), 0xEF, 0xFE)  # the markers of a JPEG that its pixels do not need: APP1 to 13, 15, comments
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # by content; a name decides nothing
 
 
@@ -33,12 +35,18 @@ def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
         image = _decode_jpeg(data)
         if image is not None:
             return image
-    return _decode_any(data)
+    try:
+        return _decode_any(data)
+    except UndecodableImage:
+        bare = without_metadata(data)
+        if bare == data:
+            raise
+    return _decode_any(bare)
 
 
 def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colours = jpeg_header(data)
         if width * height > MAX_PIXELS:
             raise UndecodableImage(f"too large: {width}x{height} pixels; at most {MAX_PIXELS} in all are decoded")
         if colours in ("YCbCr", "Gray"):
@@ -60,11 +68,47 @@ def _decode_any(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
                     return np.repeat(grey[:, :, None], 3, axis=2)
                 return np.array(image.convert("RGB"))
     except UnidentifiedImageError as error:
+        known = next((name for magic, name in MAGIC.items() if data.startswith(magic)), None)
+        if known:
+            raise UndecodableImage(f"a {known} whose header is damaged") from error
         raise UndecodableImage(f"not an image of a known format; it begins with {data[:16]!r}") from error
     except (UndecodableImage, MemoryError):
         raise  # the latter says nothing about the image
     except Exception as error:  # decoders raise anything on hostile bytes
         raise UndecodableImage(f"cannot be decoded: {str(error) or type(error).__name__}") from error
+
+
+def without_metadata(data: bytes) -> bytes:
+    """Return a PNG or a JPEG with only the parts that its pixels need, any other file as it is.
+
+    A text that is too long, a time with a wrong checksum or a broken profile makes a decoder refuse pixels that are whole.
+    """
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _bare_png(data)
+    return _bare_jpeg(data) if data.startswith(b"\xff\xd8") else data
+
+
+def _bare_png(data: bytes) -> bytes:
+    parts, at = [data[:8]], 8
+    while at + 8 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        kind = data[at + 4 : at + 8]
+        if (
+            kind in PIXELS or kind[:1].isupper() or end > len(data)
+        ):  # an unknown critical chunk, or one that is cut off, stays for the decoder to judge
+            parts.append(data[at:end])
+        at = end
+    return b"".join([*parts, data[at:]])
+
+
+def _bare_jpeg(data: bytes) -> bytes:
+    parts, at = [data[:2]], 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] not in (0xDA, 0xFF):
+        end = at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if data[at + 1] not in NEEDLESS:
+            parts.append(data[at:end])
+        at = end
+    return b"".join([*parts, data[at:]])
 
 
 def central_square(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
@@ -86,10 +130,15 @@ def central_square(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.nda
 
 def square(data: bytes, size: int) -> Square:
     """Return the `central_square` of the image in `data`; raise UndecodableImage with the reason why there is none."""
-    made = jpeg_square(data, size)
-    if made is None:
-        image = decode(data)
-        made = Square(central_square(image, size), *image.shape[:2])
+    try:
+        made = jpeg_square(data, size)
+        if made is None:
+            image = decode(data)
+            made = Square(central_square(image, size), *image.shape[:2])
+    except (UndecodableImage, MemoryError):
+        raise
+    except Exception as error:  # whatever a library raises is about this one image
+        raise UndecodableImage(f"cannot be decoded: {type(error).__name__}: {error}") from error
     return made
 
 

@@ -95,7 +95,23 @@ def decode_region(data: bytes | UInt8[np.ndarray, "n"], *box: tuple[int, int, in
 
 def plain_decode_jpeg(data: bytes | UInt8[np.ndarray, "n"]) -> UInt8[np.ndarray, "h w 3"]:
     """Do as `decode_jpeg` does, by libjpeg."""
-    return simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    try:
+        return simplejpeg.decode_jpeg(data, "RGB", strict=True)
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:  # a KeyError for sampling 1x4, for example
+        raise ValueError(f"libjpeg-turbo's binding fails: {type(error).__name__}: {error}") from error
+
+
+def jpeg_header(data: bytes | UInt8[np.ndarray, "n"]) -> tuple[int, int, str]:
+    """Return (height, width, colours: "YCbCr", "Gray", ...) of a JPEG; ValueError if libjpeg-turbo's binding cannot read them."""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except (ValueError, MemoryError):
+        raise
+    except Exception as error:  # a KeyError for sampling 1x4, for example
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    return height, width, colours
 
 
 class Encoded(NamedTuple):

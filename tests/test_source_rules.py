@@ -540,9 +540,7 @@ def test_the_files_of_every_writer_give_the_same_shard(plain_shard, tmp_path, wr
         import polars as pl
 
         frame = pl.DataFrame(columns)
-        (frame.with_columns(pl.col("filename").cast(pl.Categorical)) if "categorical" in writer else frame).write_parquet(
-            path, row_group_size=5
-        )
+        (frame.with_columns(pl.col("filename").cast(pl.Categorical)) if "categorical" in writer else frame).write_parquet(path, row_group_size=5)
     elif writer == "duckdb":
         import duckdb
 

@@ -90,6 +90,8 @@ static int tabulate(Huffman *huffman, int of_dc)
                 *at++ = made;
             huffman->put[symbol] = (uint32_t)code << made.size << 5 | made.bits;
         }
+        if (counts[length - 1] && code >= 1 << length)
+            return -1; /* the last code is all ones, which T.81 (annex C) and libjpeg forbid */
         huffman->limit[length] = code << (16 - length);
     }
     return 0;
@@ -227,7 +229,7 @@ static int build_codes(Jpeg *jpeg)
 /* Read everything before the compressed data, and make no tables yet; -1 to decline. */
 static int read_header(Jpeg *jpeg, const uint8_t *data, Py_ssize_t n)
 {
-    int jfif = 0, adobe = -1;
+    int jfif = 0, adobe = -1, profiles = 0, profile = 0; /* parts of an ICC profile: how many there are to be, and were */
     jpeg->components = 0;
     jpeg->restart = 0;
     memset(jpeg->quantisers, 0, sizeof(jpeg->quantisers));
@@ -250,13 +252,22 @@ static int read_header(Jpeg *jpeg, const uint8_t *data, Py_ssize_t n)
             declined = read_frame(jpeg, segment, length);
         else if (marker == 0xdd && length == 2)
             jpeg->restart = word(segment);
-        else if (marker == 0xe0)
-            jfif |= length >= 14 && !memcmp(segment, "JFIF", 5);
-        else if (marker == 0xee)
+        else if (marker == 0xe0) {
+            if (length >= 14 && !memcmp(segment, "JFIF", 5)) {
+                jfif = 1;
+                declined = segment[5] != 1; /* the major version: libjpeg warns of any other */
+            }
+        } else if (marker == 0xe2 && length >= 14 && !memcmp(segment, "ICC_PROFILE", 12)) {
+            declined = segment[12] != profile + 1 || (profile && segment[13] != profiles);
+            profile = segment[12];
+            profiles = segment[13];
+        } else if (marker == 0xee)
             adobe = length >= 12 && !memcmp(segment, "Adobe", 5) ? segment[11] : adobe;
         else if (marker == 0xda) {
             const int ycbcr = jfif || adobe == 1 || (adobe == -1 && jpeg->ids[0] == 1 && jpeg->ids[1] == 2 && jpeg->ids[2] == 3);
             jpeg->scan = at;
+            if (profile != profiles)
+                return -1; /* a profile with a part too few or too many: libjpeg warns */
             return read_scan(jpeg, segment, length) || (jpeg->components == 3 && !ycbcr) ? -1 : 0;
         } else if ((marker & 0xf0) != 0xe0 && marker != 0xfe)
             declined = -1;
