@@ -98,10 +98,8 @@ def _kernels(folder: RunFolder, settings: Settings, *, also_last: bool) -> dict[
 def _frame(path: Path, _changed: int, towers: int) -> tuple[np.ndarray, list[float]] | None:
     """Return figure 3 of a file of kernels, and the chroma fractions; None if it is none: a frame less."""
     try:
-        if path.stat().st_size > 4 * MOST_NUMBERS:
-            return None
-        values = torch.from_numpy(np.asarray(read_array(path), np.float32))
-    except (ValueError, OSError, TypeError):
+        values = torch.from_numpy(np.asarray(read_array(path, 4 * MOST_NUMBERS), np.float32))
+    except (DataError, ValueError, OSError, TypeError):
         return None
     if (
         values.ndim != 4

@@ -9,6 +9,7 @@ from typing import Any
 from alexprep.model.schedule import SCRIPT, Plateau, Schedule, Timetable, drops_at
 from alexprep.pipeline.config import LoaderConfig, check
 from alexprep.pipeline.errors import DataError
+from alexprep.pipeline.remote import read_file
 
 from .loggers import LOGGERS, names_of
 
@@ -137,6 +138,7 @@ class Settings:
 
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+MOST_TOML = 1 << 20  # bytes of a file of settings
 DTYPES = ("float32", "bfloat16")
 # What a run may go on with: how far, how often it is kept, and how the same steps are computed.
 MAY_CHANGE = (
@@ -218,7 +220,7 @@ def collect(preset: str | None, file: Path | None, options: dict[str, Any], assi
 def read_toml(path: Path) -> dict[str, Any]:
     """Return the settings in a file; DataError if it is no TOML."""
     try:
-        return tomllib.loads(path.read_text())
+        return tomllib.loads(read_file(path, MOST_TOML).decode())
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

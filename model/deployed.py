@@ -15,6 +15,7 @@ from .errors import TrainingError
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FORMAT = 1
+MOST_CONFIG, MOST_WEIGHTS = 1 << 26, 1 << 34  # bytes
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,9 @@ def load(folder: str | Path) -> tuple[Deployed, dict[str, Any]]:
 
     folder = Path(folder)
     try:
+        for name, most in ((CONFIG, MOST_CONFIG), (WEIGHTS, MOST_WEIGHTS)):
+            if not (folder / name).is_file() or (folder / name).stat().st_size > most:
+                raise TrainingError(f"{folder / name} is no file of at most {most:,} bytes")
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if config["format"] != FORMAT:
             raise TrainingError(f"{folder / CONFIG} has format {config['format']}; this release reads {FORMAT}")

@@ -32,8 +32,9 @@ from .images import decode_record
 from .kernels import decode_region, jpeg_header
 from .manifest import MANIFEST, Manifest, files_of, read_manifest
 from .records import Records
-from .remote import RemotePath, present
+from .remote import RemotePath, present, read_file
 from .stats import MEAN_IMAGE, STATS, Stats, content, stats_for
+from .storage import MOST_JSON
 from .tickets import OTHER_DATA, Shape, Ticket, WrongTicket, digest, schema, shape_of
 from .views import Feed, Window, placed, windows
 
@@ -57,7 +58,7 @@ class Answers:
         self._streams: OrderedDict[tuple[str, LoaderConfig], _Stream] = OrderedDict()
         stats = self._splits[self.manifest.main_split].stats
         made = json.dumps(content(stats, self.manifest, pca=True)).encode()
-        self._made = {MANIFEST: (self.manifest.directory / MANIFEST).read_bytes(), STATS: made, MEAN_IMAGE: _npy(stats.mean_image)}
+        self._made = {MANIFEST: read_file(self.manifest.directory / MANIFEST, MOST_JSON), STATS: made, MEAN_IMAGE: _npy(stats.mean_image)}
         self._sizes = self._listed()
         self.identity = hashlib.sha256(b"".join(self._made.values())).hexdigest()  # of the data set and its statistics
 

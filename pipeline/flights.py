@@ -23,13 +23,14 @@ import pyarrow as pa
 from pyarrow import flight
 
 from .errors import DataError, printable
-from .remote import SERVED
+from .remote import SERVED, read_file
 
 T = TypeVar("T")
 CALL_SECONDS = 2.0  # that an answer is waited for; twice that the next time
 LEAVING_SECONDS = 2.0  # that a program which ends waits for questions on their way
 SHORTEST = 16  # characters of a token
 FIRST_PATIENCE = 30.0  # seconds without any answer to a question about files
+MOST_SECRET = 16 << 20  # bytes of a file of tokens or certificates
 MOST_READ = 8 << 20  # bytes of a file asked for at once
 TOKEN_FILE, CA, CERT, KEY = "ALEXPREP_TOKEN_FILE", "ALEXPREP_CA", "ALEXPREP_CLIENT_CERT", "ALEXPREP_CLIENT_KEY"
 
@@ -243,7 +244,7 @@ def _credentials(location: str) -> dict[str, Any]:
 def pem(path: Path, what: str) -> bytes:
     """Return a file of PEM that has a "CERTIFICATE" or "PRIVATE KEY"; DataError names one that has not."""
     try:
-        data = path.read_bytes()
+        data = read_file(path, MOST_SECRET)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     if not re.search(rb"-----BEGIN [A-Z ]*" + what.encode() + b"-----", data):
@@ -254,7 +255,7 @@ def pem(path: Path, what: str) -> bytes:
 def tokens_in(path: Path) -> list[str]:
     """Return the tokens of a file, one a line, # begins a remark; DataError if there is none, or a line that cannot be one."""
     try:
-        lines = path.read_text().splitlines()
+        lines = read_file(path, MOST_SECRET).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as tokens: {error}") from error
     tokens = {number: line.strip() for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")}

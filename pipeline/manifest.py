@@ -3,6 +3,8 @@
 Everything here is JSON or .npy without pickle, and follows from the plan alone: no dates, no paths of this machine.
 """
 
+import hashlib
+import json
 import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -29,6 +31,11 @@ class Shard:
     rows: int
     bytes: int
     sha256: str
+    sums_sha256: str = ""  # of the sums of its pixels and what they are of (`sums_digest`); "": an early release wrote none
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as the manifest and the sidecar have it."""
+        return {name: value for name, value in asdict(self).items() if name != "sums_sha256" or value}
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ class Manifest:
     def write(self) -> None:
         """Publish manifest.json: from now on the folder is a data set."""
         splits = {
-            name: {"records": split.records, "quarantined": split.quarantined, "shards": [asdict(shard) for shard in split.shards]}
+            name: {"records": split.records, "quarantined": split.quarantined, "shards": [shard.to_json() for shard in split.shards]}
             for name, split in self.splits.items()
         }
         value = {
@@ -166,12 +173,14 @@ def is_sha256(text: str) -> bool:
 def _shard(value: dict[str, Any]) -> Shard:
     if not all(type(value[name]) is kind for name, kind in (("file", str), ("rows", int), ("bytes", int), ("sha256", str))):
         raise TypeError(f"a shard has a file, rows, bytes and sha256, not {value}")
-    shard = Shard(str(value["file"]), int(value["rows"]), int(value["bytes"]), str(value["sha256"]))
+    shard = Shard(str(value["file"]), int(value["rows"]), int(value["bytes"]), str(value["sha256"]), value.get("sums_sha256", ""))
     safe_file(shard.file, "the shard")
     if not 0 <= shard.rows <= shard.bytes < 1 << 60:
         raise ValueError(f"{shard.file} cannot have {shard.rows} rows in {shard.bytes} bytes")
     if not is_sha256(shard.sha256):
         raise ValueError(f"{shard.file} cannot have the SHA-256 {shard.sha256!r}")
+    if not isinstance(shard.sums_sha256, str) or not (shard.sums_sha256 == "" or is_sha256(shard.sums_sha256)):
+        raise ValueError(f"{shard.file} cannot have sums with the SHA-256 {shard.sums_sha256!r}")
     return shard
 
 
@@ -186,28 +195,44 @@ class Sidecar:
     sums: dict[str, Any]  # of its pixels, as Moments.to_json gives them
 
     def moments(self, path: Location, size: int) -> Moments:
-        """Return the moments of the shard at `path`, the per-pixel sums included; DataError if these are damaged."""
+        """Return the moments of the shard at `path`, the per-pixel sums included.
+
+        DataError if these are damaged, are none of any images, or are not those that were counted when the shard was written.
+        """
         beside = _pixel_sum_path(path)
         try:
-            pixel_sum = read_array(beside)
+            pixel_sum = read_array(beside, 4 * 3 * size * size)
             if pixel_sum.shape != (size, size, 3) or pixel_sum.dtype != np.uint32:
                 raise ValueError(f"they are {pixel_sum.dtype}{list(pixel_sum.shape)}")
-            return Moments.from_json(self.sums, pixel_sum.astype(np.uint64))
-        except (OSError, ValueError, KeyError, TypeError, OverflowError, DataError) as error:
+        except (OSError, ValueError, DataError) as error:
             raise DataError(f"{beside}: the per-pixel sums cannot be used ({error}); alexprep repair makes the shard again") from error
+        try:
+            if self.shard.sums_sha256 and sums_digest(self.shard.sha256, self.sums, pixel_sum) != self.shard.sums_sha256:
+                raise ValueError("they are not those that were counted when it was written")
+            return Moments.from_json(self.sums, pixel_sum.astype(np.uint64))
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
+            names = f"{sidecar_path(path)} and {beside.name} beside it"
+            raise DataError(f"{names}: the sums cannot be used ({error}); alexprep repair makes the shard again") from error
 
     def write(self, directory: Location, moments: Moments) -> None:
         """Publish the per-pixel sums, then the sidecar; the shard counts as done from here on."""
-        pixel_sum: UInt32[np.ndarray, "s s 3"] = moments.pixel_sum.astype(np.uint32)
-        write_array(_pixel_sum_path(directory / self.shard.file), pixel_sum)
+        write_array(_pixel_sum_path(directory / self.shard.file), moments.pixel_sum.astype(np.uint32))
         value = {
-            **asdict(self.shard),
+            **self.shard.to_json(),
             "plan": self.plan,
             "label_counts": {str(label): count for label, count in sorted(self.label_counts.items())},
             "quarantined": [{"key": key, "reason": reason} for key, reason in self.quarantined],
             "moments": self.sums,
         }
         write_json(sidecar_path(directory / self.shard.file), value)
+
+
+def sums_digest(shard_sha256: str, sums: dict[str, Any], pixel_sum: UInt32[np.ndarray, "s s 3"]) -> str:
+    """Return the SHA-256 that binds the sums of pixels to the shard that they are of."""
+    facts = json.dumps([shard_sha256, sums["images"], sums["total"], sums["outer"]], separators=(",", ":"))
+    digest = hashlib.sha256(facts.encode())
+    digest.update(np.ascontiguousarray(pixel_sum, "<u4").tobytes())
+    return digest.hexdigest()
 
 
 def sidecar_path(shard: Location) -> Location:

@@ -58,11 +58,38 @@ class Moments:
 
     @classmethod
     def from_json(cls, value: dict[str, Any], pixel_sum: UInt64[np.ndarray, "s s 3"]) -> "Moments":
-        """Return what `to_json` wrote, with its per-pixel sums; DataError if these do not belong together."""
-        moments = cls(int(value["images"]), _triple(map(int, value["total"])), _triple(_triple(map(int, row)) for row in value["outer"]), pixel_sum)
-        if tuple(int(x) for x in pixel_sum.sum((0, 1))) != moments.total:
-            raise DataError("the per-pixel sums do not add up to the sums of the channels")
+        """Return what `to_json` wrote, with its per-pixel sums; ValueError or TypeError if they cannot be the sums of any images."""
+        moments = cls(
+            _whole(value["images"]), _triple(map(_whole, value["total"])), _triple(_triple(map(_whole, row)) for row in value["outer"]), pixel_sum
+        )
+        moments.check()
         return moments
+
+    def check(self) -> None:
+        """Raise ValueError unless there can be images with these sums: of uint8, symmetric, and with variances and correlations as any have.
+
+        Everything is compared as integers: with n pixels, n * n * covariance is n * outer - total * total.
+        """
+        n, total, outer = self.pixels, self.total, self.outer
+        if tuple(int(x) for x in self.pixel_sum.sum((0, 1))) != total:
+            raise ValueError("the sums of the pixels do not add up to those of the channels")
+        if self.images < 0 or int(self.pixel_sum.max(initial=0)) > 255 * self.images:
+            raise ValueError(f"a pixel's sum over {self.images} images is larger than any can be")
+        if any(outer[i][j] != outer[j][i] for i in range(3) for j in range(i)):
+            raise ValueError("the sums of products are not symmetric")
+        scatter = [[n * outer[i][j] - total[i] * total[j] for j in range(3)] for i in range(3)]
+        for i in range(3):
+            if scatter[i][i] < 0 or not total[i] <= outer[i][i] <= 255 * total[i]:
+                raise ValueError(f"the sum of the squares of {'RGB'[i]} is none of pixels with that sum")
+            for j in range(i):
+                if not 0 <= outer[i][j] <= 255 * min(total[i], total[j]) or scatter[i][j] ** 2 > scatter[i][i] * scatter[j][j]:
+                    raise ValueError(f"the sum of the products of {'RGB'[j]} and {'RGB'[i]} is none of pixels with these sums")
+
+
+def _whole(value: Any) -> int:  # noqa: ANN401  (JSON is anything)
+    if type(value) is not int:
+        raise TypeError(f"a sum is a whole number, not {value!r:.100}")
+    return value
 
 
 def _triple(values: Any) -> Any:  # noqa: ANN401  (a tuple of three of whatever it is given)

@@ -7,6 +7,7 @@ import fnmatch
 import os
 import random
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -202,6 +203,34 @@ Location = Path | RemotePath
 def is_served(directory: Location) -> bool:
     """Tell whether `alexprep serve` is what is there."""
     return isinstance(directory, RemotePath) and directory.root.startswith(SERVED)
+
+
+def read_file(path: Location, limit: int) -> bytes:
+    """Return the content of a file of at most `limit` bytes.
+
+    DataError for a larger one, and for what is no regular file (a device or a pipe would never end); OSError if it cannot be read.
+    """
+    if isinstance(path, RemotePath):
+        size = path.stat().st_size
+        if size > limit:
+            raise DataError(f"{path} has {size:,} bytes, more than {limit:,}: not a file of ours")
+        return path.read_bytes()
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError(f"{path} is no regular file")
+        size, parts = status.st_size, list[bytes]()
+        while size <= limit and (part := os.read(file, min(limit + 1, 1 << 24))):  # it may grow meanwhile
+            parts.append(part)
+            size = max(size, sum(map(len, parts)))
+        if size > limit:
+            raise DataError(f"{path} has {size:,} bytes, more than {limit:,}: not a file of ours")
+        return b"".join(parts)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        os.close(file)
 
 
 def present(directory: Location) -> dict[str, int]:

@@ -4,6 +4,8 @@ The pixels counted are those of the finished records: for JPEG records the pixel
 training reads, so the mean it subtracts is exactly the mean of what it sees, and anyone can recompute them from the shards alone.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,7 @@ from .records import Records
 from .storage import file_sha256, read_array, read_json, write_array, write_json
 
 STATS, MEAN_IMAGE = "stats.json", "mean_image.npy"
+NUMBERS = ("split", "images", "pixels", "mean", "covariance", "eigenvalues", "eigenvectors")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +67,16 @@ def write_stats(stats: Stats, manifest: Manifest, *, pca: bool) -> dict[str, Any
 
 def content(stats: Stats, manifest: Manifest, *, pca: bool) -> dict[str, Any]:
     """Return what stats.json has."""
-    return stats.to_json(pca=pca) | {"plan": manifest.plan, "counted": "pixels of the finished records, after any JPEG encoding"}
+    value = stats.to_json(pca=pca) | {"plan": manifest.plan, "counted": "pixels of the finished records, after any JPEG encoding"}
+    return value | {"sha256": _digest(value, stats.mean_image)}
+
+
+def _digest(value: dict[str, Any], image: Float32[np.ndarray, "s s 3"]) -> str:
+    """Return the SHA-256 of the numbers of stats.json and of the mean image beside it."""
+    numbers = {name: value[name] for name in NUMBERS if name in value}
+    digest = hashlib.sha256(json.dumps(numbers, sort_keys=True).encode())
+    digest.update(np.ascontiguousarray(image, "<f4").tobytes())
+    return digest.hexdigest()
 
 
 def stats_for(manifest: Manifest, split: str) -> Stats:
@@ -79,7 +91,7 @@ def load_stats(manifest: Manifest, split: str = "train") -> Stats:
     if not isinstance(value, dict) or value.get("plan") != manifest.plan or value.get("split") != split or "eigenvectors" not in value:
         return compute_stats(manifest, split)
     try:
-        image = read_array(manifest.directory / MEAN_IMAGE).astype(np.float32)
+        image = read_array(manifest.directory / MEAN_IMAGE, 8 * 3 * manifest.config.size**2).astype(np.float32)
         names = {"mean": (3,), "covariance": (3, 3), "eigenvalues": (3,), "eigenvectors": (3, 3)}
         arrays = {name: np.array(value[name], np.float64) for name in names}
         if {name: array.shape for name, array in arrays.items()} != names or image.shape != (manifest.config.size,) * 2 + (3,):
@@ -89,8 +101,10 @@ def load_stats(manifest: Manifest, split: str = "train") -> Stats:
                 raise ValueError(f"{name} must be within {low}..{high}")
         if not all(np.isfinite(array).all() for array in (arrays["covariance"], image)):
             raise ValueError("a number is not finite")
+        if "sha256" in value and value["sha256"] != _digest(value, image):
+            raise ValueError("the numbers are not those that were written")
         return Stats(split, int(value["images"]), int(value["pixels"]), Colours(**arrays), image)
-    except (OSError, KeyError, TypeError, ValueError, OverflowError) as error:
+    except (DataError, OSError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path} or {MEAN_IMAGE} beside it is damaged ({error}); run alexprep stats --pca again") from error
 
 

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from .errors import DataError
-from .remote import Location, RemotePath
+from .remote import Location, RemotePath, read_file
 
 PARTIAL = ".partial"
+MOST_JSON = 1 << 28  # bytes
+NPY_HEADER = 1 << 12  # bytes of a .npy before its numbers, at most; numpy writes 128
 
 
 @contextmanager
@@ -109,6 +111,8 @@ def file_sha256(path: Location) -> str:
             while block := file.read(1 << 24):
                 digest.update(block)
         return digest.hexdigest()
+    if path.exists() and not path.is_file():  # a device or a pipe would never end
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -123,11 +127,11 @@ def write_array(path: Location, array: Any) -> None:  # noqa: ANN401  (numpy is 
         file.write(buffer.getbuffer())
 
 
-def read_array(path: Location) -> Any:  # noqa: ANN401  (as above)
-    """Return the numpy array in a .npy, without pickle; ValueError if it is none, OSError if it cannot be read."""
+def read_array(path: Location, most_bytes: int) -> Any:  # noqa: ANN401  (as above)
+    """Return the numpy array in a .npy, without pickle; ValueError if it is none, DataError if it has more bytes, OSError if it cannot be read."""
     from numpy import load
 
-    data = path.read_bytes()
+    data = read_file(path, most_bytes + NPY_HEADER)
     try:
         return load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # a damaged header makes numpy raise whatever Python's own parser does
@@ -140,12 +144,10 @@ def write_json(path: Location, value: Any) -> None:  # noqa: ANN401  (JSON is an
         file.write((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def read_json(path: Location, limit: int = 1 << 28) -> Any:  # noqa: ANN401  (JSON is anything)
+def read_json(path: Location, limit: int = MOST_JSON) -> Any:  # noqa: ANN401  (JSON is anything)
     """Return the JSON in `path` (at most `limit` bytes); DataError if it cannot be read as such."""
     try:
-        if path.stat().st_size > limit:
-            raise DataError(f"{path} is larger than {limit} bytes: not a file of ours")
-        return json.loads(path.read_bytes())
+        return json.loads(read_file(path, limit))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import IO, Any, NamedTuple
 
+import numpy as np
+
 from .config import ShardConfig
 from .errors import UndecodableImage
 from .images import square
 from .kernels import encode_jpeg
-from .manifest import Shard, Sidecar
+from .manifest import Shard, Sidecar, sums_digest
 from .moments import MomentsCounter
 from .remote import Location
 from .sources import Listing, Place, Reader
@@ -87,7 +89,8 @@ def make_shard(task: ShardTask, ticks: Ticks = Ticks()) -> list[Bad]:  # noqa: B
     except _Stopped:
         return bad
     moments = counter.moments()
-    shard = Shard(task.file, labels.total(), hashing.size, hashing.sha256.hexdigest())
+    sha256 = hashing.sha256.hexdigest()
+    shard = Shard(task.file, labels.total(), hashing.size, sha256, sums_digest(sha256, moments.to_json(), moments.pixel_sum.astype(np.uint32)))
     Sidecar(shard, task.plan, dict(labels), tuple((item.key, item.reason) for item in bad), moments.to_json()).write(task.directory, moments)
     return bad
 

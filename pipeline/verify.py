@@ -12,15 +12,16 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float32
 
 from .errors import DataError
 from .manifest import MANIFEST, Manifest, Shard, read_sidecar
 from .moments import Moments, MomentsCounter
 from .processes import context, settle
 from .records import Records
-from .remote import present
-from .stats import STATS, compute_stats
-from .storage import file_sha256, read_json
+from .remote import Location, present
+from .stats import MEAN_IMAGE, STATS, compute_stats
+from .storage import file_sha256, read_array, read_json
 
 
 class Problem(NamedTuple):
@@ -67,6 +68,13 @@ class Verification:
         self._check_whole()
         self.problems.sort()
 
+    def _which_is_wrong(self) -> str:
+        """Say what to do where stats.json and the sidecars differ."""
+        if all(shard.sums_sha256 for split in self.manifest.splits.values() for shard in split.shards):
+            return "the numbers are not those of the sidecars; run alexprep stats --pca again"
+        remedy = "alexprep stats --verify tells which is right" if not self._deep else "run alexprep stats --pca again"
+        return f"the numbers are not those of the sidecars (*.arrow.json), whose sums an older release did not bind to their shards; {remedy}"
+
     def _executor(self) -> Executor:
         if not self._deep:
             return ThreadPoolExecutor(self._workers)  # hashing lets go of Python's lock
@@ -84,9 +92,19 @@ class Verification:
         if (directory / STATS).is_file():
             value = read_json(directory / STATS)
             if isinstance(value, dict) and value.get("plan") == self.manifest.plan:
-                expected = compute_stats(self.manifest, str(value.get("split"))).to_json()
+                computed = compute_stats(self.manifest, str(value.get("split")))
+                expected = computed.to_json()
                 if {name: expected[name] for name in expected if name in value} != {name: value[name] for name in expected if name in value}:
-                    self.problems.append(Problem(STATS, "the numbers are not those of the sidecars; run alexprep stats --pca again"))
+                    self.problems.append(Problem(STATS, self._which_is_wrong()))
+                elif not _has_mean_image(directory / MEAN_IMAGE, computed.mean_image):
+                    self.problems.append(Problem(MEAN_IMAGE, "is not the mean of the sidecars' sums; run alexprep stats --pca again"))
+
+
+def _has_mean_image(path: Location, expected: Float32[np.ndarray, "s s 3"]) -> bool:
+    try:
+        return np.array_equal(read_array(path, expected.nbytes), expected)
+    except (OSError, ValueError, DataError):
+        return False
 
 
 def _check_shard(check: _Check) -> list[Problem]:

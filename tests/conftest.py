@@ -1,6 +1,7 @@
 """Data that the tests make themselves, and places of real images that may be absent."""
 
 import io
+import json
 import os
 import subprocess
 import sys
@@ -66,6 +67,21 @@ def damage(folder, record, offset):
     path = next(path for path in sorted(folder.glob("train-*.arrow")) if image in path.read_bytes())
     content = path.read_bytes()
     path.write_bytes(content.replace(image, image[:offset] + bytes(len(image) - offset)))
+
+
+def edit(path, change):
+    """Change a file of JSON."""
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def unbound(directory):
+    """Make a data set one of the releases that did not bind sums to their shards."""
+    edit(directory / "manifest.json", lambda m: [shard.pop("sums_sha256") for split in m["splits"].values() for shard in split["shards"]])
+    for path in directory.glob("*.arrow.json"):
+        edit(path, lambda s: s.pop("sums_sha256"))
+    return directory
 
 
 def make_shards(source, out, *, workers=1, max_bad=0.01, **config):

@@ -90,5 +90,5 @@ def test_moments_survive_json():
 def test_sums_that_do_not_belong_together_are_refused():
     moments = count(random_images(4, 3), 6)
 
-    with pytest.raises(DataError, match="do not add up"):
+    with pytest.raises(ValueError, match="do not add up"):
         Moments.from_json(moments.to_json(), moments.pixel_sum + np.uint64(1))

@@ -63,7 +63,7 @@ def test_what_is_not_json_is_named(tmp_path, content):
 def test_a_file_beyond_the_limit_is_not_read(tmp_path):
     (tmp_path / "x.json").write_bytes(b" " * 100)
 
-    with pytest.raises(DataError, match="larger than 99 bytes"):
+    with pytest.raises(DataError, match="100 bytes, more than 99"):
         read_json(tmp_path / "x.json", limit=99)
 
 

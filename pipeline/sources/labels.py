@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..remote import Location, RemotePath
+from ..remote import Location, RemotePath, read_file
 from .listing import Listing, some
 
 NUMBERED = re.compile(r"ILSVRC(\d{4})_(val|test)_(\d{8})")
@@ -142,8 +142,8 @@ class Devkit:
 def _folder_reader(folder: Path) -> Callable[[str], bytes | None]:
     def read(name: str) -> bytes | None:
         for path in (folder / "data" / name, folder / name, *sorted(folder.glob(f"*/data/{name}"))):
-            if path.is_file() and path.stat().st_size <= MAX_TEXT:
-                return path.read_bytes()
+            if path.is_file():
+                return read_file(path, MAX_TEXT)
         return None
 
     return read
@@ -152,11 +152,13 @@ def _folder_reader(folder: Path) -> Callable[[str], bytes | None]:
 def _archive_reader(path: Path) -> Callable[[str], bytes | None] | None:
     """Return a reader of a .tar.gz devkit (2 MB); what it holds is bounded while it is unpacked in memory."""
     found: dict[str, bytes] = {}
+    if not path.is_file():
+        return None
     try:
         with tarfile.open(path, "r:*") as archive:
             for count, member in enumerate(archive):
                 name = member.name.rpartition("/")[2]
-                if count > 10_000:
+                if count > 10_000 or member.offset > MAX_TEXT:  # a bomb: passing over its members would unpack them
                     break
                 if member.isreg() and member.size <= MAX_TEXT and (name == "meta.mat" or name.endswith("_ground_truth.txt")):
                     file = archive.extractfile(member)
@@ -174,11 +176,9 @@ def _kaggle_csv(folders: list[Location]) -> dict[str, str]:
     path = next((path for folder in (*folders, *above) if (path := folder / "LOC_val_solution.csv").is_file()), None)
     if path is None:
         return {}
-    if path.stat().st_size > MAX_TEXT:
-        raise DataError(f"{path} is larger than {MAX_TEXT} bytes: not Kaggle's table of validation labels")
     found = {}
     try:
-        for row in csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"))):
+        for row in csv.DictReader(io.StringIO(read_file(path, MAX_TEXT).decode("utf-8-sig"))):
             found[row["ImageId"]] = row["PredictionString"].split()[0]
     except (KeyError, IndexError, AttributeError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: expected lines ImageId,PredictionString as Kaggle has them ({type(error).__name__}: {error})") from error

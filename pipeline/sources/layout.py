@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..errors import DataError
-from ..remote import Location, RemotePath
+from ..remote import Location, RemotePath, read_file
 from .kinds import ARCHIVE, IMAGE, NO_IMAGE, kind_of
 from .labels import NUMBERED
 from .listing import shown, some
@@ -134,7 +134,7 @@ def _snapshot(here: Location, tree: Tree) -> Location:
     revisions = tree.folders("snapshots")
     main = here / "refs" / "main"
     if len(revisions) > 1 and main.is_file():
-        text = main.read_bytes()[:256].decode("ascii", "replace").strip()
+        text = read_file(main, 1 << 10).decode("ascii", "replace").strip()
         revisions = [text] if text in revisions else revisions
     if len(revisions) != 1:
         raise DataError(f"{here} has {len(revisions)} revisions in snapshots/ ({some(revisions)}): give --src the folder of one of them")
