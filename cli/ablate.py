@@ -55,7 +55,8 @@ def ablate(
     from .ablation import cells, grid
     from .ablation import study as study_of
     from .building import check_data, validation_split
-    from .jobs import INTERRUPTED, Job
+    from .entry import INTERRUPTED
+    from .jobs import Job
     from .safety import REQUEUE
     from .settings import collect
     from .tables import markdown, summary, write_table

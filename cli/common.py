@@ -1,5 +1,6 @@
 """What the two commands share: errors become one message and exit code 1; progress is a bar on a terminal, lines elsewhere."""
 
+import errno
 import io
 import json
 import os
@@ -7,9 +8,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import click
+
+from .entry import INTERRUPTED, interrupted
 
 _EXTRAS = {"cuda12": ("torch", "matplotlib", "jinja2"), "export": ("onnx", "onnxruntime", "onnxscript", "safetensors")}
 
@@ -27,8 +30,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            say(f"\ninterrupted; {self.interrupted}")
-            ctx.exit(130)
+            self._interrupted(ctx)
         except ModuleNotFoundError as error:
             extra = next((extra for extra, names in _EXTRAS.items() if error.name in names), None)
             if extra is None:
@@ -37,15 +39,50 @@ class Commands(click.Group):
         except BrokenPipeError:
             raise  # click ends quietly: nobody reads on
         except OSError as error:
-            raise click.ClickException(f"{error.filename or 'the system says'}: {error.strerror or error}") from error
+            if interrupted():
+                self._interrupted(ctx)
+            raise click.ClickException(_limit(error) or f"{error.filename or 'the system says'}: {error.strerror or error}") from error
         except Exception as error:
+            if interrupted():  # in the middle of an import, which made another exception of it
+                self._interrupted(ctx)
             rank = os.environ.get("RANK", "0")
             if _peer_failed(error):
                 say(f"rank {rank} stops: another rank failed")
                 ctx.exit(1)
+            if limit := _limit(error):
+                raise click.ClickException(limit) from error
             if not _expected(error):
                 raise
             raise click.ClickException(f"rank {rank}: {error}" if rank != "0" else str(error)) from error
+
+    def _interrupted(self, ctx: click.Context) -> NoReturn:
+        say(f"\ninterrupted; {self.interrupted}")
+        ctx.exit(INTERRUPTED)
+
+
+def _limit(error: BaseException) -> str | None:
+    """Return a message for a limit of the system that starting a process or a thread met, None for any other error."""
+    cause: BaseException | None = error
+    while cause is not None:
+        number = cause.errno if isinstance(cause, OSError) else None
+        if number in (errno.EMFILE, errno.ENFILE):
+            return "no more files can be opened (ulimit -n): allow more, or use fewer --workers"
+        if number == errno.EAGAIN or (isinstance(cause, RuntimeError) and "can't start new thread" in str(cause)):
+            return "no more processes or threads can be started (ulimit -u, or a container's limit of pids): allow more, or use fewer --workers"
+        if isinstance(cause, EOFError) and _in_multiprocessing(cause):
+            return "a worker process could not be started: a limit of the system (ulimit -n, ulimit -u, memory); allow more, or use fewer --workers"
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _in_multiprocessing(error: BaseException) -> bool:
+    """Tell whether an error comes from where processes are started."""
+    frame = error.__traceback__
+    while frame is not None:
+        if "multiprocessing" in frame.tb_frame.f_code.co_filename:
+            return True
+        frame = frame.tb_next
+    return False
 
 
 def _peer_failed(error: Exception) -> bool:

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import click
 
 from .common import say
+from .entry import again
 
 # Chosen so that it learns well within five minutes on two cores: a quarter of the kernels, small batches, so many steps. Seeds 0 and 1
 # end at 6.5 % and 2.5 % top-1 error with ten views (chance is 90 %; docs/performance.md).
@@ -33,8 +33,7 @@ def run_demo(out: Path) -> None:
 def _call(program: str, *arguments: object, read: bool = False) -> Any:  # noqa: ANN401  (the command's JSON)
     words = [str(word) for word in arguments]
     say(f"\n$ {program} {' '.join(words)}")
-    module = {"alexprep": "alexprep.cli.prep", "alextrain": "alexprep.cli.train"}[program]
-    command = [sys.executable, "-c", f"from {module} import main; main(prog_name={program!r})", *words]
+    command = [*again(program), *words]
     done = subprocess.run([*command, "--json"] if read else command, stdout=subprocess.PIPE if read else None, check=False)
     if done.returncode:
         raise click.ClickException(f"{program} {words[0]} failed, see above")

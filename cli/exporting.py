@@ -2,7 +2,6 @@
 
 import io
 import json
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,8 @@ from alexprep.model.alexnet import Switches
 from alexprep.model.deployed import CONFIG, WEIGHTS, Architecture, Deployed, config_of, load
 from alexprep.model.distributed import Ranks
 from alexprep.pipeline import DataError
-from alexprep.pipeline.storage import aside, published
+from alexprep.pipeline.sources.listing import some
+from alexprep.pipeline.storage import published, published_folder
 from alexprep.pipeline.views import center_mean
 
 from .cards import card, preprocessing, triton_configs, triton_notes
@@ -32,6 +32,7 @@ def export_to(checkpoint: Path, kind: str, out: Path | None, own: str, device: s
     """Write a checkpoint in a format of NAMES; return what was written. DataError if `out` is there, or what was written says something else."""
     trained = Trained.load(checkpoint, Ranks(), own)
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
+    _refuse_diverged(trained, checkpoint)
     out = out or folder / NAMES[kind]
     _refuse_existing(out)
     if kind in ("hub-folder", "triton") and own:
@@ -153,6 +154,15 @@ class _Export:
             raise DataError(f"{what} gives probabilities that differ by {furthest:.2g} from torch's, more than {CLOSE:g}; nothing was written")
 
 
+def _refuse_diverged(trained: Trained, checkpoint: Path) -> None:
+    """Raise DataError if a number of the network, or of what is subtracted from images, is not finite."""
+    numbers = {name: value for name, value in trained.model.state_dict().items() if value.is_floating_point()}
+    numbers["the mean image"] = torch.from_numpy(trained.stats.mean_image)
+    bad = [name for name, value in numbers.items() if not bool(torch.isfinite(value).all())]
+    if bad:
+        raise DataError(f"the weights in {checkpoint} have diverged ({some(bad)} are not finite): nothing was written; export an earlier checkpoint")
+
+
 def _refuse_existing(path: Path) -> None:
     if path.exists() or path.is_symlink():
         raise DataError(f"{path} is already there; delete it, or choose another --out")
@@ -172,16 +182,11 @@ def _deployed(trained: Trained) -> Deployed:
 @contextmanager
 def _folder(out: Path) -> Iterator[Path]:
     """Yield a folder that gets the name `out` when all of it is written."""
-    partial = aside(out, "export")
-    shutil.rmtree(partial, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        yield partial
-        partial.rename(out)
+        with published_folder(out) as folder:
+            yield folder
     except OSError as error:
         raise DataError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager

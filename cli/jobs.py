@@ -4,7 +4,6 @@ import os
 import queue
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -15,9 +14,8 @@ from types import FrameType
 
 from .ablation import Cell
 from .common import Bar, say
+from .entry import again
 from .safety import SIGNALS, STOPPED
-
-INTERRUPTED = 130
 
 
 @dataclass
@@ -68,7 +66,7 @@ class Job:
         config = scratch / "config.toml"
         config.write_text(cell.settings.to_toml())
         begun = ["--resume"] if cell.folder.begun() else ["--config", str(config)]
-        command = [sys.executable, "-c", "from alexprep.cli.train import main; main(prog_name='alextrain')", "run", str(self.data)]
+        command = [*again("alextrain"), "run", str(self.data)]
         threads = str(max(1, len(os.sched_getaffinity(0)) // self.at_once))
         # the loader shares the CPUs among LOCAL_WORLD_SIZE; STOPPED makes a run end with us, if we are killed
         environment = os.environ | {"OMP_NUM_THREADS": threads, "LOCAL_WORLD_SIZE": str(self.at_once), STOPPED: str(scratch / "stopped")}

@@ -1,11 +1,10 @@
 """One process or several: the command either does the work itself, or starts itself again as the ranks of torchrun's elastic agent.
 
-A process that torchrun started (ours or the user's own) finds RANK and WORLD_SIZE in its environment and joins.
+A process that torchrun started (ours or the user's own) finds RANK and its like in its environment (model/environment.py) and joins.
 """
 
 import logging
 import os
-import sys
 import tempfile
 import uuid
 from collections.abc import Callable
@@ -13,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from alexprep.model.environment import launched
 from alexprep.pipeline.errors import DataError
 
 from .common import say
+from .entry import INTERRUPTED, again
 from .safety import REQUEUE, SIGNALS, STOPPED
 
 
@@ -36,7 +37,8 @@ def choose_layout(device: str, gpus: int | None, cpu_ranks: int | None) -> Layou
         raise click.UsageError("--cpu-ranks trains on the CPU: it cannot be combined with --gpus or --device gpu")
     if gpus and device == "cpu":
         raise click.UsageError("--gpus cannot be combined with --device cpu")
-    joining = int(os.environ["WORLD_SIZE"]) if launched() else None  # then it is not for us to say how many there are
+    launcher = launched()
+    joining = None if launcher is None else launcher.world_size  # then it is not for us to say how many there are
     if cpu_ranks or device == "cpu":
         return Layout("cpu", joining or cpu_ranks or 1)
     count = _gpus()
@@ -58,11 +60,6 @@ def alone(device: str) -> str:
     if launched():
         raise DataError("this command is one process: start it without torchrun")
     return choose_layout(device, None, None).device
-
-
-def launched() -> bool:
-    """Tell whether torchrun (or `launch`, which is the same) started this process."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def _gpus() -> int:
@@ -105,14 +102,14 @@ def launch(ranks: int, arguments: list[str], max_restarts: int = 0) -> int:
         monitor_interval=0.2,
         signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",  # the ranks get the same one
     )
-    command = ("-c", "from alexprep.cli.train import main; main(prog_name='alextrain')", *arguments)
+    program, *command = [*again("alextrain"), *arguments]
     with tempfile.TemporaryDirectory() as folder:
         os.environ[STOPPED] = str(Path(folder) / "stopped")
-        code = _run(lambda: elastic_launch(config, sys.executable)(*command))
+        code = _run(lambda: elastic_launch(config, program)(*command))
         if code and Path(os.environ[STOPPED]).exists():
             return REQUEUE
     if code == REQUEUE:
-        say("Error: the ranks were ended by a signal before they could write a checkpoint; --resume continues from the last one")
+        say("Error: the ranks were ended by a signal before they could write a checkpoint; --resume continues from an earlier one, if there is one")
         return 1
     return code
 
@@ -127,11 +124,11 @@ def _run(ranks: Callable[[], object]) -> int:
     except SignalException as error:
         if error.sigval in SIGNALS:
             return REQUEUE
-        say("interrupted; --resume continues from the last checkpoint")
-        return 130
+        say("interrupted; --resume continues from the last checkpoint, if there is one")
+        return INTERRUPTED
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0:  # killed: it could not say so itself
-            say(f"Error: rank {rank} was killed by signal {-failure.exitcode}; --resume continues from the last checkpoint")
+            say(f"Error: rank {rank} was killed by signal {-failure.exitcode}; --resume continues from the last checkpoint, if there is one")
         return 1
     return 0

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .common import print_json
+from .common import print_json, say
 from .options import CHECKPOINT, DATA, DEVICE, OWN, SPLIT, cache_options, cached, check_place, place_options
 
 PRECISION = click.option(
@@ -61,12 +61,13 @@ def evaluate(
     import torch
     from alexprep.model.analysis import by_class, calibration, confusions
     from alexprep.model.distributed import joined
+    from alexprep.model.environment import launched
     from alexprep.pipeline import read_manifest
 
     from .building import split_or_default
     from .describing import evaluated
     from .evaluating import Trained, measure, write_predictions
-    from .launch import choose_layout, launch, launched
+    from .launch import choose_layout, launch
     from .runs import load_checkpoint
 
     check_place(predictions, ".parquet")
@@ -77,7 +78,7 @@ def evaluate(
         for checkpoint in checkpoints:
             load_checkpoint(checkpoint)  # what is wrong is said once, here
         raise SystemExit(launch(layout.ranks, arguments))
-    with joined(layout.device) as ranks:
+    with joined(layout.device, tell=say) as ranks:
         trained = [Trained.load(path, ranks, model) for path in checkpoints]
         found, records = measure(trained, data, split, int(crops), ranks, cached(cache, cache_size), getattr(torch, precision))
         result = found.evaluation()

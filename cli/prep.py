@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -187,8 +188,9 @@ def demo_data(out: Path, train: int, val: int, seed: int) -> None:
 
     total = (train + val) * len(CLASSES) + 1
     bar = Bar("draw", total, "files")
-    for count in write_demo_data(out, train, val, seed):
-        bar.at(count)
+    with closing(write_demo_data(out, train, val, seed)) as drawing:  # closed at Ctrl-C, too, it leaves nothing behind
+        for count in drawing:
+            bar.at(count)
     bar.close()
     click.echo(f"{out}: {len(CLASSES)} classes, {total} files in train/ and val/")
 

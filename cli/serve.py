@@ -85,26 +85,28 @@ def serve(
     if status is not None:
         _print_status(status, as_json=as_json)
         return
-    from alexprep.pipeline.access import Address, Secrets
-    from alexprep.pipeline.answers import Answers
-    from alexprep.pipeline.health import Health
-    from alexprep.pipeline.images import use_one_thread
-    from alexprep.pipeline.order import keep_orders
-    from alexprep.pipeline.remote import is_served, location
-    from alexprep.pipeline.service import Limits, Service
-
-    if is_served(location(directory)):
-        raise click.UsageError(f"{directory} is served already; give a folder of shards, or an object store's with --cache")
-    with wrong_values():
-        address, side = Address.parse(bind), Address.parse(http) if http else None
-    secrets = Secrets(tls_cert, tls_key, tls_client_ca, tokens)
-    secrets.check(address)
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # before there are threads, any of which might get them: `_until_stopped` waits for them
-    keep_orders(ORDERS)
-    _log_to_stderr(log_level)
-    use_one_thread()  # OpenCV's own would be as many again
-    _many_connections()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # before the imports: numpy, OpenCV and Arrow start threads, any of which might get a signal
     with _ended_by_signals():
+        from alexprep.pipeline.access import Secrets
+        from alexprep.pipeline.addresses import Address
+        from alexprep.pipeline.answers import Answers
+        from alexprep.pipeline.health import Health
+        from alexprep.pipeline.images import use_one_thread
+        from alexprep.pipeline.order import keep_orders
+        from alexprep.pipeline.remote import is_served, location
+        from alexprep.pipeline.service import Limits, Service
+
+        if is_served(location(directory)):
+            raise click.UsageError(f"{directory} is served already; give a folder of shards, or an object store's with --cache")
+        with wrong_values():
+            address, side = Address.parse(bind), Address.parse(http) if http else None
+        secrets = Secrets(tls_cert, tls_key, tls_client_ca, tokens)
+        secrets.check(address)
+        keep_orders(ORDERS)
+        _log_to_stderr(log_level)
+        _warn_of_exposed(tokens, tls_key)
+        use_one_thread()  # OpenCV's own would be as many again
+        _many_connections()
         answers = Answers(directory, None if cache is None else str(cache), cache_size)
     service = Service(answers, address, secrets, Limits(max_requests, threads, stall_seconds))
     health = None if side is None else Health(side, service.gauges, lambda: not service.draining)
@@ -125,13 +127,16 @@ def serve(
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Have a signal end the program while a data set is opened, which may take long."""
+    """Have SIGTERM and Ctrl-C end the program while it imports and a data set is opened, which may take long.
+
+    SIGHUP asks for the tokens to be read again: they are not read yet.
+    """
     opened = threading.Event()
 
     def wait() -> None:
         while not opened.is_set():
             found = signal.sigtimedwait(SIGNALS, 0.1)
-            if found is not None:
+            if found is not None and found.si_signo != signal.SIGHUP:
                 os._exit(128 + found.si_signo)
 
     waiting = threading.Thread(target=wait, daemon=True)
@@ -153,9 +158,19 @@ def _until_stopped(service: Any) -> None:  # noqa: ANN401  (Service, imported la
             if service.tokens is not None:
                 service.tokens.reread()
                 log.info("tokens", extra={"count": len(service.tokens)})
-        except DataError as error:
+                _warn_of_exposed(service.tokens.path)
+        except (DataError, OSError) as error:
             log.error("tokens", extra={"reason": str(error), "kept": len(service.tokens)})  # noqa: TRY400  (no traceback for a typing mistake)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS - {signal.SIGHUP})
+
+
+def _warn_of_exposed(*files: Path | None) -> None:
+    """Log a warning of each file of secrets that others can read or change."""
+    from alexprep.pipeline.flights import exposed
+
+    for path in files:
+        if path is not None and (warning := exposed(path)):
+            log.warning("exposed", extra={"reason": warning})
 
 
 def _log_to_stderr(level: str) -> None:
@@ -183,7 +198,7 @@ def _print_status(addresses: str, *, as_json: bool) -> None:
     found: dict[str, Any] = {}
     for location in locations(addresses):
         try:
-            found[location] = json.loads(Servers(location).act("status", patience=STATUS_SECONDS))
+            found[location] = _status(Servers(location).act("status", patience=STATUS_SECONDS, check=_status))
         except DataError as error:
             found[location] = {"state": "away", "reason": str(error)}
     if as_json:
@@ -197,6 +212,20 @@ def _print_status(addresses: str, *, as_json: bool) -> None:
     away = [location for location, facts in found.items() if facts["state"] == "away"]
     if away:
         raise DataError(f"{len(away)} of {len(found)} servers do not answer: {', '.join(away)}")
+
+
+def _status(answer: bytes) -> dict[str, Any]:
+    """Return what a server says of itself; NotHere if that cannot be."""
+    from alexprep.pipeline.flights import NotHere
+
+    try:
+        facts = json.loads(answer)
+        _status_line(facts)
+        if not isinstance(facts["data"], dict) or facts["state"] == "away":
+            raise TypeError("it does not say what it serves")
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise NotHere(f"it does not say how it does as this release would ({type(error).__name__}: {error})") from error
+    return dict(facts)
 
 
 def _status_line(facts: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """`alexprep` commands about sources and finished data sets: inspect, finalize, verify, repair, diff, append, export."""
 
 from collections.abc import Iterable
+from contextlib import closing
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -316,8 +317,9 @@ def export(directory: str, shape: str, out: Path) -> None:
     manifest = read_manifest(directory)
     total = sum(split.records for split in manifest.splits.values())
     bar = Bar("export", total, "records")
-    for done in write(manifest, out, shape):  # type: ignore[arg-type]  # click.Choice has checked it
-        bar.at(done)
+    with closing(write(manifest, out, shape)) as writing:  # type: ignore[arg-type, type-var]  # click.Choice; closed at Ctrl-C, too, it leaves nothing
+        for done in writing:
+            bar.at(done)
     bar.close()
     click.echo(f"{out}: {total:,} records as {shape}")
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .ablate import ablate
-from .common import Commands, print_json, wrong_values
+from .common import Commands, print_json, say, wrong_values
 from .handover import export
 from .measure import evaluate, features, predict
 from .options import PRESET, SHARDS, SYNTHETIC, cache_options, cached, place_options, served_or_synthetic, settings_options
@@ -19,7 +19,7 @@ HELP = {"help_option_names": ["-h", "--help"]}
 class TrainCommands(Commands):
     """Remembers its arguments, so that it can start itself again as several ranks."""
 
-    interrupted = "alextrain run --resume continues a run from its last checkpoint"
+    interrupted = "alextrain run --resume continues a run from its last checkpoint, if it has one"
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep a copy in ctx.obj."""
@@ -92,10 +92,11 @@ def run(
     same bits.
     """
     from alexprep.model.distributed import joined
+    from alexprep.model.environment import launched
     from alexprep.pipeline import DataError
 
     from .building import check_data
-    from .launch import choose_layout, launch, launched
+    from .launch import choose_layout, launch
     from .runs import RunFolder
     from .safety import REQUEUE, Stop, die_with_parent, restarted, stopped_before
     from .synthetic import NOWHERE
@@ -123,7 +124,7 @@ def run(
         raise SystemExit(REQUEUE)
     die_with_parent()
     stop = Stop()
-    with stop.listening(), joined(layout.device, 1.2 * settings.hang_seconds) as ranks:  # the watchdog speaks first
+    with stop.listening(), joined(layout.device, 1.2 * settings.hang_seconds, say) as ranks:  # the watchdog speaks first
         if dry_run:
             try_out(directory, settings, ranks, cached(cache, cache_size), stop)
             return

@@ -1,6 +1,7 @@
 """Several processes as one: joined through torchrun's environment variables, or alone."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,9 +12,11 @@ from torch import Tensor, distributed
 from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from .environment import Launched, launched
 from .errors import TrainingError
 
 FOREVER = 10 * 365 * 86400
+WAITING_SECONDS = 3.0  # after which it is said that the other ranks are waited for
 
 
 @dataclass(frozen=True)
@@ -88,13 +91,48 @@ def cpus_of_a_rank() -> int:
     return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
+def _meet(launch: Launched, place: torch.device, longest: timedelta, tell: Callable[[str], None]) -> None:
+    """Make the process group with the other ranks.
+
+    torch waits for them in native code, which hears no signal. So a thread does that, and this one waits for it where Python's handlers
+    run. A handler that ends the process leaves the thread behind: it is a daemon.
+    """
+    failures: list[Exception] = []
+
+    def meet() -> None:
+        try:
+            if place.type == "cuda":
+                torch.cuda.set_device(place)  # each thread has its own
+            store, rank, world_size = next(rendezvous("env://", timeout=longest))
+            # torchrun's own store outlives the ranks that it starts again: without a name of their own they would meet the dead ones
+            fresh = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+            backend = "nccl" if place.type == "cuda" else "gloo"
+            distributed.init_process_group(backend, store=fresh, rank=rank, world_size=world_size, timeout=longest)
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=meet, name="alextrain-meet", daemon=True)
+    thread.start()
+    thread.join(WAITING_SECONDS)
+    if thread.is_alive():
+        tell(f"rank {launch.rank} waits for {launch.others}; without them, unset RANK and WORLD_SIZE to train in one process")
+    while thread.is_alive():
+        thread.join(0.2)
+    if failures:
+        reason = str(failures[0]).splitlines()[0] if str(failures[0]) else type(failures[0]).__name__
+        raise TrainingError(f"rank {launch.rank} did not meet {launch.others}: {reason}") from failures[0]
+
+
 @contextmanager
-def joined(device: str, timeout: float = 1800) -> Iterator[Ranks]:
+def joined(device: str, timeout: float = 1800, tell: Callable[[str], None] = lambda _: None) -> Iterator[Ranks]:
     """Join the other ranks, if there are any: `device` "cpu" over gloo, "gpu" over NCCL. No collective waits longer than `timeout` seconds.
+
+    `tell` is called with a line for people when the others are waited for.
 
     On a GPU cuDNN is kept to deterministic algorithms and to full float32 (not TF32), so that a run can be repeated.
     """
-    local = int(os.environ.get("LOCAL_RANK", "0"))
+    launch = launched()
+    local = 0 if launch is None else launch.local_rank
     place = torch.device("cuda", local) if device == "gpu" else torch.device("cpu")
     if place.type == "cuda":
         if local >= torch.cuda.device_count():
@@ -102,16 +140,11 @@ def joined(device: str, timeout: float = 1800) -> Iterator[Ranks]:
         torch.cuda.set_device(place)
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.allow_tf32 = False
-    if "RANK" not in os.environ:  # torchrun did not start it
+    if launch is None:
         yield Ranks(device=place)
         return
     if place.type == "cpu":
         torch.set_num_threads(cpus_of_a_rank())
-    longest = timedelta(seconds=timeout or FOREVER)
-    store, rank, world_size = next(rendezvous("env://", timeout=longest))
-    # torchrun's own store outlives the ranks that it starts again: without a name of their own they would meet the dead ones
-    fresh = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
-    backend = "nccl" if place.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, store=fresh, rank=rank, world_size=world_size, timeout=longest)
+    _meet(launch, place, timedelta(seconds=timeout or FOREVER), tell)
     yield Ranks(distributed.get_rank(), distributed.get_world_size(), local, place)
     distributed.destroy_process_group()  # not after an error: with the others still in a collective it may wait for ever

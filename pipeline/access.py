@@ -5,8 +5,6 @@ In:  addresses and files that the operator named.    Out: what pyarrow.flight is
 
 import hashlib
 import hmac
-import ipaddress
-import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,38 +12,9 @@ from typing import Any
 
 from pyarrow import flight
 
+from .addresses import Address
 from .errors import DataError
 from .flights import pem, tokens_in
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where to listen."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> "Address":
-        """Return HOST:PORT ([::1]:8815 for IPv6); ValueError for anything else. Port 0 is any that is free."""
-        host, _, port = text.rpartition(":")
-        bare = host.startswith("[") != host.endswith("]") or (":" in host and not host.startswith("["))
-        if not host or bare or "/" in host or not (port.isascii() and port.isdecimal()) or int(port) >= 1 << 16:
-            raise ValueError(f"an address is HOST:PORT, such as 127.0.0.1:8815; got {text!r}")
-        return cls(host.strip("[]"), int(port))
-
-    @property
-    def loopback(self) -> bool:
-        """Whether nobody but this machine can reach it: all that the name stands for is loopback."""
-        try:
-            found = {entry[4][0] for entry in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)}
-        except OSError:
-            return False
-        return all(ipaddress.ip_address(str(one).partition("%")[0]).is_loopback for one in found)
-
-    def __str__(self) -> str:
-        """Return HOST:PORT."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True)
@@ -90,7 +59,7 @@ class Tokens:
 
     def __init__(self, path: Path) -> None:
         """Read the file; DataError if it cannot be used."""
-        self._path = path
+        self.path = path
         self._hashes = self._read()
 
     def __len__(self) -> int:
@@ -101,15 +70,40 @@ class Tokens:
         """Take what the file has now; DataError if it cannot be used, and then the tokens are as they were."""
         self._hashes = self._read()
 
-    def allow(self, header: str) -> bool:
-        """Tell whether "Bearer TOKEN" has one of them, in a time that does not say how much of it was right."""
+    def hash_of(self, header: str) -> bytes | None:
+        """Return the hash of the token in "Bearer TOKEN" if it is one of them, None if not.
+
+        How long it takes says neither how much of the token was right nor which one it was: hashes are compared, and with all of them.
+        """
         scheme, _, token = header.partition(" ")
-        given = hashlib.sha256(token.strip().encode()).digest()
-        known = [hmac.compare_digest(given, token) for token in self._hashes]  # all of them are looked at
-        return scheme.lower() == "bearer" and any(known)
+        given = hashlib.sha256(token.strip().encode("utf-8", "backslashreplace")).digest()
+        return given if self.has(given) and scheme.lower() == "bearer" else None
+
+    def has(self, given: bytes) -> bool:
+        """Tell whether the token with that hash is still one of them."""
+        same = [hmac.compare_digest(given, known) for known in self._hashes]  # with all of them, not up to the first
+        return any(same)
+
+    def allow(self, header: str) -> bool:
+        """Tell whether "Bearer TOKEN" has one of them."""
+        return self.hash_of(header) is not None
 
     def _read(self) -> tuple[bytes, ...]:
-        return tuple(hashlib.sha256(token.encode()).digest() for token in tokens_in(self._path))
+        return tuple(hashlib.sha256(token.encode()).digest() for token in tokens_in(self.path))
+
+
+class Admitted(flight.ServerMiddleware):  # type: ignore[misc]  # pyarrow has no types
+    """A call with a good token, which is looked for again while it is answered."""
+
+    def __init__(self, tokens: Tokens, given: bytes) -> None:
+        """Remember the hash of its token."""
+        super().__init__()
+        self._tokens, self._given = tokens, given
+
+    def check(self) -> None:
+        """Raise FlightUnauthenticatedError if the token was taken back."""
+        if not self._tokens.has(self._given):
+            raise flight.FlightUnauthenticatedError("the token was taken back")
 
 
 class Guard(flight.ServerMiddlewareFactory):  # type: ignore[misc]  # pyarrow has no types
@@ -120,9 +114,11 @@ class Guard(flight.ServerMiddlewareFactory):  # type: ignore[misc]  # pyarrow ha
         super().__init__()
         self._tokens, self._refused = tokens, refused
 
-    def start_call(self, _info: Any, headers: dict[str, list[str]]) -> None:  # noqa: ANN401  (pyarrow's)
+    def start_call(self, _info: Any, headers: dict[str, list[str]]) -> Admitted:  # noqa: ANN401  (pyarrow's)
         """Raise unless the call has one."""
-        given = [value for name, values in headers.items() if name.lower() == "authorization" for value in values]
-        if not any(isinstance(value, str) and self._tokens.allow(value) for value in given):
+        given = [value for name, values in headers.items() if name.lower() == "authorization" for value in values if isinstance(value, str)]
+        found = [good for value in given if (good := self._tokens.hash_of(value)) is not None]
+        if not found:
             self._refused()
             raise flight.FlightUnauthenticatedError("no good token")
+        return Admitted(self._tokens, found[0])

@@ -134,7 +134,10 @@ class Answers:
             stream = self._streams.get(key)
         if stream is None:  # made outside of the lock: it may import torch
             shape = shape_of(ticket.form, self.manifest, ticket.config)
-            feeds = Feeds(self.manifest, replace(ticket.config, **self._cached), split.stats, split.records)
+            try:
+                feeds = Feeds(self.manifest, replace(ticket.config, **self._cached), split.stats, split.records)
+            except (DataError, ValueError) as error:  # no record was read yet: what was asked for cannot be
+                raise WrongTicket(str(error)) from error
             feeds.tell = lambda text: log.warning("damaged", extra={"reason": text})
             stream = _Stream(feeds, _maker(ticket, self.manifest, split.stats), split, shape, schema(ticket.form, shape.column))
         with self._lock:

@@ -4,14 +4,13 @@ In:  a number of images a class and a seed.    Out: train/<class>/*.JPEG and val
 """
 
 import io
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .errors import DataError
+from .storage import published_folder
 
 CLASSES = ("bars", "checkers", "circle", "cross", "dots", "ring", "rungs", "square", "star", "triangle")
 _SCALE = 2  # drawn twice as large and scaled down: smooth edges
@@ -23,22 +22,19 @@ def write_demo_data(directory: Path, train: int, val: int, seed: int) -> Iterato
 
     The folder gets its name when all of it is drawn. Raises DataError if the name is taken.
     """
-    if directory.exists():
-        raise DataError(f"{directory} is already there; delete it or choose another --out")
-    partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
     count = 0
-    for split, (images, stream) in {"train": (train, 0), "val": (val, 1)}.items():
-        rng = np.random.default_rng([seed, stream])
-        for name in CLASSES:
-            folder = partial / split / name
-            folder.mkdir(parents=True)
-            for number in range(images):
-                save = _ODD.get((split, name, number), _save_jpeg)
-                (folder / f"{name}_{number:04}.JPEG").write_bytes(save(draw(name, rng)))
-                count += 1
-                yield count
-    (partial / "train" / "square" / "readme.txt").write_text("a text file among the images\n")
-    partial.rename(directory)
+    with published_folder(directory) as partial:
+        for split, (images, stream) in {"train": (train, 0), "val": (val, 1)}.items():
+            rng = np.random.default_rng([seed, stream])
+            for name in CLASSES:
+                folder = partial / split / name
+                folder.mkdir(parents=True)
+                for number in range(images):
+                    save = _ODD.get((split, name, number), _save_jpeg)
+                    (folder / f"{name}_{number:04}.JPEG").write_bytes(save(draw(name, rng)))
+                    count += 1
+                    yield count
+        (partial / "train" / "square" / "readme.txt").write_text("a text file among the images\n")
     yield count + 1
 
 

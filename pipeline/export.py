@@ -5,9 +5,6 @@ In:  a manifest.    Out: a new folder, there whole or not at all. JPEG records k
 
 import io
 import json
-import os
-import re
-import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +21,7 @@ from .names import safe_part
 from .records import Records
 from .remote import Location, RemotePath
 from .stats import check_written
-from .storage import aside
+from .storage import published_folder
 
 Shape = Literal["parquet", "webdataset", "imagefolder", "ffcv-ready"]
 ROW_GROUP = 100  # images; about the size that the Hub's viewer wants
@@ -52,35 +49,18 @@ def export(manifest: Manifest, out: Location, shape: Shape) -> Iterator[int]:
     """
     if isinstance(out, RemotePath):
         raise DataError(f"{out}: an export is written to a local folder; copy it from there")
-    if out.exists():
-        raise DataError(f"{out} is already there; delete it or choose another folder")
     write = {"parquet": _parquet, "webdataset": _webdataset, "imagefolder": _imagefolder, "ffcv-ready": _ffcv_ready}[shape]
-    partial = aside(out, os.getpid())
-    _remove_abandoned(out)
-    for split in manifest.splits:
-        check_written(manifest, split)
-    try:
-        partial.mkdir(parents=True)
+    with published_folder(out) as folder:
+        for split in manifest.splits:
+            check_written(manifest, split)
         done = 0
         for split in manifest.splits:
-            for _ in write(manifest, split, partial):
+            for _ in write(manifest, split, folder):
                 done += 1
                 yield done
         if shape == "ffcv-ready":
-            (partial / "write_beton.py").write_text(WRITE_BETON)
-            (partial / "classes.json").write_text(json.dumps(manifest.classes))
-        partial.rename(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _remove_abandoned(out: Path) -> None:
-    """Delete what killed exports to `out` from this machine have left."""
-    before, after = (re.escape(part) for part in aside(out, "\n").name.split("\n"))
-    for path in out.parent.iterdir() if out.parent.is_dir() else ():
-        match = re.fullmatch(f"{before}([0-9]+){after}", path.name)
-        if match and not Path(f"/proc/{match[1]}").exists():
-            shutil.rmtree(path, ignore_errors=True)
+            (folder / "write_beton.py").write_text(WRITE_BETON)
+            (folder / "classes.json").write_text(json.dumps(manifest.classes))
 
 
 def _images(records: Records, first: int, count: int) -> Iterator[Image]:

@@ -7,8 +7,10 @@ import atexit
 import json
 import os
 import re
+import stat
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -22,6 +24,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines on stderr say l
 import pyarrow as pa
 from pyarrow import flight
 
+from .addresses import Address
 from .errors import DataError, printable
 from .remote import SERVED, read_file
 
@@ -29,6 +32,7 @@ T = TypeVar("T")
 CALL_SECONDS = 2.0  # that an answer is waited for; twice that the next time
 LEAVING_SECONDS = 2.0  # that a program which ends waits for questions on their way
 SHORTEST = 16  # characters of a token
+LONGEST_REST = 60.0  # seconds that a server can ask to be left alone
 FIRST_PATIENCE = 30.0  # seconds without any answer to a question about files
 MOST_SECRET = 16 << 20  # bytes of a file of tokens or certificates
 MOST_READ = 8 << 20  # bytes of a file asked for at once
@@ -41,6 +45,14 @@ _process: dict[str, int] = {}  # whose connections there are
 
 class NotHere(DataError):
     """A server refuses, or cannot read its shards; another one may answer."""
+
+
+class ClearToken(DataError):
+    """A token would be sent where others can read it."""
+
+
+class ExposedToken(UserWarning):
+    """A file with tokens can be read, or changed, by others."""
 
 
 class NotNeeded(DataError):
@@ -122,7 +134,9 @@ class Servers:
                 time.sleep(0.02)
                 continue
             try:
-                options = _options(max(1.0, min(seconds, left)))
+                options = _options(max(1.0, min(seconds, left)), server.location)
+            except ClearToken:
+                raise
             except DataError:
                 if not self._answered:
                     raise
@@ -146,14 +160,22 @@ class Servers:
                 return result
         raise NotNeeded(f"{self.uri} is not asked any more")
 
-    def act(self, kind: str, body: Any = None, patience: float = FIRST_PATIENCE, length: int | None = None) -> bytes:  # noqa: ANN401  (JSON)
-        """Return what an action gives, of that length if it is known."""
+    def act(
+        self,
+        kind: str,
+        body: Any = None,  # noqa: ANN401  (JSON)
+        patience: float = FIRST_PATIENCE,
+        length: int | None = None,
+        check: Callable[[bytes], object] = lambda _: None,
+    ) -> bytes:
+        """Return what an action gives, of that length if it is known; a server whose answer `check` refuses by NotHere is left for another one."""
         action = flight.Action(kind, json.dumps(body).encode())
 
         def work(client: Any, options: Any) -> bytes:  # noqa: ANN401  (pyarrow's)
             found = b"".join(result.body.to_pybytes() for result in client.do_action(action, options))
             if length is not None and len(found) != length:
                 raise NotHere(f"{len(found)} bytes came instead of {length}")
+            check(found)
             return found
 
         return begun(self.ask, work, patience).result()  # in a thread: a signal is heard meanwhile
@@ -192,12 +214,9 @@ class Servers:
 
     def _refusal(self, server: Server, error: Exception) -> str:
         """Return why this server will not answer the question, nothing if it may later; and remember that it did not."""
-        try:
-            facts = json.loads(getattr(error, "extra_info", b"") or b"{}")
-        except ValueError:
-            facts = {}
+        facts = _facts(error)
         if facts.get("kind") == "busy":
-            server.rests(str(facts.get("text")), float(facts.get("retry_after", 0.2)))
+            server.rests(str(facts.get("text")), facts["retry_after"])
             return ""
         if facts.get("kind") in ("ticket", "data", "internal"):
             text = str(facts.get("text"))
@@ -217,6 +236,16 @@ class Servers:
         return f"no server has answered for {patience:.0f} s ({said}); is alexprep serve running there, and can it be reached?"
 
 
+def _facts(error: Exception) -> dict[str, Any]:
+    """Return what a server says of its refusal, as far as that makes sense."""
+    try:
+        facts = dict(json.loads(getattr(error, "extra_info", b"") or b"{}"))
+        facts["retry_after"] = min(max(0.0, float(facts.get("retry_after", 0.2))), LONGEST_REST)
+    except (ValueError, TypeError, RecursionError):
+        return {}
+    return facts
+
+
 def locations(uri: str) -> list[str]:
     """Return the locations in "grpc://host:port,host2:port"; DataError for anything else."""
     scheme, colon, rest = uri.partition("://")
@@ -225,9 +254,14 @@ def locations(uri: str) -> list[str]:
     parts = (re.sub(rf"^{re.escape(scheme)}:/+", "", part.strip()) for part in rest.split(","))  # click makes grpc:/ of a second grpc://
     found = [f"{scheme}://{part}" for part in parts if part]
     for location in found:
-        host, _, port = location.partition("://")[2].rpartition(":")
-        if not host or not (port.isascii() and port.isdecimal()) or not 0 < int(port) < 1 << 16 or "/" in host or "@" in host:
-            raise DataError(f"{printable(location)} is no server: expected {scheme}://HOST:PORT, or several as {scheme}://HOST:PORT,HOST:PORT")
+        try:
+            address = Address.parse(location.partition("://")[2])
+            if not address.port or "@" in address.host:
+                raise ValueError("a server has a port, and no user")
+        except ValueError as error:
+            raise DataError(
+                f"{printable(location)} is no server: expected {scheme}://HOST:PORT, or several as {scheme}://HOST:PORT,HOST:PORT"
+            ) from error
     if not colon or not found:
         raise DataError(f"{printable(uri)} names no server: expected grpc://HOST:PORT")
     return list(dict.fromkeys(found))
@@ -267,10 +301,34 @@ def tokens_in(path: Path) -> list[str]:
     return list(tokens.values())
 
 
-def _options(seconds: float) -> Any:  # noqa: ANN401  (FlightCallOptions)
-    """Return the options of a call; the token is read each time, since tokens change."""
+def exposed(path: Path) -> str | None:
+    """Return a warning if others can read or change a file of secrets, None if not."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return None  # reading it says why
+    if not mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
+        return None
+    return f"{path} has mode {stat.S_IMODE(mode):04o}: others can {'change' if mode & (stat.S_IWOTH | stat.S_IWGRP) else 'read'} it; chmod 600 {path}"
+
+
+def _options(seconds: float, location: str) -> Any:  # noqa: ANN401  (FlightCallOptions)
+    """Return the options of a call; the token is read each time, since tokens change.
+
+    ClearToken if there is one and the connection is not encrypted, unless it stays on this machine.
+    """
     path = os.environ.get(TOKEN_FILE)
-    headers = [(b"authorization", b"Bearer " + tokens_in(Path(path))[0].encode())] if path else []
+    headers = []
+    if path:
+        scheme, _, address = location.partition("://")
+        if scheme != "grpc+tls" and not Address.parse(address).stays_here:
+            raise ClearToken(
+                f"{location} is not encrypted, and {TOKEN_FILE} names a token, which everybody on the way could read: "
+                f"use grpc+tls://{address}, or unset {TOKEN_FILE}"
+            )
+        if warning := exposed(Path(path)):
+            warnings.warn(warning, ExposedToken, stacklevel=2)
+        headers = [(b"authorization", b"Bearer " + tokens_in(Path(path))[0].encode())]
     return flight.FlightCallOptions(timeout=seconds, headers=headers)
 
 

@@ -17,7 +17,7 @@ from typing import Any, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from .access import Address
+from .addresses import Address
 from .config import Form
 from .errors import DataError
 

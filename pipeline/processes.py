@@ -11,12 +11,13 @@ import threading
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
-_NEEDED = ["__main__", "alexprep.pipeline.workers"]  # the first because every worker looks at it
+_NEEDED = ["alexprep.pipeline.quiet_forkserver", "__main__", "alexprep.pipeline.workers"]  # the second because every worker looks at it
 
 
 def context() -> ForkServerContext:
     """Return multiprocessing's context for workers."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # they inherit it: one of many needs no threads of its own
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # and this: they start as `python -c`, which looks for modules in the working directory first
     return multiprocessing.get_context("forkserver")
 
 

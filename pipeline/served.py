@@ -180,6 +180,12 @@ class ServedFeeds(Feeds):
 
     def _read(self, reader: Any, step: int, answered: threading.Event) -> Answer:  # noqa: ANN401  (a FlightStreamReader)
         """Return an answer that was checked: it is of the records that were asked for, or of others if damaged ones may be replaced."""
+        try:
+            return self._checked(reader, step, answered)
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:  # nulls, columns of other types or missing ones
+            raise NotHere(f"an answer that cannot be: {error}") from error
+
+    def _checked(self, reader: Any, step: int, answered: threading.Event) -> Answer:  # noqa: ANN401  (as above)
         planned = self.plan(step)[1]
         batch = self._memory.lease((len(planned), *self._shape.column.shape), DTYPES[self._config.dtype]) if self.finished else None
         chunks: list[pa.RecordBatch] = []
@@ -191,6 +197,8 @@ class ServedFeeds(Feeds):
             data = chunk.data
             if rows + len(data) > len(planned) or data.schema.field("image").type != self._shape.column:
                 raise NotHere(f"an answer of {rows + len(data)} records of {data.schema.field('image').type} instead of {len(planned)}")
+            if data.schema.field("record").type != pa.int64() or data.schema.field("label").type != pa.int64() or data.column("image").null_count:
+                raise NotHere("an answer with other columns than records have, or without an image")
             if batch is not None:
                 batch[rows : rows + len(data)] = data.column("image").to_numpy_ndarray()
             chunks.append(data)

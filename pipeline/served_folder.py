@@ -12,10 +12,11 @@ from typing import Any
 import pyarrow as pa
 from pyarrow.fs import FileInfo, FileSelector, FileSystemHandler, FileType
 
-from .errors import DataError
-from .flights import MOST_READ, Servers
+from .flights import MOST_READ, NotHere, Servers
+from .names import safe_file
 
 LISTED_SECONDS = 10.0  # that a list of files is believed
+LARGEST = 1 << 60  # bytes of a file; no file system has larger ones
 
 
 class ServedFolder(FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
@@ -57,11 +58,7 @@ class ServedFolder(FileSystemHandler):  # type: ignore[misc]  # pyarrow has no t
     def _sizes(self) -> dict[str, int]:
         when, sizes = self._listed
         if time.monotonic() - when > LISTED_SECONDS or not sizes:
-            found = json.loads(self._servers.act("files", {"identity": self._identity}))
-            try:
-                sizes, self._identity = dict(found["files"]), str(found["identity"])
-            except (KeyError, TypeError, ValueError) as error:
-                raise DataError(f"{self._servers.uri} answers as another release of alexprep would: install the same one there and here") from error
+            sizes, self._identity = _files(self._servers.act("files", {"identity": self._identity}, check=_files))
             self._listed = (time.monotonic(), sizes)
         return sizes
 
@@ -70,6 +67,23 @@ class ServedFolder(FileSystemHandler):  # type: ignore[misc]  # pyarrow has no t
 
     create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = delete_file = move = copy_file = _refuse
     open_output_stream = open_append_stream = _refuse
+
+
+def _files(answer: bytes) -> tuple[dict[str, int], str]:
+    """Return name -> bytes of the files that a server says it has, and which data set that is; NotHere if it cannot be so."""
+    try:
+        found = json.loads(answer)
+        files, identity = found["files"], found["identity"]
+        if not isinstance(identity, str) or not isinstance(files, dict):
+            raise TypeError("it has no names and sizes, or no identity")
+        for name, size in files.items():
+            safe_file(name, "the file")
+            if type(size) is not int or not 0 <= size < LARGEST:
+                raise ValueError(f"{name} cannot have {size!r} bytes")
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        reason = f"it lists its files as another release of alexprep would, or is at fault ({error}): install the same one there and here"
+        raise NotHere(reason) from error
+    return files, identity
 
 
 def _info(path: str, size: int | None) -> FileInfo:

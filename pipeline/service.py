@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from pyarrow import flight
 
-from .access import Address, Guard, Secrets, Tokens
+from .access import Admitted, Guard, Secrets, Tokens
+from .addresses import Address
 from .answers import Answers, log
 from .connections import Stalls, hang_up, name_of
 from .errors import DataError
@@ -88,7 +89,7 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
         with self._errors("get"):
             asked = Ticket.parse(ticket.ticket)
             columns, rows = self.answers.to(asked)
-        return flight.GeneratorStream(columns, self._sent(asked.form, _peer(context), rows))
+        return flight.GeneratorStream(columns, self._sent(asked.form, context, rows))
 
     def do_action(self, context: Any, action: Any) -> Iterator[bytes]:  # noqa: ANN401  (pyarrow's)
         """Return what the action says: status, files, or a part of a file."""
@@ -103,7 +104,7 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
             if action.type == "read":
                 if not isinstance(body, dict) or [type(body.get(name)) for name in ("file", "offset", "length")] != [str, int, int]:
                     raise WrongTicket("read takes file, offset and length")
-                return self._sent("files", _peer(context), self.answers.read(body["file"], body["offset"], body["length"]))
+                return self._sent("files", context, self.answers.read(body["file"], body["offset"], body["length"]))
             raise WrongTicket("there are the actions status, files and read")
 
     def _not_offered(self, *_: Any) -> Any:  # noqa: ANN401  (pyarrow's)
@@ -171,9 +172,10 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
         with self._lock:
             return sum(request.waiting for request in self._requests)
 
-    def _sent(self, form: str, peer: str, rows: Iterator[T]) -> Iterator[T]:
-        """Yield the messages, each made when the last one has been taken."""
-        request = self._admitted(form, peer)  # here, not before: a generator that is never begun never ends
+    def _sent(self, form: str, context: Any, rows: Iterator[T]) -> Iterator[T]:  # noqa: ANN401  (pyarrow's)
+        """Yield the messages, each made when the last one has been taken, as long as the token that asked for them is good."""
+        admitted: Admitted | None = None if self.tokens is None else context.get_middleware("guard")
+        request = self._admitted(form, _peer(context))  # here, not before: a generator that is never begun never ends
         sent = self.gauges.sent.labels(form)
         outcome = "broken"  # unless it comes to its end
         try:
@@ -182,6 +184,8 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
                     request.sending_since = time.monotonic()
                     yield batch
                     request.sending_since = 0.0
+                    if admitted is not None:
+                        admitted.check()
                     sent.inc(len(batch) if isinstance(batch, bytes) else batch.get_total_buffer_size())  # `nbytes` takes three times as long
             outcome = "ok"
         except flight.FlightError:

@@ -10,6 +10,8 @@ import io
 import json
 import mmap
 import os
+import re
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -59,6 +61,32 @@ def published(path: Location) -> Iterator[IO[bytes]]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def published_folder(path: Path) -> Iterator[Path]:
+    """Yield a folder to fill, which gets the name `path` when all of it is written; whatever else happens, nothing is left of it.
+
+    What a killed process of this machine has left is deleted. DataError if `path` is there already.
+    """
+    if path.exists() or path.is_symlink():
+        raise DataError(f"{path} is already there; delete it or choose another --out")
+    _remove_abandoned(path)
+    partial = aside(path, os.getpid())
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    before, after = (re.escape(part) for part in aside(path, "\n").name.split("\n"))
+    for other in path.parent.iterdir() if path.parent.is_dir() else ():
+        match = re.fullmatch(f"{before}([0-9]+){after}", other.name)
+        if match and not Path(f"/proc/{match[1]}").exists():
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def aside(path: Path, process: int | str) -> Path:

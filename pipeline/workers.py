@@ -10,6 +10,7 @@ import sys
 import threading
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from . import processes
@@ -162,13 +163,14 @@ class RayEngine(_Cluster):
         self._stdout = contextlib.redirect_stdout(sys.stderr)  # Ray prints of dead workers where the result should be alone
         self._stdout.__enter__()
         cpus = None if cluster else workers or len(os.sched_getaffinity(0))
-        self._ray.init(address=cluster or "local", num_cpus=cpus, include_dashboard=False if not cluster else None, log_to_driver=False)
+        with contextlib.chdir(Path(os.__file__).parent):  # Ray puts the current folder into its workers' paths: one that is there anyway
+            self._ray.init(address=cluster or "local", num_cpus=cpus, include_dashboard=False if not cluster else None, log_to_driver=False)
         self.width = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
         self._make = self._ray.remote(max_retries=3, num_cpus=1)(_make_on_cluster)
 
     def submit(self, task: ShardTask) -> Future[list[Bad]]:
         """Make a shard on the cluster."""
-        return self._counted(self._make.remote(task).future(), len(task))
+        return self._counted(self._make.remote(task, str(Path.cwd())).future(), len(task))
 
     def close(self) -> None:
         """Leave the cluster; one that was started here ends."""
@@ -198,7 +200,10 @@ class DaskEngine(_Cluster):
         self._client.shutdown() if self._client.cluster is not None else self._client.close()
 
 
-def _make_on_cluster(task: ShardTask) -> list[Bad]:
+def _make_on_cluster(task: ShardTask, folder: str | None = None) -> list[Bad]:
+    if folder is not None:
+        with contextlib.suppress(OSError):  # on another machine it may not be there, and then no relative path means anything
+            os.chdir(folder)
     use_one_thread()
     return make_shard(task)
 

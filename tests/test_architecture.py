@@ -15,11 +15,11 @@ from .conftest import ROOT
 
 FILES = sorted(path for top in ("pipeline", "model", "cli") for path in (ROOT / top).rglob("*.py"))
 LAYERS = (
-    ("errors", "names", "config", "hashing", "columns"),
+    ("errors", "names", "addresses", "config", "hashing", "columns"),
     ("remote", "kernels", "flights", "served_folder"),
     ("storage",),
     ("tracing", "doctor"),
-    ("sources", "images", "processes", "moments", "augment", "order", "demo_data"),
+    ("sources", "images", "processes", "moments", "augment", "order", "demo_data", "quiet_forkserver"),
     ("manifest",),
     ("plan", "cache", "writing"),
     ("records",),

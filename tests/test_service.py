@@ -24,7 +24,8 @@ import pyarrow as pa
 import pytest
 import torch
 from alexprep.pipeline import DamagedRecord, DataError, Loader, LoaderConfig, Records, connections, load_stats, read_manifest
-from alexprep.pipeline.access import Address, Secrets, Tokens
+from alexprep.pipeline.access import Secrets, Tokens
+from alexprep.pipeline.addresses import Address
 from alexprep.pipeline.answers import Answers
 from alexprep.pipeline.connections import hang_up, name_of, taken
 from alexprep.pipeline.flights import Servers, locations
@@ -808,6 +809,7 @@ def certificates(folder):
         made[name] = builder.sign(signer_key, hashes.SHA256()), key
         (folder / f"{name}.crt").write_bytes(made[name][0].public_bytes(serialization.Encoding.PEM))
         plain = serialization.NoEncryption()
+        (folder / f"{name}.key").touch(mode=0o600)
         (folder / f"{name}.key").write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
 
     make("ca")
@@ -817,10 +819,16 @@ def certificates(folder):
     return folder
 
 
+def secret(path, content):
+    path.touch(mode=0o600)
+    path.write_text(content)
+    return path
+
+
 def test_beyond_loopback_a_server_needs_tls_and_somebody_who_may(data, tmp_path):
     """Refused before anything listens."""
     files = certificates(tmp_path)
-    (tmp_path / "tokens").write_text(TOKEN + "\n")
+    secret(tmp_path / "tokens", TOKEN + "\n")
     tls = ["--tls-cert", files / "server.crt", "--tls-key", files / "server.key"]
     for options in ([], tls, ["--tokens", tmp_path / "tokens"]):
         done = command("alexprep", "serve", data["jpeg"][0], "--bind", "0.0.0.0:0", *options)
@@ -847,8 +855,8 @@ def test_beyond_loopback_a_server_needs_tls_and_somebody_who_may(data, tmp_path)
 def test_tokens_are_asked_for_and_read_again_on_sighup(data, server, tmp_path, monkeypatch):
     folder, _ = data["jpeg"]
     files = certificates(tmp_path)
-    (tmp_path / "tokens").write_text(f"# of the trainers\n{TOKEN}\n")
-    (tmp_path / "mine").write_text(f"# mine\n{TOKEN}\n")
+    secret(tmp_path / "tokens", f"# of the trainers\n{TOKEN}\n")
+    secret(tmp_path / "mine", f"# mine\n{TOKEN}\n")
     one = server(folder, "--tls-cert", files / "server.crt", "--tls-key", files / "server.key", "--tokens", tmp_path / "tokens")
     assert one.location.startswith("grpc+tls://")
     monkeypatch.setenv("ALEXPREP_CA", str(files / "ca.crt"))

@@ -1,0 +1,54 @@
+"""Where both programs begin: Ctrl-C is quiet from the first moment, and no process of theirs imports from the working directory."""
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
+_came = False
+
+
+def interrupted() -> bool:
+    """Tell whether Ctrl-C came: an import that it breaks off may end in any exception."""
+    return _came
+
+
+def again(program: str) -> list[str]:
+    """Return the command that starts `program` ("alexprep" or "alextrain") as another process of the same interpreter."""
+    return [sys.executable, "-P", "-c", f"from alexprep.cli.entry import {program}; {program}()"]
+
+
+def alexprep() -> NoReturn:
+    """Run `alexprep`."""
+    _run("alexprep")
+
+
+def alextrain() -> NoReturn:
+    """Run `alextrain`."""
+    _run("alextrain")
+
+
+def _run(program: str) -> NoReturn:
+    signal.signal(signal.SIGINT, _interrupt)
+    os.environ.setdefault("PYTHONSAFEPATH", "1")  # workers start as `python -c`, which would look for modules in the working directory first
+    try:
+        if program == "alexprep":
+            from .prep import main
+        else:
+            from .train import main
+        main(prog_name=program)
+    except BaseException as error:
+        if isinstance(error, SystemExit) or not _came:
+            raise
+    sys.exit(INTERRUPTED if _came else 0)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt; a second Ctrl-C ends the process at once."""
+    global _came  # noqa: PLW0603  (a signal handler has no other way to tell)
+    if _came:
+        os._exit(INTERRUPTED)
+    _came = True
+    raise KeyboardInterrupt

@@ -1,0 +1,48 @@
+"""Addresses of servers: HOST:PORT, and who can reach or be reached there."""
+
+import ipaddress
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """Return HOST:PORT ([::1]:8815 for IPv6); ValueError for anything else. Port 0 is any that is free."""
+        host, _, port = text.rpartition(":")
+        bare = host.startswith("[") != host.endswith("]") or (":" in host and not host.startswith("["))
+        if not host or bare or "/" in host or not (port.isascii() and port.isdecimal()) or int(port) >= 1 << 16:
+            raise ValueError(f"an address is HOST:PORT, such as 127.0.0.1:8815; got {text!r}")
+        return cls(host.strip("[]"), int(port))
+
+    @property
+    def loopback(self) -> bool:
+        """Whether nobody but this machine can reach it: all that the name stands for is loopback."""
+        try:
+            found = {entry[4][0] for entry in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)}
+        except OSError:
+            return False
+        return all(ipaddress.ip_address(str(one).partition("%")[0]).is_loopback for one in found)
+
+    def __str__(self) -> str:
+        """Return HOST:PORT."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def stays_here(self) -> bool:
+        """Whether what is sent there does not leave this machine: to a loopback number or "localhost".
+
+        No other name is looked up: the answer may be another one when the connection asks again.
+        """
+        if self.host.lower() == "localhost":
+            return True
+        with suppress(ValueError):
+            return ipaddress.ip_address(self.host.partition("%")[0]).is_loopback
+        return False
