@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -63,23 +64,23 @@ class Commands(click.Group):
 def _limit(error: BaseException) -> str | None:
     """Return a message for a limit of the system that starting a process or a thread met, None for any other error."""
     cause: BaseException | None = error
-    while cause is not None:
+    while cause is not None and not _expected(cause):  # what has a message for users keeps it
         number = cause.errno if isinstance(cause, OSError) else None
         if number in (errno.EMFILE, errno.ENFILE):
             return "no more files can be opened (ulimit -n): allow more, or use fewer --workers"
-        if number == errno.EAGAIN or (isinstance(cause, RuntimeError) and "can't start new thread" in str(cause)):
+        if (number == errno.EAGAIN and _starts_something(cause)) or (isinstance(cause, RuntimeError) and "can't start new thread" in str(cause)):
             return "no more processes or threads can be started (ulimit -u, or a container's limit of pids): allow more, or use fewer --workers"
-        if isinstance(cause, EOFError) and _in_multiprocessing(cause):
+        if isinstance(cause, EOFError) and _starts_something(cause):
             return "a worker process could not be started: a limit of the system (ulimit -n, ulimit -u, memory); allow more, or use fewer --workers"
         cause = cause.__cause__ or cause.__context__
     return None
 
 
-def _in_multiprocessing(error: BaseException) -> bool:
-    """Tell whether an error comes from where processes are started."""
+def _starts_something(error: BaseException) -> bool:
+    """Tell whether an error comes from where Python starts processes."""
     frame = error.__traceback__
     while frame is not None:
-        if "multiprocessing" in frame.tb_frame.f_code.co_filename:
+        if re.search(r"[/\\](multiprocessing[/\\]|subprocess\.py$)", frame.tb_frame.f_code.co_filename):
             return True
         frame = frame.tb_next
     return False
@@ -91,7 +92,7 @@ def _peer_failed(error: Exception) -> bool:
     return "RANK" in os.environ and isinstance(error, RuntimeError) and any(text in str(error) for text in gone)
 
 
-def _expected(error: Exception) -> bool:
+def _expected(error: BaseException) -> bool:
     """Tell errors with a message for users from our own mistakes, without importing what defines them."""
     names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
     return bool(names & {"alexprep.pipeline.errors.DataError", "alexprep.model.errors.TrainingError"})

@@ -31,7 +31,8 @@ def alextrain() -> NoReturn:
 
 
 def _run(program: str) -> NoReturn:
-    signal.signal(signal.SIGINT, _interrupt)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not if it is ignored, as in the background of a script
+        signal.signal(signal.SIGINT, _interrupt)
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # workers start as `python -c`, which would look for modules in the working directory first
     try:
         if program == "alexprep":

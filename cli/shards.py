@@ -317,7 +317,7 @@ def export(directory: str, shape: str, out: Path) -> None:
     manifest = read_manifest(directory)
     total = sum(split.records for split in manifest.splits.values())
     bar = Bar("export", total, "records")
-    with closing(write(manifest, out, shape)) as writing:  # type: ignore[arg-type, type-var]  # click.Choice; closed at Ctrl-C, too, it leaves nothing
+    with closing(write(manifest, out, shape)) as writing:  # type: ignore[arg-type]  # click.Choice; closed at Ctrl-C, too, it leaves nothing
         for done in writing:
             bar.at(done)
     bar.close()

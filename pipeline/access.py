@@ -84,10 +84,6 @@ class Tokens:
         same = [hmac.compare_digest(given, known) for known in self._hashes]  # with all of them, not up to the first
         return any(same)
 
-    def allow(self, header: str) -> bool:
-        """Tell whether "Bearer TOKEN" has one of them."""
-        return self.hash_of(header) is not None
-
     def _read(self) -> tuple[bytes, ...]:
         return tuple(hashlib.sha256(token.encode()).digest() for token in tokens_in(self.path))
 

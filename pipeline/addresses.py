@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Address:
-    """Where to listen."""
+    """Where a server listens, or is asked."""
 
     host: str
     port: int

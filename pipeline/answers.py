@@ -31,6 +31,7 @@ from .flights import MOST_READ
 from .images import decode_record
 from .kernels import decode_region, jpeg_header
 from .manifest import MANIFEST, Manifest, files_of, read_manifest
+from .order import Plan
 from .records import Records
 from .remote import RemotePath, present, read_file
 from .stats import MEAN_IMAGE, STATS, Stats, content, stats_for
@@ -135,9 +136,10 @@ class Answers:
         if stream is None:  # made outside of the lock: it may import torch
             shape = shape_of(ticket.form, self.manifest, ticket.config)
             try:
-                feeds = Feeds(self.manifest, replace(ticket.config, **self._cached), split.stats, split.records)
-            except (DataError, ValueError) as error:  # no record was read yet: what was asked for cannot be
+                Plan.of(len(split.records), ticket.config)
+            except (DataError, ValueError) as error:  # a batch of more records than there are
                 raise WrongTicket(str(error)) from error
+            feeds = Feeds(self.manifest, replace(ticket.config, **self._cached), split.stats, split.records)
             feeds.tell = lambda text: log.warning("damaged", extra={"reason": text})
             stream = _Stream(feeds, _maker(ticket, self.manifest, split.stats), split, shape, schema(ticket.form, shape.column))
         with self._lock:

@@ -4,7 +4,7 @@ In:  a number of images a class and a seed.    Out: train/<class>/*.JPEG and val
 """
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ _SCALE = 2  # drawn twice as large and scaled down: smooth edges
 Colour = tuple[int, int, int]
 
 
-def write_demo_data(directory: Path, train: int, val: int, seed: int) -> Iterator[int]:
+def write_demo_data(directory: Path, train: int, val: int, seed: int) -> Generator[int, None, None]:
     """Draw `train` and `val` images a class, and the odd files; yields the number of files written so far.
 
     The folder gets its name when all of it is drawn. Raises DataError if the name is taken.

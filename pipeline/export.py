@@ -6,7 +6,7 @@ In:  a manifest.    Out: a new folder, there whole or not at all. JPEG records k
 import io
 import json
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -42,7 +42,7 @@ class Image(NamedTuple):
         return self.key.split("/", 2)[-1]
 
 
-def export(manifest: Manifest, out: Location, shape: Shape) -> Iterator[int]:
+def export(manifest: Manifest, out: Location, shape: Shape) -> Generator[int, None, None]:
     """Write `manifest`'s data set to the new folder `out`; yields how many records are done.
 
     DataError if `out` is there already, or a shard is not as it was written: no damage is handed on.

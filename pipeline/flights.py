@@ -268,9 +268,9 @@ def locations(uri: str) -> list[str]:
 
 
 def _credentials(location: str) -> dict[str, Any]:
-    """Return what a connection needs of TLS, from files that the environment names."""
+    """Return what a connection needs of TLS, from files that the environment names; without TLS, no proxy that could read along."""
     if not location.startswith("grpc+tls://"):
-        return {}
+        return {"generic_options": [("grpc.enable_http_proxy", 0)]}
     wanted = {"tls_root_certs": (CA, "CERTIFICATE"), "cert_chain": (CERT, "CERTIFICATE"), "private_key": (KEY, "PRIVATE KEY")}
     return {option: pem(Path(os.environ[name]), what) for option, (name, what) in wanted.items() if os.environ.get(name)}
 

@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from .errors import UndecodableImage
 from .kernels import MAX_PIXELS, Square, area_square, decode_jpeg, jpeg_header, jpeg_square
 
-MAGIC = {b"\x89PNG": "PNG", b"\xff\xd8": "JPEG", b"GIF8": "GIF", b"BM": "BMP", b"RIFF": "WebP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+MAGIC = {b"\x89PNG": "PNG", b"\xff\xd8": "JPEG", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")  # the chunks of a PNG that its pixels need
 NEEDLESS = (*range(0xE1, 0xEE), 0xEF, 0xFE)  # the markers of a JPEG that its pixels do not need: APP1 to 13, 15, comments
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # by content; a name decides nothing
@@ -68,7 +68,9 @@ def _decode_any(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
                     return np.repeat(grey[:, :, None], 3, axis=2)
                 return np.array(image.convert("RGB"))
     except UnidentifiedImageError as error:
-        known = next((name for magic, name in MAGIC.items() if data.startswith(magic)), None)
+        known = (
+            "WebP" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else next((name for magic, name in MAGIC.items() if data.startswith(magic)), None)
+        )
         if known:
             raise UndecodableImage(f"a {known} whose header is damaged") from error
         raise UndecodableImage(f"not an image of a known format; it begins with {data[:16]!r}") from error

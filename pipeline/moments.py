@@ -84,6 +84,9 @@ class Moments:
             for j in range(i):
                 if not 0 <= outer[i][j] <= 255 * min(total[i], total[j]) or scatter[i][j] ** 2 > scatter[i][i] * scatter[j][j]:
                     raise ValueError(f"the sum of the products of {'RGB'[j]} and {'RGB'[i]} is none of pixels with these sums")
+        (rr, rg, rb), (_, gg, gb), (_, _, bb) = scatter
+        if rr * (gg * bb - gb * gb) - rg * (rg * bb - gb * rb) + rb * (rg * gb - gg * rb) < 0:
+            raise ValueError("the sums of products are none of pixels: a variance would be negative")
 
 
 def _whole(value: Any) -> int:  # noqa: ANN401  (JSON is anything)

@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
@@ -17,14 +19,32 @@ _NEEDED = ["alexprep.pipeline.quiet_forkserver", "__main__", "alexprep.pipeline.
 def context() -> ForkServerContext:
     """Return multiprocessing's context for workers."""
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # they inherit it: one of many needs no threads of its own
-    os.environ.setdefault("PYTHONSAFEPATH", "1")  # and this: they start as `python -c`, which looks for modules in the working directory first
+    with _safe_path():
+        forkserver.ensure_running()
     return multiprocessing.get_context("forkserver")
+
+
+@contextmanager
+def _safe_path() -> Iterator[None]:
+    """Have an interpreter that is started now not look for modules in the working directory first, as `python -c` does.
+
+    Only now: the variable is the caller's to set for programs of its own.
+    """
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = before
 
 
 def prepare() -> None:
     """Start the server, so that it imports while the caller looks at the source; for a program of our own, since it is one a process."""
-    context().set_forkserver_preload(_NEEDED)
-    forkserver.ensure_running()
+    forkserver.set_forkserver_preload(_NEEDED)
+    context()
 
 
 def settle() -> None:

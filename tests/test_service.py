@@ -848,7 +848,8 @@ def test_beyond_loopback_a_server_needs_tls_and_somebody_who_may(data, tmp_path)
         ("none.crt", "server.key", "none.crt cannot be read: No such file"),
     ):
         done = command("alexprep", "serve", data["jpeg"][0], "--bind", "127.0.0.1:0", "--tls-cert", files / cert, "--tls-key", files / key)
-        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+        said = [line for line in done.stderr.splitlines() if '"exposed"' not in line]  # a certificate in the place of a key may be read by all
+        assert (done.returncode, len(said)) == (1, 1)
         assert reason in done.stderr
 
 
@@ -909,10 +910,10 @@ def test_a_token_is_compared_whole(tmp_path):
     (tmp_path / "tokens").write_text(f"{TOKEN}\n")
     tokens = Tokens(tmp_path / "tokens")
 
-    assert tokens.allow(f"Bearer {TOKEN}")
-    assert tokens.allow(f"bearer  {TOKEN} ")
+    assert tokens.hash_of(f"Bearer {TOKEN}")
+    assert tokens.hash_of(f"bearer  {TOKEN} ")
     for wrong in (TOKEN, f"Bearer {TOKEN[:-1]}", f"Bearer {TOKEN}x", "Bearer ", f"Basic {TOKEN}", "Bearer é"):
-        assert not tokens.allow(wrong)
+        assert tokens.hash_of(wrong) is None
 
 
 @pytest.mark.parametrize("text", ["", "8815", "host", "host:", "host:99999", "host:x", "host:²", ":1", "a/b:1"])

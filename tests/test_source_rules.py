@@ -77,7 +77,7 @@ def test_a_files_split_is_in_its_folders_or_its_name(tmp_path, shape, word, plac
 
 
 @pytest.mark.parametrize("word", [word for word in WORDS if WORDS[word] != "train"])
-@pytest.mark.parametrize("name", ["{word}", "{title}", "{word}_images", "ILSVRC2012_img_{word}", "{word}2012", "{title}Set"])
+@pytest.mark.parametrize("name", ["{word}", "{title}", "{word}set", "{word}_images", "ILSVRC2012_img_{word}", "{word}2012", "{title}Set"])
 def test_a_folders_split_is_in_its_name(tmp_path, word, name):
     make_images(tmp_path, {f"{name.format(word='training', title='Training')}/a": 2, f"{name.format(word=word, title=word.title())}/a": 1})
 
@@ -129,11 +129,16 @@ def test_folders_of_annotations_and_of_other_systems_do_not_hide_the_data_set(tm
     assert find_source(tmp_path).shape.startswith("Kaggle's")
 
 
-def test_a_folder_that_is_called_as_a_split_is_that_split(tmp_path):
+def test_a_folder_that_is_called_as_validation_is_that_split(tmp_path, monkeypatch):
     make_images(tmp_path, {"val/a": 1, "val/b": 1, "train/a": 3})
     wds(tmp_path / "tars/val/0.tar", [1])
 
     assert splits_of(tmp_path / "val") == {"val": 2}
+    monkeypatch.chdir(tmp_path / "val")
+    assert splits_of(".") == {"val": 2}
+    (tmp_path / "val").rename(tmp_path / "dev")  # where people keep what they work on
+    assert splits_of(tmp_path / "dev") == {"train": 2}
+    assert any("though the folder is called dev" in note for note in find_source(tmp_path / "dev").notes())
     assert splits_of(tmp_path / "tars/val") == splits_of(tmp_path / "tars/val/0.tar") == {"val": 1}
 
 
@@ -156,6 +161,8 @@ def test_classes_in_one_folder_of_a_split_are_found_there(tmp_path):
         ({"images": 3}, "holds images and no class folders"),
         ({"train/images": 3, "val/images": 1}, "no class folders: their labels are unknown"),
         ({"car": 1, "train/steam": 1, "train/diesel": 1}, "has car/ with images beside train/"),
+        ({"train_a/cat": 1, "train_a/dog": 1, "val_b/cat": 1, "val_b/dog": 1}, "its name has the word of a split and others"),
+        ({"x_train/cat": 1, "x_train/dog": 1, "x_holdout/cat": 1, "x_holdout/dog": 1}, "its name has the word of a split and others"),
     ],
 )
 def test_what_looks_like_a_split_or_a_wrapper_and_cannot_be_told_is_refused(tmp_path, tree, said):
@@ -187,6 +194,57 @@ def test_the_folders_in_a_tar_name_splits_if_its_own_path_does_not(tmp_path):
 
     assert splits_of(tmp_path / "all.tar") == {"train": 2, "val": 1}
     assert "is of the split train by its name" in refusal(tmp_path / "train.tar")
+
+
+def test_folders_in_a_tar_are_splits_by_the_rule_of_folders_and_all_of_them_or_none(tmp_path):
+    def files(*folders):
+        return [(f"{folder}{name}", data) for number, folder in enumerate(folders) for name, data in sample(number)]
+
+    shapes.tar(files("train/", "val_images/"), tmp_path / "a.tar")
+    shapes.tar(files("train/", "val/", "more/"), tmp_path / "b.tar")
+    shapes.tar(files("x/", "y/"), tmp_path / "c.tar")
+
+    assert splits_of(tmp_path / "a.tar") == {"train": 1, "val": 1}
+    assert "samples in others (more)" in refusal(tmp_path / "b.tar")
+    assert splits_of(tmp_path / "c.tar") == {"train": 2}
+
+
+def test_classes_may_have_the_words_of_splits_and_the_same_folders_in_them(tmp_path):
+    make_images(tmp_path / "a", {"test_car": 1, "train_car": 1})
+    sides = {f"{split}/{kind}/{side}": 1 for split in ("train", "val") for kind in ("benign", "malignant") for side in ("40X", "100X", "200X")}
+    make_images(tmp_path / "b", sides)
+
+    assert find_source(tmp_path / "a").classes == ["test_car", "train_car"]
+    assert find_source(tmp_path / "b").classes == ["benign", "malignant"]
+
+
+def test_what_is_no_image_does_not_make_a_folder_one_of_images(tmp_path):
+    make_images(tmp_path, {"train/a": 2, "train/b": 2})
+    for below in ("ILSVRC2012_devkit_t12/COPYING", "ILSVRC2012_devkit_t12/evaluation/demo.m", "logs/run1/events.out.tfevents.1", "weights/best.ckpt"):
+        (tmp_path / below).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / below).write_bytes(b"no image")
+    source = find_source(tmp_path)
+
+    assert listed(source).keys() == {"train"}
+    assert any("2 folders beside the splits are not read (logs, weights)" in note for note in source.notes())
+
+
+def test_images_without_an_ending_are_images(tmp_path):
+    make_images(tmp_path, {"wrapper/train/a": 1, "wrapper/train/b": 1, "holdout/a": 1})
+    for path in tmp_path.rglob("*.JPEG"):
+        path.rename(path.with_suffix(""))
+
+    assert "has several folders with images" in refusal(tmp_path)
+    assert splits_of(tmp_path / "wrapper") == {"train": 2}
+
+
+def test_an_empty_tfrecord_of_a_counted_set_is_a_part_without_records(tmp_path):
+    records(tmp_path / "x-train.tfrecord-00000-of-00002", [1, 2])
+    (tmp_path / "x-train.tfrecord-00001-of-00002").touch()
+    source = find_source(tmp_path)
+
+    assert len(source.listings()[0]) == 2
+    assert any("no record: the file is empty" in note for note in source.notes())
 
 
 def test_a_compressed_archive_beside_class_folders_is_noted_and_beside_tars_refused(tmp_path):
@@ -221,6 +279,7 @@ def test_no_name_breaks_the_rule_of_splits(name):
         (7.0, 7),
         ("7", 7),
         ("7.0", 7),
+        ("7.", 7),
         (" 11\n", 11),
         (b"3", 3),
         (np.float32(2).item(), 2),
@@ -234,12 +293,12 @@ def test_a_number_is_a_number_however_it_is_written(value, expected):
     assert label_of(value) == expected
 
 
-@pytest.mark.parametrize("value", [None, -1, -1.0, "-1", "-1.0", b"-1", float("nan"), "", "  "], ids=repr)
+@pytest.mark.parametrize("value", [None, -1, -1.0, "-1", "-1.0", b"-1", float("nan"), "", "  ", "nan", "null", "<NA>"], ids=repr)
 def test_nothing_and_negative_numbers_are_no_label(value):
     assert isinstance(label_of(value), Unlabelled)
 
 
-@pytest.mark.parametrize("value", [1.5, True, [], {}, 1 << 40, b"\xff"], ids=repr)
+@pytest.mark.parametrize("value", [1.5, "1.5", "-1.5", True, [], {}, 1 << 40, b"\xff"], ids=repr)
 def test_what_is_no_label_is_refused(value):
     with pytest.raises(ValueError, match=r"label|decode"):
         label_of(value)
@@ -292,10 +351,45 @@ def test_a_sample_that_tells_two_labels_is_refused(tmp_path):
     assert "several labels (json label: 3, cls: 5)" in refusal(tmp_path)
 
 
-def test_numbers_and_names_in_one_split_are_refused(tmp_path):
-    shapes.tar([*sample(1, 0), *sample(2, "cat")], tmp_path / "train.tar")
+def test_numbers_among_texts_are_texts_with_a_note(tmp_path):
+    shapes.tar([*sample(1, 7), *sample(2, "A"), *sample(3, 10)], tmp_path / "train.tar")
+    source = find_source(tmp_path)
 
-    assert "one image has the class 'cat', another the number 0" in refusal(tmp_path)
+    assert source.classes == ["10", "7", "A"]
+    assert any("2 labels are numbers, the others texts (A): all are taken as texts" in note for note in source.notes())
+
+
+def test_a_json_with_something_else_does_not_spoil_a_label(tmp_path):
+    facts = {"target": 0.5, "label": [1, 2], "wnid": "10", "filename": "x.jpg"}
+    shapes.tar([*sample(1, 5), ("001.json", json.dumps(facts).encode()), ("001.png", b"another")], tmp_path / "train.tar")
+    source = find_source(tmp_path)
+
+    assert listed(source) == {"train": [("train/10/x.jpg", "10")]}
+    assert any("1 further images of samples" in note for note in source.notes())
+
+
+def test_integers_are_the_labels_and_texts_beside_them_descriptions(tmp_path):
+    table(tmp_path / "train.parquet", range(3), label=["a tench", "a/goldfish", "x"], fine_label=[0, 1, 2])
+    table(tmp_path / "b/train.parquet", range(3), label=[0.5, 0.1, 0.2], target=[0, 1, 2])
+    table(tmp_path / "c/train.parquet", range(3), label=pa.nulls(3), cls=[0, 1, 2])
+
+    for where in (tmp_path / "train.parquet", tmp_path / "b", tmp_path / "c"):
+        assert find_source(where).classes == ["0", "1", "2"]
+
+
+def test_a_column_of_paths_is_not_one_of_images(tmp_path):
+    columns = {"image": ["a/0.jpg", "a/1.jpg"], "bytes": [jpeg(picture(0)), jpeg(picture(1))], "label": [0, 1]}
+    pq.write_table(pa.table(columns), tmp_path / "train.parquet")
+
+    assert sorted(every_image(find_source(tmp_path)).values()) == sorted(columns["bytes"])
+
+
+def test_a_list_with_a_byte_that_is_missing_is_one_unusable_image(tmp_path):
+    image = pa.array([list(jpeg(picture(0))), [255, None]], pa.list_(pa.uint8()))
+    pq.write_table(pa.table({"image": image, "label": [0, 0]}), tmp_path / "train.parquet")
+    manifest = make_shards(tmp_path / "train.parquet", tmp_path / "out", size=16, max_bad=0.5)
+
+    assert (manifest.splits["train"].records, manifest.splits["train"].quarantined) == (1, 1)
 
 
 def test_class_folders_that_are_numbers_are_in_numeric_order(tmp_path):
@@ -434,7 +528,7 @@ def test_a_damaged_class_tar_stops_the_job_by_its_name(imagenet, tmp_path, kind,
 
 @pytest.mark.parametrize("name", ["train-1.tar", "train-1.parquet", "train-1.tfrecord", "train-00001-of-00002"])
 @pytest.mark.parametrize(
-    "content", [b"", bytes(10240), b"<html>not found</html>", b"\x00\x01damaged" * 100], ids=["empty", "zeros", "html", "garbage"]
+    "content", [b" ", bytes(10240), b"<html>not found</html>", b"\x00\x01damaged" * 100], ids=["a blank", "zeros", "html", "garbage"]
 )
 def test_a_file_that_claims_to_be_a_part_and_is_none_stops_the_job(tmp_path, name, content):
     write, ending = next((write, ending) for write, ending in FILES.values() if ending in name or (ending == "tfrecord" and "-of-" in name))
@@ -555,13 +649,13 @@ def test_the_files_of_every_writer_give_the_same_shard(plain_shard, tmp_path, wr
 
 
 def test_runs_are_read_as_what_they_stand_for():
-    from alexprep.pipeline.sources.parquet import _is_label, _is_text, _stored, _texts
+    from alexprep.pipeline.sources.parquet import _is_text, _label_column, _stored, _texts
 
     runs = pa.RunEndEncodedArray.from_arrays(pa.array([2, 3], pa.int32()), pa.array(["a", "b"], pa.large_string()))
 
     assert _texts(pa.table({"label": runs}), "label") == ["a", "a", "b"]
     assert _is_text(_stored(runs.type))
-    assert _is_label(_stored(runs.type))
+    assert _label_column({"label": _stored(runs.type)}) == "label"
 
 
 def test_images_without_names_have_keys_that_do_not_follow_the_row_groups(tmp_path):
@@ -612,6 +706,7 @@ def test_keys_that_would_clash_keep_the_folder_or_the_file_they_lie_in(tmp_path)
     assert keys(tmp_path / "w") == ["train/0/d0/000.jpg", "train/0/d1/000.jpg"]
     assert keys(tmp_path / "two") == ["train/0/097.jpg", "train/0/098.jpg", "train/0/a-train/001.jpg", "train/0/b-train/001.jpg"]
     assert keys(tmp_path / "p") == ["train/0/d0/x.jpg", "train/0/d1/x.jpg", "train/0/x.jpg", "train/0/y.jpg"]
+    assert any("2 images of train have names that occur twice" in note for note in find_source(tmp_path / "two").notes())
     assert keys(tmp_path / "n") == [f"train/0/train/0000000{n}/image.jpg" for n in (1, 2, 3)]
 
 
@@ -627,3 +722,20 @@ def test_a_key_never_leads_out_of_its_folder(tmp_path):
 
     for where in (tmp_path / "train.tar", tmp_path / "p"):
         assert not [key for key in keys(where) if ".." in key.split("/") or "" in key.split("/")]
+
+
+def test_shards_of_one_name_in_two_folders_tell_their_images_apart(tmp_path):
+    for place in ("train/p0/0000.tar", "train/p1/0000.tar"):
+        wds(tmp_path / "a" / place, [1])
+    for name in ("imagenet.train-0000.tar", "imagenet.train-0001.tar"):
+        wds(tmp_path / "b" / name, [1])
+
+    assert keys(tmp_path / "a") == ["train/0/p0/0000/001.jpg", "train/0/p1/0000/001.jpg"]
+    assert keys(tmp_path / "b") == ["train/0/imagenet.train-0000/001.jpg", "train/0/imagenet.train-0001/001.jpg"]
+
+
+def test_a_class_that_two_tars_have_is_refused(imagenet, tmp_path):
+    shapes.tars(imagenet, tmp_path)
+    (tmp_path / "ILSVRC2012_img_train_t3.tar").write_bytes((tmp_path / "ILSVRC2012_img_train.tar").read_bytes())
+
+    assert "two images called train/n01440764/n01440764_0.JPEG" in refusal(tmp_path)

@@ -20,7 +20,8 @@ from .listing import WNID, Found, clean_name, shown, some
 LabelOrder = Literal["sorted", "devkit", "source"]
 MAX_NUMBER = 1 << 31  # no data set has so many classes
 MOST_CLASSES = 1 << 20  # that are kept though they have no image
-_NUMBER = re.compile(r"[+-]?\d{1,10}(\.0*)?")
+_NUMBER = re.compile(r"[+-]?\d{1,10}(\.\d*)?")
+_NOTHING = ("nan", "NaN", "null", "<NA>")  # as pandas and JSON write it
 _ORDERED = "--label-order source keeps the source's own numbers"
 
 
@@ -41,11 +42,11 @@ def label_of(value: Any) -> int | str | Unlabelled:  # noqa: ANN401  (from a fil
         raise ValueError(f"{value!r} is no label: expected a number or a text")  # noqa: TRY004  (as every other wrong label)
     if isinstance(value, str):
         text = value.strip()
-        if not text:
+        if not text or text in _NOTHING:
             return UNLABELLED
         if not _NUMBER.fullmatch(text):
             return text
-        value = int(text.partition(".")[0])
+        value = Decimal(text)
     if isinstance(value, float | Decimal):
         if math.isnan(value):
             return UNLABELLED
@@ -69,7 +70,7 @@ def from_zero(number: int, first: int, where: str, *, strict: bool = True) -> in
     return -1
 
 
-def name_classes(found: list[Found], names: list[str], class_of: ClassOf) -> None:
+def name_classes(found: list[Found], names: list[str], class_of: ClassOf, notes: list[str]) -> None:
     """Fill in the class ids where a source has only numbers, and give the images the names they have in ImageNet's archives.
 
     An id is taken from the image's name (n01440764_10026.JPEG), else from its number: from the ids of other images of that
@@ -88,12 +89,16 @@ def name_classes(found: list[Found], names: list[str], class_of: ClassOf) -> Non
     naming = _Naming(ids, names, max((max(part.labels, default=-1) for part in found), default=-1))
     for part in found:
         numbered = [i for i, class_id in enumerate(part.classes) if class_id is None]
-        texts = next((class_id for class_id, label in zip(part.classes, part.labels, strict=False) if label < 0), None) if part.labels else None
-        if numbered and texts is not None and not WNID.fullmatch(texts):
-            raise DataError(
-                f"{part.split}: one image has the class {shown(texts)!r}, another the number {part.labels[numbered[0]]} "
-                f"({shown(part.names[numbered[0]])}): expected one or the other"
+        texts = {
+            class_id for class_id, label in zip(part.classes, part.labels, strict=False) if label < 0 and class_id and not WNID.fullmatch(class_id)
+        }
+        if numbered and texts and not names:  # 0 to 9 and A to Z: texts, all of them
+            notes.append(
+                f"{part.split}: {len(numbered)} labels are numbers, the others texts ({some(sorted(map(shown, texts)))}): all are taken as texts"
             )
+            for i in numbered:
+                part.classes[i], part.labels[i] = str(part.labels[i]), -1
+            numbered = []
         for i in numbered:
             part.classes[i] = naming.of(part.labels[i])
         if part.labels:
@@ -217,6 +222,6 @@ def leave_out_unknown(root: Location, found: list[Found], known: list[str], *, s
                 "If their names are spelt differently, rename them; --skip-unknown-classes leaves these images out"
             )
         left_out[part.split] = {"classes": unknown, "images": count}
-        part.classes, part.names, part.places = ([column[i] for i in keep] for column in (part.classes, part.names, part.places))  # type: ignore[assignment,misc]
+        part.classes, part.names, part.places = ([column[i] for i in keep] for column in (part.classes, part.names, part.places))  # type: ignore[assignment]
         part.labels = [part.labels[i] for i in keep] if part.labels else []
     return left_out

@@ -50,7 +50,7 @@ def _found(root: Location, label_order: LabelOrder, first_label: int | None, not
     found = sorted((part for part in found if part.places), key=lambda part: ORDER.index(part.split))
     if not found:
         raise DataError(f"no images under {root}: expected class folders, ImageNet's tars, WebDataset tars, parquet or TFRecord files")
-    name_classes(found, names, class_of)
+    name_classes(found, names, class_of, notes)
     declared = declared or declared_classes(names, found)
     left_out = leave_out_unknown(root, found, declared, skip=skip)
     found = [part for part in found if part.places]
@@ -62,7 +62,7 @@ def _found(root: Location, label_order: LabelOrder, first_label: int | None, not
     for split, facts in left_out.items():
         lacking = f"{found[0].split} has not their {len(facts['classes'])} classes ({some(facts['classes'])})"
         notes.append(f"{root}: {facts['images']} images of {split} are left out: {lacking}")
-    listings = [listing_of(part, classes) for part in found]
+    listings = [listing_of(part, classes, notes) for part in found]
     notes.extend(missing_from_ilsvrc2012(classes, listings))
     return Source(shape, str(root), classes, listings, {part.split: part.reader for part in found}, notes, left_out)
 

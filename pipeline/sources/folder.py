@@ -3,12 +3,13 @@
 import os
 
 from ..errors import DataError
-from .kinds import IMAGE, NO_IMAGE
+from .heads import IMAGE
+from .kinds import NO_IMAGE
 from .labels import NUMBERED, ClassOf
-from .layout import Layout
+from .layout import Layout, is_flat
 from .listing import Found, Place, shown, some
 from .reading import FileReader
-from .splits import CONTAINERS, TEST, exact_split, folder_splits, words
+from .splits import CONTAINERS, ORDER, TEST, exact_split, folder_splits, words
 from .tree import tree_of
 
 
@@ -27,7 +28,7 @@ class Folder:
 
     def find(self, without: frozenset[str] = frozenset()) -> list[Found]:
         """Return every split found but those in `without`."""
-        splits = {split: self._splits[split] for split in ("train", "val", TEST) if split in self._splits} or self._alone()
+        splits = {split: self._splits[split] for split in ORDER if split in self._splits} or self._alone()
         found = []
         for split, folder in splits.items():
             if split not in without and len((part := self._list(split, folder)).places):
@@ -36,23 +37,21 @@ class Folder:
 
     def has_classes(self, folder: str) -> bool:
         """Tell whether there are folders with images in a folder."""
-        return any(IMAGE.search(file) for name in self._tree.folders(folder)[:8] for file, _ in self._tree.files(f"{folder}/{name}", deep=True))
+        return any(IMAGE.search(file) for name in self._tree.folders(folder)[:8] for file in self._tree.names(f"{folder}/{name}"))
 
     def _alone(self) -> dict[str, str]:
         """Return the split of a folder without split folders: what its name or ILSVRC's file names say, else train."""
         if not self._tree.folders(""):
-            match = NUMBERED.fullmatch(min((name for name, _ in self._tree.files("", deep=False)), default="").rpartition(".")[0])
+            match = NUMBERED.fullmatch(min(self._tree.names(""), default="").rpartition(".")[0])
             if match:
                 return {match[2]: ""}
-        if self._default != "train":
-            self.notes.append(f"{self.root} is called as the split {self._default} is: its images are read as {self._default}")
         return {self._default: ""}
 
     def _list(self, split: str, folder: str) -> Found:
         part = Found(split, self._reader)
         folder = self._inside(folder)
         names = self._tree.folders(folder)
-        loose = sorted(name for name, _ in self._tree.files(folder, deep=False))
+        loose = self._tree.names(folder)
         here = f"{self.root}/{folder}".rstrip("/")
         if not names and loose:
             self._list_flat(part, folder, here)
@@ -88,12 +87,11 @@ class Folder:
         """Return the folder of a split's classes: its own, or one in it that holds all of them and no image (train/images/<class>/)."""
         while True:
             names = self._tree.folders(folder)
-            if len(names) != 1 or names[0] in self.classes or any(not NO_IMAGE.search(name) for name, _ in self._tree.files(folder, deep=False)):
+            if len(names) != 1 or names[0] in self.classes or any(not NO_IMAGE.search(name) for name in self._tree.names(folder)):
                 return folder
             below = f"{folder}/{names[0]}" if folder else names[0]
-            flat = any(NUMBERED.fullmatch(name.rpartition(".")[0]) for name, _ in self._tree.files(below, deep=False))
-            holds_images = any(not NO_IMAGE.search(name) for name, _ in self._tree.files(below, deep=False))
-            if not flat and (holds_images or not self._tree.folders(below)):
+            holds_images = any(not NO_IMAGE.search(name) for name in self._tree.names(below))
+            if not is_flat(self._tree, below) and (holds_images or not self._tree.folders(below)):
                 return folder
             self.notes.append(f"{self.root}: the classes of {folder or 'it'} are in {below}")
             folder = below
@@ -108,11 +106,18 @@ class Folder:
                     f"Expected the splits above the classes: {here}/train/{name}/<image>"
                 )
         below = next(iter(inner.values()), set())
-        if 1 < len(inner) < len(below) and "" not in below and all(other == below for other in inner.values()) and len(classes) == len(inner):
+        if (
+            not self._splits
+            and 1 < len(inner) < len(below)
+            and "" not in below
+            and all(other == below for other in inner.values())
+            and len(classes) == len(inner)
+        ):
             tops = some(list(inner), 5)
             raise DataError(
                 f"{here} has the folders {tops}, and each of them the same {len(below)} ones ({some(sorted(below))}): are those the classes, "
-                f"and {tops} splits or data sets? Call the splits train, val and test, or give --src one of them"
+                f"and {tops} splits or data sets? Call the splits train, val and test, or give --src one of them; "
+                f"if {tops} are the classes, put them into a folder called train"
             )
 
     def _list_flat(self, part: Found, folder: str, here: str) -> None:

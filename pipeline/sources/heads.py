@@ -1,5 +1,6 @@
 """What the first bytes of a file, or of a member of a tar, say that it is."""
 
+import re
 import struct
 import tarfile
 
@@ -14,7 +15,15 @@ COMPRESSED = {
     b"7z\xbc\xaf": "7z",
     b"Rar!": "rar",
 }
+IMAGE = re.compile(r"(?i)\.(jpe?g|jpe|jfif|png|webp|bmp|gif|tiff?|ppm|pgm|pnm|avif|heic)$")  # names that say so
 TFRECORD_HEADER = 12  # bytes before the data of a record: their length, and its checksum
+
+
+def is_image(head: bytes) -> bool:
+    """Tell an image of a format that is decoded, or nearly so."""
+    if head.startswith(b"RIFF"):
+        return head[8:12] == b"WEBP"
+    return head.startswith((b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6"))
 
 
 def is_tar(head: bytes) -> bool:

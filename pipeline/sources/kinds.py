@@ -7,7 +7,6 @@ from ..remote import Location, RemotePath
 from .heads import begins, compression, is_tar, is_tfrecord
 
 HEAD = 512  # bytes that tell what a file is
-IMAGE = re.compile(r"(?i)\.(jpe?g|jpe|jfif|png|webp|bmp|gif|tiff?|ppm|pgm|pnm|avif|heic)$")
 NO_IMAGE = re.compile(
     r"(?i)(\.(txt|jsonl?|csv|tsv|md|rst|xml|ya?ml|html?|pdf|py|ipynb|log|toml|mat|np[yz]|pkl|pickle|bin|pth?|sh|cfg|ini|names|md5|sha\d+|lst|idx"
     r"|crc|sums?)|(^|/)(readme|licen[cs]e|changelog|_success)[^/]*)$"
@@ -51,6 +50,8 @@ def kind_of(path: Location) -> str | None:
         return "tar"
     if is_tfrecord(head):
         return "TFRecord"
+    if not head and re.search(r"-\d+-of-\d+$", path.name) and _SAYS["TFRecord"].search(path.name):
+        return "TFRecord"  # a shard without records, which is valid
     said = next((kind for kind, name in _SAYS.items() if name.search(path.name)), None)
     if said:
         raise DataError(f"{path} is no {said}: {begins(head)}; fetch it again, or move it out of the source")

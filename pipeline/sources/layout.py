@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 from ..errors import DataError
 from ..remote import Location, RemotePath, read_file
-from .kinds import ARCHIVE, IMAGE, NO_IMAGE, kind_of
+from .heads import IMAGE, is_image
+from .kinds import ARCHIVE, NO_IMAGE, head_of, kind_of
 from .labels import NUMBERED
 from .listing import shown, some
-from .splits import CONTAINERS, EXPECTED, exact_split, folder_splits, names_a_split, split_in, split_of, words
+from .splits import CONTAINERS, EXPECTED, exact_split, folder_splits, is_called_a_split, names_a_split, split_in, split_of, words
 from .tree import Tree, tree_of, under
 
 DEEPEST = 8  # wrappers in each other; folders below one that are looked at for an image
@@ -56,7 +57,7 @@ def layout_of(root: Location, notes: list[str]) -> Layout:
         kind = kind_of(root)
         _refuse_compressed([root] if kind == "compressed" else [])
         split = split_in(root.name, root)
-        default = exact_split(root.parent.name) or "train"
+        default = _home(_absolute(root).parent)
         return Layout(root, root, files=(DataFile(kind, root, split),) if kind else (), default=default)
     folder = _data_folder(root, notes)
     tree = tree_of(folder)
@@ -71,9 +72,23 @@ def layout_of(root: Location, notes: list[str]) -> Layout:
         _refuse_compressed(compressed)
     elif compressed:
         notes.append(f"{folder}: compressed archives are not read ({some([shown(path.name) for path in compressed], 10)})")
-    homes = [split for place in dict.fromkeys((root, folder)) if (split := exact_split(place.name))]
-    default = homes[0] if homes else "train"
+    default = next((split for place in dict.fromkeys((root, folder)) if (split := _home(place)) != "train"), "train")
+    if not splits and not any(file.split for file in files):
+        if default != "train":
+            notes.append(f"{folder}: nothing in it names a split, and it is called as the split {default} is: all is read as {default}")
+        elif exact_split(_absolute(folder).name) not in (None, "train"):
+            notes.append(f"{folder}: nothing in it names a split: all is read as train, though the folder is called {_absolute(folder).name}")
     return Layout(root, folder, splits, tuple(files), default)
+
+
+def _home(folder: Location) -> str:
+    """Return the split of what names none: val if the folder is called so, else train: test/ and dev/ may be called so for other reasons."""
+    name = _absolute(folder).name
+    return exact_split(name) or "train" if name.lower() in ("val", "valid", "validation") else "train"
+
+
+def _absolute(folder: Location) -> Location:
+    return folder if isinstance(folder, RemotePath) else folder.absolute()
 
 
 def _refuse_compressed(paths: list[Location]) -> None:
@@ -102,7 +117,7 @@ def _wrapped(here: Location, notes: list[str]) -> Location | None:
     folders = tree.folders("")
     if {"blobs", "snapshots"} <= set(folders):
         return _snapshot(here, tree)
-    if not folders or folder_splits(folders) or _has_data(here, tree, "") or _is_flat(tree, ""):
+    if not folders or folder_splits(folders) or _has_data(here, tree, "") or is_flat(tree, ""):
         return None
     if len(folders) > LOOKED_AT:
         return None
@@ -151,34 +166,46 @@ class _Look(NamedTuple):
 
 
 def _look(root: Location, tree: Tree, below: str) -> _Look:
-    files = [name for name, _ in tree.files(below, deep=False) if not NO_IMAGE.search(name)]
-    data = _has_data(root, tree, below)
-    loose = any(IMAGE.search(name) for name in files) or (bool(files) and not data)
+    loose, data = _has_images(root, tree, below), _has_data(root, tree, below)
     folders = tree.folders(below)
-    inner = any(_bears(tree, f"{below}/{name}", 1) for name in folders)
+    inner = any(_bears(root, tree, f"{below}/{name}", 1) for name in folders)
     splits = folder_splits(folders)
     called_so = len(set(splits.values())) > 1 or len(splits) == len(folders)
     holds_classes = any(
-        tree.folders(f"{below}/{name}") or _is_flat(tree, f"{below}/{name}") or _has_data(root, tree, f"{below}/{name}") for name in splits
+        tree.folders(f"{below}/{name}") or is_flat(tree, f"{below}/{name}") or _has_data(root, tree, f"{below}/{name}") for name in splits
     )
     whole = data or (inner and called_so and holds_classes)
     if not whole and len(folders) == 1 and inner and not loose:
         whole = _look(root, tree, f"{below}/{folders[0]}").whole  # a wrapper in a wrapper
-    return _Look(bool(files) or inner, loose, inner, whole)
+    return _Look(loose or data or inner, loose, inner, whole)
 
 
-def _bears(tree: Tree, below: str, depth: int) -> bool:
-    """Tell whether a folder has something that may be an image, at any depth."""
-    if any(not NO_IMAGE.search(name) for name, _ in tree.files(below, deep=False)):
+def _bears(root: Location, tree: Tree, below: str, depth: int) -> bool:
+    """Tell whether a folder has an image or a data file, at any depth."""
+    if _has_images(root, tree, below) or _has_data(root, tree, below):
         return True
-    return depth < DEEPEST and any(_bears(tree, f"{below}/{name}", depth + 1) for name in tree.folders(below))
+    return depth < DEEPEST and any(_bears(root, tree, f"{below}/{name}", depth + 1) for name in tree.folders(below))
+
+
+def _has_images(root: Location, tree: Tree, below: str) -> bool:
+    """Tell whether images lie in a folder: by their names, else by what a few of its files begin with."""
+    names = tree.names(below)
+    return any(map(IMAGE.search, names)) or any(is_image(_head(under(root, f"{below}/{name}" if below else name))) for name in _odd(names))
 
 
 def _has_data(root: Location, tree: Tree, below: str) -> bool:
     """Tell whether tars, parquet or TFRecord files lie in a folder, by a few of its files: those called so first."""
-    names = [name for name, _ in tree.files(below, deep=False) if not (IMAGE.search(name) or NO_IMAGE.search(name))]
-    names.sort(key=lambda name: (not ARCHIVE.search(name), name))
-    return any(_claims(under(root, f"{below}/{name}" if below else name)) for name in names[:OPENED])
+    return any(_claims(under(root, f"{below}/{name}" if below else name)) for name in _odd(tree.names(below)))
+
+
+def _odd(names: list[str]) -> list[str]:
+    """Return a few files whose names do not tell what they are, those called as archives first."""
+    found = [name for name in names if not (IMAGE.search(name) or NO_IMAGE.search(name))]
+    return sorted(found, key=lambda name: (not ARCHIVE.search(name), name))[:OPENED]
+
+
+def _head(path: Location) -> bytes:
+    return head_of(path) if isinstance(path, RemotePath) or path.is_file() else b""
 
 
 def _claims(path: Location) -> bool:
@@ -191,9 +218,9 @@ def _claims(path: Location) -> bool:
         return True
 
 
-def _is_flat(tree: Tree, below: str) -> bool:
+def is_flat(tree: Tree, below: str) -> bool:
     """Tell whether ILSVRC's validation files lie in a folder."""
-    return any(NUMBERED.fullmatch(name.rpartition(".")[0]) for name, _ in tree.files(below, deep=False))
+    return any(NUMBERED.fullmatch(name.rpartition(".")[0]) for name in tree.names(below))
 
 
 def _no_classes(folder: Location) -> str:
@@ -210,9 +237,11 @@ def _splits(folder: Location, tree: Tree, notes: list[str]) -> dict[str, str]:
     if not named and len(folders) <= LOOKED_AT:
         named = _only_split(folder, tree, folders)
     looks = {name: _look(folder, tree, name) for name in named}
-    sure = {name for name, look in looks.items() if look.folders or look.whole or _is_flat(tree, name)}
-    others = [name for name in folders if name not in named]
+    sure = {name for name, look in looks.items() if look.folders or look.whole or is_flat(tree, name)}
+    named = {name: split for name, split in named.items() if name in sure or is_called_a_split(name)}  # test_car/ and train_car/ may be classes
+    others = [name for name in folders if name not in named and "devkit" not in name.lower()]
     if not named or (others and not sure):
+        _check_classes(folder, tree, folders)
         return {}
     found: dict[str, str] = {}
     for name, split in named.items():
@@ -226,6 +255,16 @@ def _splits(folder: Location, tree: Tree, notes: list[str]) -> dict[str, str]:
     if renamed:
         notes.append(f"{folder}: {', '.join(renamed)}")
     return found
+
+
+def _check_classes(folder: Location, tree: Tree, folders: list[str]) -> None:
+    """Raise DataError for a class that is called like a split, and holds folders as a split would."""
+    for name in folders:
+        if names_a_split(name) and _look(folder, tree, name).folders:
+            raise DataError(
+                f"{folder}/{name} has folders with images in it, as a split has classes, and its name has the word of a split and others: "
+                f"expected folders called {EXPECTED}; rename it"
+            )
 
 
 def _only_split(folder: Location, tree: Tree, folders: list[str]) -> dict[str, str]:
@@ -255,7 +294,8 @@ def _check_others(folder: Location, tree: Tree, found: dict[str, str], others: l
 
 def _check_beside_files(folder: Location, tree: Tree, notes: list[str]) -> None:
     """Raise DataError if class folders lie beside data files: which of them are the data set cannot be told."""
-    looks = {name: look for name in tree.folders("")[:LOOKED_AT] if (look := _look(folder, tree, name)).bears}
+    names = [name for name in tree.folders("") if "devkit" not in name.lower()]
+    looks = {name: look for name in names[:LOOKED_AT] if (look := _look(folder, tree, name)).bears}
     if len(looks) > 1 or any(look.folders or look.whole for look in looks.values()):
         raise DataError(
             f"{folder} has folders with images ({some(list(looks))}) beside tars, parquet or TFRecord files: give --src a folder of one kind"
@@ -268,7 +308,7 @@ def _files_in(folder: Location, tree: Tree, below: str, parts: tuple[str, ...]) 
     """Return the data files directly in a folder, and the compressed ones; `parts` name the split with them."""
     files: list[DataFile] = []
     compressed: list[Location] = []
-    for name in sorted(name for name, _ in tree.files(below, deep=False)):
+    for name in tree.names(below):
         if IMAGE.search(name) or NO_IMAGE.search(name):
             continue
         path = under(folder, f"{below}/{name}" if below else name)

@@ -53,11 +53,19 @@ class Found:
 
     split: str
     reader: Reader
-    of_rows: bool = False  # images are rows of tables, whose names may be equal
+    of_rows: bool = False  # images are rows of tables, which need no names
+    may_repeat: bool = False  # names of images may be equal, and are told apart by where the images lie
     classes: list[str | None] = field(default_factory=list)  # id of each image's class, None where only a number is known
     labels: list[int] = field(default_factory=list)  # its number in the source's own list of classes, -1: unknown; or empty
     names: list[bytes] = field(default_factory=list)  # file name below the class folder
     places: list[Place] = field(default_factory=list)
+
+    def extend(self, other: "Found") -> None:
+        """Take the images of another one, which the same reader reads."""
+        self.classes += other.classes
+        self.labels += other.labels
+        self.names += other.names
+        self.places += other.places
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +147,7 @@ def feed(digest: Any, column: pa.Array) -> None:  # noqa: ANN401  (hashlib's obj
         digest.update(plain(column).tobytes())
 
 
-def listing_of(found: Found, classes: list[str]) -> Listing:
+def listing_of(found: Found, classes: list[str], notes: list[str]) -> Listing:
     """Return the columns of `found`, sorted by label, then key.
 
     Images whose keys would be the same have the folders and the file in them that they lie in; DataError if that does not tell them apart.
@@ -147,7 +155,9 @@ def listing_of(found: Found, classes: list[str]) -> Listing:
     number: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
     labels = np.fromiter(map(number.__getitem__, found.classes), np.int64, len(found.classes))
     prefixes = [f"{found.split}/{name}/".encode("utf-8", "surrogateescape") for name in classes]
-    keys = strings([prefixes[number[name]] + file for name, file in zip(found.classes, _told_apart(found, labels), strict=True)], pa.large_binary())
+    keys = strings(
+        [prefixes[number[name]] + file for name, file in zip(found.classes, _told_apart(found, labels, notes), strict=True)], pa.large_binary()
+    )
     names, files, offsets, sizes = zip(*found.places, strict=True)
     where = [numbers(np.array(column, kind)) for column, kind in ((files, np.int32), (offsets, np.int64), (sizes, np.int64))]
     places = pa.record_batch([strings(names, pa.large_binary()), *where], ["name", "file", "offset", "size"])
@@ -167,18 +177,24 @@ def _twin(sorted_keys: pa.LargeBinaryArray) -> bytes | None:
     return sorted_keys[pc.index(same, True).as_py()].as_py() if pc.any(same).as_py() else None
 
 
-def _told_apart(found: Found, labels: Int64[np.ndarray, "n"]) -> list[bytes]:
+def _told_apart(found: Found, labels: Int64[np.ndarray, "n"], notes: list[str]) -> list[bytes]:
     """Return the names of the images below their classes, told apart within a class as far as the source tells them apart.
 
     Of names that are there twice each gets the folders before it that the image has in its archive or column; if that is not enough, the
     name of the file, too; then its own name in the archive or, in a table, its number among those of the same name.
     """
     names = found.names
+    if not found.may_repeat:
+        return names
+    files = _file_names(found.reader.paths)
     for longer in (_with_folders, _with_file):
         seen = Counter(zip(labels.tolist(), names, strict=True))
         if len(seen) == len(names):
             return names
-        names = [longer(found, i, key[1]) if seen[key] > 1 else key[1] for i, key in enumerate(zip(labels.tolist(), names, strict=True))]
+        if longer is _with_folders:
+            count = sum(times for times in seen.values() if times > 1)
+            notes.append(f"{count} images of {found.split} have names that occur twice in their class: the keys have where they lie, too")
+        names = [longer(found, files, i, key[1]) if seen[key] > 1 else key[1] for i, key in enumerate(zip(labels.tolist(), names, strict=True))]
     seen, before = Counter(zip(labels.tolist(), names, strict=True)), Counter[tuple[int, bytes]]()
     told = []
     for row, key in enumerate(zip(labels.tolist(), names, strict=True)):
@@ -189,14 +205,22 @@ def _told_apart(found: Found, labels: Int64[np.ndarray, "n"]) -> list[bytes]:
     return told
 
 
-def _with_folders(found: Found, row: int, name: bytes) -> bytes:
+def _file_names(paths: list[Location]) -> list[bytes]:
+    """Return the names of files without their last extension; of those with one name, the folder's too; then their number."""
+    names = [re.sub(r"\.[^.]*$", "", path.name) for path in paths]
+    for before in ([path.parent.name for path in paths], [f"{number:05}" for number in range(len(paths))]):
+        seen = Counter(names)
+        names = [f"{first}/{name}" if seen[name] > 1 else name for first, name in zip(before, names, strict=True)]
+    return [os.fsencode(name.lstrip("/")) for name in names]
+
+
+def _with_folders(found: Found, _files: list[bytes], row: int, name: bytes) -> bytes:
     parts = [part for part in found.places[row].name.split(b"/")[:-1] if part not in (b"", b".", b"..")]
     return b"/".join([*parts, name])
 
 
-def _with_file(found: Found, row: int, name: bytes) -> bytes:
-    file = found.places[row].file
-    return name if file < 0 else os.fsencode(found.reader.paths[file].name.partition(".")[0]) + b"/" + name
+def _with_file(found: Found, files: list[bytes], row: int, name: bytes) -> bytes:
+    return files[found.places[row].file] + b"/" + name
 
 
 def clean_name(name: str, class_id: str | None) -> bytes:

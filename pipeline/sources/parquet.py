@@ -38,7 +38,7 @@ def list_parquet(
     named: dict[tuple[str, ...], Location] = {}
     reader = ParquetReader([path for path, _ in files])
     for number, (path, split) in enumerate(zip(reader.paths, settled(files, default), strict=True)):
-        part = found.setdefault(split, Found(split, reader, of_rows=True))
+        part = found.setdefault(split, Found(split, reader, of_rows=True, may_repeat=True))
         try:
             notes += _list_file(path, number, part, first_label or 0)
             if names := _class_names(_opened(path).schema_arrow):
@@ -99,7 +99,7 @@ class _Columns:
     @classmethod
     def of(cls, path: Location, schema: pa.Schema) -> "_Columns":
         by_name = {field.name: _stored(field.type) for field in schema}
-        label = next((name for name in LABEL_COLUMNS if name in by_name and _is_label(by_name[name])), None)
+        label = _label_column(by_name)
         beside = tuple(name for name in NAME_COLUMNS if name in by_name and _is_text(by_name[name]))
         for name in IMAGE_COLUMNS:
             kind = by_name.get(name)
@@ -128,19 +128,29 @@ def _stored(kind: pa.DataType) -> pa.DataType:
             return kind
 
 
+def _label_column(by_name: dict[str, pa.DataType]) -> str | None:
+    """Return the column of the labels: of integers if there is one, else of other numbers, else of texts, which may be descriptions."""
+    others = (lambda kind: pa.types.is_floating(kind) or pa.types.is_decimal(kind), _is_text, pa.types.is_null)
+    for fits in (pa.types.is_integer, *others):
+        for name in LABEL_COLUMNS:
+            if name in by_name and fits(by_name[name]):
+                return name
+    return None
+
+
 def _is_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind) or pa.types.is_list_view(kind):
         return pa.types.is_uint8(kind.value_type) or pa.types.is_int8(kind.value_type)
-    return _is_text(kind)  # bytes written without saying that they are none
+    return _is_binary(kind)
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind)
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind)
-    return binary or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-def _is_label(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind) or _is_text(kind)
+    """Tell a column of texts, also if it was written without saying that its bytes are some."""
+    return _is_binary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def _texts(table: pa.Table, column: str) -> list[Any]:
@@ -160,16 +170,16 @@ def _names(table: pa.Table, columns: _Columns) -> list[str | None]:
 
 def _image_bytes(group: Any, image: str) -> int:  # noqa: ANN401  (pyarrow's metadata)
     columns = (group.column(i) for i in range(group.num_columns))
-    return sum(column.total_uncompressed_size for column in columns if column.path_in_schema.startswith(image))
+    return sum(column.total_uncompressed_size for column in columns if f"{column.path_in_schema}.".startswith(f"{image}."))
 
 
 def _class_names(schema: pa.Schema) -> list[str]:
     """Return the names that Hugging Face's schema metadata give to the labels: those of the label's own column, no other's."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        label = next(name for name in LABEL_COLUMNS if name in schema.names and _is_label(_stored(schema.field(name).type)))
+        label = _label_column({field.name: _stored(field.type) for field in schema})
         return [str(name) for name in features[label]["names"]]
-    except (KeyError, TypeError, ValueError, StopIteration, AttributeError, RecursionError):
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return []
 
 
@@ -193,6 +203,8 @@ class ParquetReader:
             raise UndecodableImage("no bytes in this row (only a path?)")
         if isinstance(value, pa.ListScalar):
             refuse_large(len(value.values))
+            if value.values.null_count:
+                raise UndecodableImage("a list of bytes with one that is missing")
             return plain(value.values.view(pa.uint8())).tobytes()
         buffer = value.as_buffer()
         refuse_large(buffer.size)

@@ -39,8 +39,15 @@ def is_junk_path(path: str) -> bool:
 
 
 def words(name: str) -> list[str]:
-    """Return the words of a name in lower case: TrainSet, train_set and train-set2 all have train and set."""
-    return [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)]
+    """Return the words of a name in lower case: TrainSet, train_set, trainset and train-set2 all have train and set."""
+    return [part for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name) for part in _apart(word.lower())]
+
+
+def _apart(word: str) -> list[str]:
+    """Return a split's word and what is written together with it."""
+    if word in WORDS or word in AROUND:
+        return [word]
+    return next(([begin, word.removeprefix(begin)] for begin in WORDS if word.startswith(begin) and word.removeprefix(begin) in AROUND), [word])
 
 
 def split_in(name: str, where: object) -> str | None:
@@ -65,11 +72,16 @@ def exact_split(name: str) -> str | None:
     return WORDS.get(name.lower())
 
 
+def is_called_a_split(name: str) -> bool:
+    """Tell a name that is a split's word, alone or beside words of `AROUND` and digits."""
+    found = words(name)
+    return len({WORDS[word] for word in found if word in WORDS}) == 1 and all(word in WORDS or word in AROUND for word in found)
+
+
 def folder_splits(names: Iterable[str]) -> dict[str, str]:
     """Return folder -> split for those of the folders in one place whose names say so.
 
-    A name says so if it is a split's word, alone or beside words of `AROUND` and digits; or if two names differ in that word only
-    (flowers_train, flowers_val).
+    A name says so by itself (`is_called_a_split`), or if two names differ in that word only (flowers_train, flowers_val).
     """
     found: dict[str, str] = {}
     alike: dict[tuple[str, ...], dict[str, str]] = {}
@@ -78,7 +90,7 @@ def folder_splits(names: Iterable[str]) -> dict[str, str]:
         rest = tuple(word for word in words(name) if word not in WORDS)
         if len(splits) != 1:
             continue
-        if all(word in AROUND for word in rest):
+        if is_called_a_split(name):
             found[name] = splits.pop()
         else:
             alike.setdefault(rest, {})[name] = splits.pop()

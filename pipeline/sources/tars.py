@@ -16,13 +16,12 @@ from typing import NamedTuple
 from ..errors import DataError
 from ..remote import Location
 from .classes import Unlabelled, from_zero, label_of
-from .heads import begins, compression, is_tar
+from .heads import IMAGE, begins, compression, is_tar
 from .labels import NUMBERED, ClassOf
 from .listing import MAX_BYTES, WNID, Found, Place, clean_name, shown, some
 from .reading import RangeReader, Window, read_range
-from .splits import exact_split, is_junk_path, settled, split_of
+from .splits import folder_splits, is_junk_path, settled, split_of
 
-IMAGE = re.compile(r"(jpe?g|png|webp|bmp|gif|tiff?|ppm|img|image)", re.IGNORECASE)
 MAX_LABEL, MAX_JSON = 1 << 10, 1 << 20  # bytes
 NUMBERS, IDS = ("label", "cls", "class", "target"), ("class_id", "wnid", "synset")  # of a json; a text in NUMBERS may be a description
 FILENAMES = ("filename", "file_name", "path")
@@ -177,17 +176,38 @@ class _Tar(NamedTuple):
 def _list_webdataset(tar: _Tar, reader: RangeReader, found: dict[str, Found], odd: Counter[str], notes: list[str]) -> None:
     """Group members by the name before the first dot: an image, and cls or json beside it.
 
-    Where the tar's own path names no split, the folders in it may (train/0001.jpg, val/0002.jpg).
+    Where the tar's own path names no split, the folders in it may (train/0001.jpg, val_images/0002.jpg).
     """
     unlabelled = 0
+    by_folder: dict[str, Found] = {}
     for folder, key, sample in _samples(tar.path, odd):
-        inside = split_of([part for part in folder.split("/") if exact_split(part)], f"{tar.path}: {shown(folder)}")
-        if inside and tar.is_named and inside != tar.split:
-            raise DataError(f"{tar.path} is of the split {tar.split} by its name, and has the folder {shown(folder)} in it: rename one of them")
-        split = inside or tar.split
-        unlabelled += not _add_sample(found.setdefault(split, Found(split, reader)), tar, f"{folder}/{key}".lstrip("/"), sample)
+        part = by_folder.setdefault(folder, Found("", reader, may_repeat=True))
+        unlabelled += not _add_sample(part, tar, f"{folder}/{key}".lstrip("/"), sample, odd)
+    inside = _splits_inside(tar, list(by_folder))
+    for folder, part in by_folder.items():
+        split = inside.get(folder, tar.split)
+        found.setdefault(split, Found(split, reader, may_repeat=True)).extend(part)
     if unlabelled:
         notes.append(f"{tar.path}: {unlabelled} images without a label (as in a test set) are not read")
+
+
+def _splits_inside(tar: _Tar, folders: list[str]) -> dict[str, str]:
+    """Return folder -> split of those in a tar that name one; DataError if only some do, or another one than the tar's own path."""
+    called = folder_splits({part for folder in folders for part in folder.split("/")})
+    inside = {}
+    for folder in folders:
+        split = split_of([part for part in folder.split("/") if part in called], f"{tar.path}: {shown(folder)}")
+        if split:
+            inside[folder] = split
+    if tar.is_named and set(inside.values()) - {tar.split}:
+        folder = next(folder for folder, split in inside.items() if split != tar.split)
+        raise DataError(f"{tar.path} is of the split {tar.split} by its name, and has the folder {shown(folder)} in it: rename one of them")
+    unnamed = [shown(folder) or "its top" for folder in folders if folder not in inside]
+    if inside and unnamed and not tar.is_named:
+        raise DataError(
+            f"{tar.path} has folders that name splits ({some(sorted(inside))}), and samples in others ({some(unnamed)}): which are they of?"
+        )
+    return inside
 
 
 def _samples(path: Location, odd: Counter[str]) -> Iterator[tuple[str, str, dict[str, Member]]]:
@@ -210,14 +230,15 @@ def _samples(path: Location, odd: Counter[str]) -> Iterator[tuple[str, str, dict
         yield *current, sample
 
 
-def _add_sample(part: Found, tar: _Tar, key: str, sample: dict[str, Member]) -> bool:
+def _add_sample(part: Found, tar: _Tar, key: str, sample: dict[str, Member], odd: Counter[str]) -> bool:
     """Add a sample; tell whether it has a label."""
-    images = [extension for extension in sample if IMAGE.fullmatch(extension)]
-    if len(images) != 1:
-        what = "no image" if not images else f"{len(images)} images"
+    images = [extension for extension in sample if IMAGE.search(f".{extension}") or extension in ("img", "image")]
+    if not images:
         raise DataError(
-            f"{tar.path}: the sample {shown(key)} has {what} (it has {some(sorted(map(shown, sample)))}); expected one of WebDataset's jpg beside cls"
+            f"{tar.path}: the sample {shown(key)} has no image (it has {some(sorted(map(shown, sample)))}); expected WebDataset's jpg beside cls"
         )
+    if len(images) > 1:
+        odd["further images of samples"] += len(images) - 1
     member = sample[images[0]]
     facts = _facts(tar.path, key, sample)
     if facts.class_id is None and facts.number is None:
@@ -240,6 +261,7 @@ class _Facts(NamedTuple):
 def _facts(path: Location, key: str, sample: dict[str, Member]) -> _Facts:
     """Return what is said of a sample; DataError if nothing is, or two things."""
     said: list[tuple[str, int | str | Unlabelled]] = []
+    wrong: list[str] = []
     filename = ""
     for extension, limit in (("json", MAX_JSON), ("cls", MAX_LABEL), ("cls.txt", MAX_LABEL)):
         member = sample.get(extension)
@@ -250,13 +272,19 @@ def _facts(path: Location, key: str, sample: dict[str, Member]) -> _Facts:
         data = read_range(path, member.offset, member.size)
         try:
             value = json.loads(data) if extension == "json" else data.decode()
-            if isinstance(value, dict):
-                said += [(f"json {name}", label_of(value[name])) for name in (*NUMBERS, *IDS) if name in value]
-                filename = next((value[name] for name in FILENAMES if isinstance(value.get(name), str)), "")
-            else:
-                said.append((extension, label_of(value)))
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: {shown(member.name)} is no label: {error}") from error
+        facts = {f"json {name}": value[name] for name in (*NUMBERS, *IDS) if name in value} if isinstance(value, dict) else {extension: value}
+        for where, fact in facts.items():
+            try:
+                is_id = where.removeprefix("json ") in IDS and isinstance(fact, str) and fact
+                said.append((where, fact if is_id else label_of(fact)))
+            except ValueError as error:
+                wrong.append(f"{shown(member.name)} is no label: {error}")
+        if isinstance(value, dict):
+            filename = next((value[name] for name in FILENAMES if isinstance(value.get(name), str)), "")
+    if wrong and not said:
+        raise DataError(f"{path}: {wrong[0]}")
     if not said:
         raise DataError(f"{path}: the sample {shown(key)} has no label: expected {shown(key)}.cls with a number, or a label in {shown(key)}.json")
     numbers = {value: where for where, value in said if isinstance(value, int)}

@@ -80,7 +80,7 @@ def list_tfrecords(files: list[tuple[Location, str | None]], default: str, first
     reader = TFRecordReader([path for path, _ in files])
     flavours: dict[str, None] = {}
     for number, (path, split) in enumerate(zip(reader.paths, settled(files, default), strict=True)):
-        part = found.setdefault(split, Found(split, reader, of_rows=True))
+        part = found.setdefault(split, Found(split, reader, of_rows=True, may_repeat=True))
         unlabelled = junk = 0
         for offset, data in records(path):
             features = _features(path, offset, data)
@@ -101,6 +101,8 @@ def list_tfrecords(files: list[tuple[Location, str | None]], default: str, first
             part.labels.append(from_zero(label, count_from, where, strict=wnid is None) if isinstance(label, int) else -1)
             part.names.append(os.fsencode(name or f"{path.name}-{offset}"))
             part.places.append(Place(part.names[-1], number, offset, len(data)))
+        if path.stat().st_size == 0:
+            notes.append(f"{path}: no record: the file is empty")
         if unlabelled:
             notes.append(f"{path}: {unlabelled} images without a label (as in a test set) are not read")
         if junk:

@@ -17,6 +17,9 @@ class Tree(Protocol):
     def folders(self, below: str) -> list[str]:
         """Return the names of the folders in `below`, sorted."""
 
+    def names(self, below: str) -> list[str]:
+        """Return the names of all that is not a folder, sorted; nothing is asked about them."""
+
     def files(self, below: str, *, deep: bool) -> Iterator[tuple[str, int]]:
         """Yield (path from `below` on, bytes; -1: unknown) of all that is not a folder; `deep`: in its folders, too."""
 
@@ -41,6 +44,9 @@ class _LocalTree:
 
     def folders(self, below: str) -> list[str]:
         return sorted(entry.name for entry in self._entries(below) if not is_junk(entry.name) and _is_folder(entry, follow=True))
+
+    def names(self, below: str) -> list[str]:
+        return sorted(entry.name for entry in self._entries(below) if not is_junk(entry.name) and not _is_folder(entry, follow=True))
 
     def files(self, below: str, *, deep: bool) -> Iterator[tuple[str, int]]:
         for entry in self._entries(below):
@@ -89,6 +95,10 @@ class _RemoteTree:
     def folders(self, below: str) -> list[str]:
         self._list(below)
         return sorted(self._folders[below])
+
+    def names(self, below: str) -> list[str]:
+        self._list(below)
+        return sorted(name for name, _ in self._files[below])
 
     def files(self, below: str, *, deep: bool) -> Iterator[tuple[str, int]]:
         self._gather(below) if deep else self._list(below)
