@@ -286,6 +286,8 @@ def test_a_command_of_one_process_says_so_under_torchrun(run):
         ("figures", run / "0"),
         ("predict", "--checkpoint", run / "0", "x.jpg"),
     ):
-        done = command("alextrain", *arguments, env={"RANK": "0", "WORLD_SIZE": "2"})
+        done = command(
+            "alextrain", *arguments, env={"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+        )
         assert done.returncode == 1
         assert "start it without torchrun" in done.stderr

@@ -157,7 +157,7 @@ def test_classes_in_one_folder_of_a_split_are_found_there(tmp_path):
         ({"val/a": 1, "dev/a": 1, "train/a": 1}, "for the split 'val'"),
         ({"cat/train": 1, "cat/val": 1, "dog/train": 1, "dog/val": 1}, "cat would be a class, but it holds folders called train, val"),
         ({"one/train/a": 1, "one/val/a": 1, "two/train/a": 1, "two/val/a": 1}, "several folders with images"),
-        ({"fold1/a": 1, "fold1/b": 1, "fold1/c": 1, "fold2/a": 1, "fold2/b": 1, "fold2/c": 1}, "each of them the same 3 ones"),
+        ({"fold1/a": 1, "fold1/b": 1, "fold1/c": 1, "fold2/a": 1, "fold2/b": 1, "fold2/c": 1}, "the images lie one folder deeper (a, b, c)"),
         ({"images": 3}, "holds images and no class folders"),
         ({"train/images": 3, "val/images": 1}, "no class folders: their labels are unknown"),
         ({"car": 1, "train/steam": 1, "train/diesel": 1}, "has car/ with images beside train/"),
@@ -209,12 +209,10 @@ def test_folders_in_a_tar_are_splits_by_the_rule_of_folders_and_all_of_them_or_n
     assert splits_of(tmp_path / "c.tar") == {"train": 2}
 
 
-def test_classes_may_have_the_words_of_splits_and_the_same_folders_in_them(tmp_path):
-    make_images(tmp_path / "a", {"test_car": 1, "train_car": 1})
+def test_classes_of_a_split_may_have_the_same_folders_in_them(tmp_path):
     sides = {f"{split}/{kind}/{side}": 1 for split in ("train", "val") for kind in ("benign", "malignant") for side in ("40X", "100X", "200X")}
     make_images(tmp_path / "b", sides)
 
-    assert find_source(tmp_path / "a").classes == ["test_car", "train_car"]
     assert find_source(tmp_path / "b").classes == ["benign", "malignant"]
 
 
@@ -739,3 +737,181 @@ def test_a_class_that_two_tars_have_is_refused(imagenet, tmp_path):
     (tmp_path / "ILSVRC2012_img_train_t3.tar").write_bytes((tmp_path / "ILSVRC2012_img_train.tar").read_bytes())
 
     assert "two images called train/n01440764/n01440764_0.JPEG" in refusal(tmp_path)
+
+
+# What public data sets look like, and what happens to them on their way
+
+
+def class_tars(path, splits, prefix="", ending=".tar"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    inner = []
+    for wnid, files in splits["train"].items():
+        shapes.tar(files.items(), path.with_name("class.tmp"))
+        inner.append((f"{prefix}{wnid}{ending}", path.with_name("class.tmp").read_bytes()))
+    path.with_name("class.tmp").unlink()
+    return shapes.tar(inner, path)
+
+
+def test_a_header_of_zeros_inside_of_an_archive_does_not_end_it(imagenet, tmp_path):
+    outer = class_tars(tmp_path / "a/train.tar", imagenet)
+    samples = wds(tmp_path / "b/train.tar", range(4))
+    for path, name in ((outer, "n01443537.tar"), (samples, "002.jpg")):
+        with tarfile.open(path) as archive:
+            at = archive.getmember(name).offset
+        data = bytearray(path.read_bytes())
+        data[at : at + 512] = bytes(512)
+        path.write_bytes(data)
+
+        assert f"goes on behind the end marker at byte {at}" in refusal(path)
+    (tmp_path / "c.tar").write_bytes(wds(tmp_path / "x.tar", [1]).read_bytes() * 2)
+    assert "goes on behind the end marker" in refusal(tmp_path / "c.tar")
+
+
+def test_splits_inside_of_a_tar_of_tars_are_refused(imagenet, tmp_path):
+    class_tars(tmp_path / "a.tar", imagenet, "imagenet/val/")
+    shapes.tar(
+        [(f"{name}.tar", wds(tmp_path / "x", [1]).read_bytes()) for name in ("ILSVRC2012_img_train", "ILSVRC2012_img_val")], tmp_path / "b.tar"
+    )
+    shapes.tar([("train/1.JPEG", b"x"), ("val/2.JPEG", b"x")], tmp_path / "inner")
+    shapes.tar([("n01440764.tar", (tmp_path / "inner").read_bytes())], tmp_path / "c.tar")
+
+    for name in "ab":
+        assert "so that splits are inside of it" in refusal(tmp_path / f"{name}.tar")
+    assert "as if splits were inside of classes" in refusal(tmp_path / "c.tar")
+
+
+def test_a_link_in_the_place_of_a_class_tar_is_refused(imagenet, tmp_path):
+    outer = class_tars(tmp_path / "train.tar", imagenet)
+    with tarfile.open(outer, "a") as archive:
+        shapes.add(archive, "n09999999.tar", b"", type=tarfile.SYMTYPE, linkname="n01440764.tar")
+
+    assert "a class tar may be a link: 1 links, devices and the like in the tars are not read (n09999999.tar)" in refusal(outer)
+
+
+def test_class_tars_may_be_called_in_upper_case(imagenet, tmp_path):
+    assert find_source(class_tars(tmp_path / "train.TAR", imagenet, ending=".TAR")).classes == sorted(imagenet["train"])
+
+
+def test_a_tar_of_class_folders_is_not_taken_for_the_validation_tar(tmp_path):
+    files = [(f"imagenette2/train/n01440764/ILSVRC2012_val_{n:08}.JPEG", b"x") for n in range(1, 20)]
+    shapes.tar([*files, ("imagenette2/train/n01440764/n01440764_1.JPEG", b"x")], tmp_path / "imagenette2.tar")
+
+    assert "if its folders are classes, unpack the archive" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tree", "empty", "said"),
+    [
+        ({"train2017": 2, "val2017": 2}, ["annotations"], "train2017 has 2 files and no class folders"),
+        ({"cars_train": 2, "cars_test": 2}, ["devkit"], "no class folders: their labels are unknown"),
+        ({"train": 2, "test": 2, "train_masks": 2}, [], "has train_masks/ with images beside test/, train/"),
+        ({"train/images": 2, "train/labels": 2, "valid/images": 1}, [], "images, beside labels, and no class folders"),
+        ({"JPEGImages": 2, "SegmentationClass": 2, "SegmentationObject": 2}, [], "JPEGImages has images, beside"),
+        ({"amazon/images/mug": 1, "amazon/images/pen": 1, "dslr/frontal/mug": 1, "dslr/images/pen": 1}, [], "the images lie one folder deeper"),
+        ({"a/abbey": 1, "a/airport": 1, "b/beach": 1}, [], "the images lie one folder deeper (abbey, airport, beach)"),
+        ({"val/tmp/x": 1, "train/n01440764": 1}, [], None),
+    ],
+)
+def test_what_the_folders_of_public_data_sets_mean_is_not_guessed(tmp_path, tree, empty, said):
+    make_images(tmp_path, tree)
+    for name in empty:
+        (tmp_path / name).mkdir()
+
+    if said is None:
+        assert "the val split has classes that train has not" in refusal(tmp_path)
+    else:
+        assert said in refusal(tmp_path)
+
+
+def test_flat_validation_files_stay_so_beside_an_idle_folder(imagenet, tmp_path):
+    shapes.flat_folder(imagenet, tmp_path)
+    (tmp_path / "val/tmp").mkdir()
+    source = find_source(tmp_path)
+
+    assert len(source.listings()[1]) == 6
+    assert any("1 folders beside the files are not read (tmp)" in note for note in source.notes())
+    (tmp_path / "val/tmp/x.JPEG").write_bytes(jpeg(picture(1)))
+    assert "beside each other: keep one of them" in refusal(tmp_path)
+
+
+def test_a_folder_of_texts_is_no_class_and_named(tmp_path):
+    make_images(tmp_path, {"train/cat": 1, "train/owl": 1})
+    (tmp_path / "train/docs").mkdir()
+    (tmp_path / "train/docs/readme.txt").write_text("x")
+    source = find_source(tmp_path)
+
+    assert source.classes == ["cat", "owl"]
+    assert any("train/docs has files and none that may be an image: it is no class" in note for note in source.notes())
+
+
+def test_links_to_nowhere_that_may_have_been_a_part_are_refused(tmp_path):
+    make_images(tmp_path / "a", {"train/cat": 1, "train/owl": 1})
+    (tmp_path / "a/train/dog").symlink_to("/nowhere/dog")
+    make_images(tmp_path / "b", {"train/cat": 1, "train/owl": 1})
+    (tmp_path / "b/val").symlink_to("/nowhere/val")
+    wds(tmp_path / "c/train-0.tar", [1])
+    (tmp_path / "c/train-1.tar").symlink_to("/nowhere/train-1.tar")
+
+    for where, name in (("a", "train/dog"), ("b", "val"), ("c", "train-1.tar")):
+        assert f"{name} is a link to nowhere" in refusal(tmp_path / where)
+
+
+def test_missing_parts_of_a_counted_set_are_named(tmp_path):
+    for number in (0, 2):
+        table(tmp_path / f"train-{number:05}-of-00004.parquet", [number, number + 9])
+
+    assert any("2 of 4 parts are missing (00001, 00003)" in note for note in find_source(tmp_path).notes())
+
+
+def test_a_split_that_rows_tell_is_not_ignored(tmp_path):
+    table(tmp_path / "a.parquet", range(4), split=["train", "train", "test", "test"])
+    table(tmp_path / "b.parquet", range(2), filename=["train/0.jpg", "val/1.jpg"])
+    table(tmp_path / "c.parquet", range(2), split=["train", "train"])
+
+    assert "its column split says 'test'" in refusal(tmp_path / "a.parquet")
+    assert "has images in val/" in refusal(tmp_path / "b.parquet")
+    assert splits_of(tmp_path / "c.parquet") == {"train": 2}
+
+
+def test_lists_of_splits_beside_class_folders_are_named(tmp_path):
+    make_images(tmp_path, {"cat": 1, "dog": 1})
+    (tmp_path / "test.txt").write_text("cat/000.JPEG\n")
+
+    assert any("files that may say which images are of which split are not read (test.txt)" in note for note in find_source(tmp_path).notes())
+
+
+def test_the_plain_image_of_a_sample_is_read_and_others_are_named(tmp_path):
+    shapes.tar([("a.cls", b"0"), ("a.depth.png", b"depth"), ("a.jpg", jpeg(picture(1)))], tmp_path / "train.tar")
+    shapes.tar([("b.cls", b"0"), ("b.left.jpg", b"left"), ("b.right.jpg", b"right")], tmp_path / "other.tar")
+
+    assert every_image(find_source(tmp_path / "train.tar")) == {b"train/0/a.jpg": jpeg(picture(1))}
+    assert any("1 further images of samples in the tars are not read (b.right.jpg)" in note for note in find_source(tmp_path / "other.tar").notes())
+
+
+@pytest.mark.parametrize("name", ["license_plates-train-0.tar", "readme_images-train-0.tar", "devkit_train.tar"])
+def test_no_tar_is_left_out_for_the_words_in_its_name(tmp_path, name):
+    wds(tmp_path / name, [1, 2])
+
+    assert splits_of(tmp_path) == {"train": 2}
+
+
+def test_archives_of_boxes_beside_the_official_tars_are_no_reason_to_stop(imagenet, tmp_path):
+    shapes.tars(imagenet, tmp_path)
+    (tmp_path / "ILSVRC2012_bbox_train_v2.tar.gz").write_bytes(b"\x1f\x8b boxes")
+
+    assert splits_of(tmp_path) == {"train": 24, "val": 6}
+
+
+def test_what_spark_and_dask_lay_beside_parquet_is_passed_over(tmp_path):
+    table(tmp_path / "train-0.parquet", [0, 1])
+    for name in ("_metadata", "_common_metadata", "_SUCCESS"):
+        (tmp_path / name).write_bytes(b"PAR1 and no table")
+
+    assert splits_of(tmp_path) == {"train": 2}
+
+
+def test_an_image_with_several_labels_is_refused(tmp_path):
+    packed = shapes.message(1, shapes.message(1, shapes.message(1, b"label") + shapes.message(2, shapes.message(3, shapes.message(1, b"\x00\x01")))))
+    shapes.tfrecord([packed + shapes.example({"image": b"x"})], tmp_path / "train.tfrecord")
+
+    assert "an image has one label, and here are several" in refusal(tmp_path)

@@ -200,16 +200,14 @@ def _source_order(root: Location, number: dict[int, str], classes: list[str], de
 
 
 def leave_out_unknown(root: Location, found: list[Found], known: list[str], *, skip: bool) -> dict[str, dict[str, Any]]:
-    """Raise DataError if a split has classes, known by name alone, that the first split has not; with `skip`, leave their images out.
+    """Raise DataError if a split has classes that neither the first split has nor the source lists (`known`); with `skip`, leave their images out.
 
-    Return {split: {"classes": ..., "images": how many were left out}}. Where a source numbers its classes, a number is the same class in all splits.
+    Return {split: {"classes": ..., "images": how many were left out}}.
     """
     first, *others = found
     classes = {str(name) for name in first.classes} | set(known)
     left_out: dict[str, dict[str, Any]] = {}
     for part in others:
-        if part.labels and any(label >= 0 for label in part.labels) and not skip:
-            continue
         unknown = sorted({str(name) for name in part.classes} - classes)
         if not unknown:
             continue
@@ -219,7 +217,7 @@ def leave_out_unknown(root: Location, found: list[Found], known: list[str], *, s
             names = some([shown(name) for name in unknown], 5)
             raise DataError(
                 f"{root}: the {part.split} split has classes that {first.split} has not: {names} ({count} images). "
-                "If their names are spelt differently, rename them; --skip-unknown-classes leaves these images out"
+                "If they are called or numbered differently, make them agree; --skip-unknown-classes leaves these images out"
             )
         left_out[part.split] = {"classes": unknown, "images": count}
         part.classes, part.names, part.places = ([column[i] for i in keep] for column in (part.classes, part.names, part.places))  # type: ignore[assignment]

@@ -55,6 +55,8 @@ def _found(root: Location, label_order: LabelOrder, first_label: int | None, not
     left_out = leave_out_unknown(root, found, declared, skip=skip)
     found = [part for part in found if part.places]
     classes = all_classes(root, found, declared, label_order, class_of, notes)
+    if len(classes) == 1:
+        notes.append(f"{root}: all images are of one class, {classes[0]}; if that is a folder around images of several, their labels are unknown")
     for part in found:
         missing = sorted(set(classes) - set(part.classes))
         if missing:

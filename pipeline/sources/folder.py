@@ -1,16 +1,18 @@
 """Folders of files: SRC/train/n01440764/x.JPEG and SRC/val/..., SRC/n01440764/x.JPEG alone, or validation files without class folders."""
 
 import os
+from pathlib import Path
 
 from ..errors import DataError
 from .heads import IMAGE
 from .kinds import NO_IMAGE
 from .labels import NUMBERED, ClassOf
-from .layout import Layout, is_flat
+from .layout import Layout
 from .listing import Found, Place, shown, some
+from .looks import is_flat, look
 from .reading import FileReader
-from .splits import CONTAINERS, ORDER, TEST, exact_split, folder_splits, words
-from .tree import tree_of
+from .splits import CONTAINERS, FORMATS, ORDER, TEST, exact_split, folder_splits, words
+from .tree import tree_of, under
 
 
 class Folder:
@@ -50,17 +52,18 @@ class Folder:
     def _list(self, split: str, folder: str) -> Found:
         part = Found(split, self._reader)
         folder = self._inside(folder)
-        names = self._tree.folders(folder)
-        loose = self._tree.names(folder)
+        names, loose = self._tree.folders(folder), self._tree.names(folder)
         here = f"{self.root}/{folder}".rstrip("/")
-        if not names and loose:
+        if loose and (not names or is_flat(self._tree, folder)):
             self._list_flat(part, folder, here)
+            if names:
+                self._pass_over(folder, here, names)
             return part
         if len(names) == 1 and split == TEST and (set(words(names[0])) <= CONTAINERS or exact_split(names[0])):
             self.notes.append(f"{here}/{names[0]}: files without class folders, so without labels: not read")
             return part
-        if len(names) == 1 and words(names[0]) and set(words(names[0])) <= CONTAINERS:
-            raise DataError(self._unknown_labels(f"{here}/{names[0]}", "images"))
+        self._check_names(here, names)
+        self._check_links(folder, here, loose)
         loose = loose if folder else [name for name in loose if not NO_IMAGE.search(name)]
         if loose:
             self.notes.append(f"{here}: {len(loose)} files outside the class folders are not read ({some([shown(name) for name in loose])})")
@@ -68,15 +71,44 @@ class Folder:
         for name in names:
             if shown(name) != name:
                 raise DataError(f"{self.root}: the class folder {shown(name)} has a name that is not UTF-8; rename it")
-            inner[name] = self._list_class(part, name, f"{folder}/{name}" if folder else name)
-        self._check_inner(here, inner, set(part.classes))
-        self.classes = self.classes or names
+            found = self._list_class(part, name, f"{folder}/{name}" if folder else name)
+            if found is None:
+                self.notes.append(f"{here}/{name} has files and none that may be an image: it is no class")
+            else:
+                inner[name] = found
+        self._check_inner(here, inner)
+        self.classes = self.classes or list(inner)
         return part
 
-    def _list_class(self, part: Found, name: str, below: str) -> set[str]:
-        """List the files of a class; return the folders directly in its own that have some, "" for itself."""
+    def _pass_over(self, folder: str, here: str, names: list[str]) -> None:
+        """Note the folders beside flat files; DataError if they hold images."""
+        tops = [f"{folder}/{name}" if folder else name for name in names]
+        if any(look(self.root, self._tree, top).bears for top in tops):
+            raise DataError(f"{here} has ILSVRC's validation files and folders with images ({some(names)}) beside each other: keep one of them")
+        self.notes.append(f"{here}: {len(names)} folders beside the files are not read ({some(names)})")
+
+    def _check_names(self, here: str, names: list[str]) -> None:
+        """Raise DataError for a folder that is called as those of images are, and not as classes are: images/ beside labels/, JPEGImages/."""
+        for name in names:
+            if words(name) and set(words(name)) <= FORMATS:
+                beside = [other for other in names if other != name]
+                what = f"images, beside {some(beside)}," if beside else "images"
+                raise DataError(self._unknown_labels(f"{here}/{name}", what))
+
+    def _check_links(self, folder: str, here: str, loose: list[str]) -> None:
+        """Raise DataError for a link to nowhere where a class may have been: without it, labels would be others."""
+        for name in loose:
+            path = under(self.root, f"{folder}/{name}" if folder else name)
+            if isinstance(path, Path) and path.is_symlink() and not path.exists() and not IMAGE.search(name):
+                raise DataError(f"{here}/{shown(name)} is a link to nowhere: a class may be missing; mend or delete it")
+
+    def _list_class(self, part: Found, name: str, below: str) -> set[str] | None:
+        """List the files of a class; return the folders directly in its own that have some, "" for itself; None if no file may be an image."""
         inner = set()
-        for file, size in self._tree.files(below, deep=True):
+        files = list(self._tree.files(below, deep=True))
+        if files and all(NO_IMAGE.search(file) for file, _ in files):
+            return None
+        for file, size in files:
             inner.add(file.partition("/")[0] if "/" in file else "")
             part.classes.append(name)
             part.names.append(os.fsencode(file))
@@ -96,8 +128,8 @@ class Folder:
             self.notes.append(f"{self.root}: the classes of {folder or 'it'} are in {below}")
             folder = below
 
-    def _check_inner(self, here: str, inner: dict[str, set[str]], classes: set[str | None]) -> None:
-        """Raise DataError for class folders that are none: they hold splits, or all the same classes."""
+    def _check_inner(self, here: str, inner: dict[str, set[str]]) -> None:
+        """Raise DataError for class folders that are none: they hold splits, or the classes."""
         for name, below in inner.items():
             splits = folder_splits(below)
             if len(set(splits.values())) > 1 or (splits and set(splits) == below):
@@ -105,20 +137,18 @@ class Folder:
                     f"{here}/{name} would be a class, but it holds folders called {some(sorted(splits))}, as splits are. "
                     f"Expected the splits above the classes: {here}/train/{name}/<image>"
                 )
-        below = next(iter(inner.values()), set())
-        if (
-            not self._splits
-            and 1 < len(inner) < len(below)
-            and "" not in below
-            and all(other == below for other in inner.values())
-            and len(classes) == len(inner)
-        ):
-            tops = some(list(inner), 5)
-            raise DataError(
-                f"{here} has the folders {tops}, and each of them the same {len(below)} ones ({some(sorted(below))}): are those the classes, "
-                f"and {tops} splits or data sets? Call the splits train, val and test, or give --src one of them; "
-                f"if {tops} are the classes, put them into a folder called train"
-            )
+        used = {name: below for name, below in inner.items() if below}
+        if not used or any("" in below for below in used.values()) or all(len(below) == 1 for below in used.values()):
+            return  # n01440764/images/1.JPEG, as in Tiny ImageNet, is a class
+        tops, below = some(list(used), 5), some(sorted(set().union(*used.values())), 5)
+        said = f"{here} has the folders {tops}, and the images lie one folder deeper ({below})"
+        if self._splits:
+            self.notes.append(f"{said}: the classes are {tops}")
+            return
+        raise DataError(
+            f"{said}: are those the classes, and {tops} splits or data sets? Call the splits train, val and test, or give --src one of them; "
+            f"if {tops} are the classes, put them into a folder called train"
+        )
 
     def _list_flat(self, part: Found, folder: str, here: str) -> None:
         """List validation files without class folders; their names tell the class."""

@@ -9,8 +9,9 @@ from .heads import begins, compression, is_tar, is_tfrecord
 HEAD = 512  # bytes that tell what a file is
 NO_IMAGE = re.compile(
     r"(?i)(\.(txt|jsonl?|csv|tsv|md|rst|xml|ya?ml|html?|pdf|py|ipynb|log|toml|mat|np[yz]|pkl|pickle|bin|pth?|sh|cfg|ini|names|md5|sha\d+|lst|idx"
-    r"|crc|sums?)|(^|/)(readme|licen[cs]e|changelog|_success)[^/]*)$"
+    r"|crc|sums?)|(^|/)(readme|licen[cs]e|copying|changelog|_success))$"
 )
+_DEVKIT = re.compile(r"(?i)^ILSVRC\d{4}_devkit")
 _SAYS = {
     "tar": re.compile(r"(?i)\.tar$"),
     "parquet": re.compile(r"(?i)\.(parquet|pq)$"),
@@ -37,7 +38,7 @@ def kind_of(path: Location) -> str | None:
 
     DataError for one whose name says that it is a part, and whose content says that it is not: a part that is left out changes labels.
     """
-    if "devkit" in path.name.lower() or NO_IMAGE.search(path.name):
+    if _DEVKIT.search(path.name) or NO_IMAGE.search(path.name):
         return None
     if _UNFINISHED.search(path.name) and ARCHIVE.search(path.name):
         raise DataError(f"{path} is what an unfinished download leaves: finish it, or delete it")

@@ -6,22 +6,26 @@ A wrapper is a folder that has the whole data set in it and is no part of its me
 ILSVRC/Data/CLS-LOC/ are.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..errors import DataError
 from ..remote import Location, RemotePath, read_file
-from .heads import IMAGE, is_image
-from .kinds import ARCHIVE, NO_IMAGE, head_of, kind_of
-from .labels import NUMBERED
+from .heads import IMAGE
+from .kinds import NO_IMAGE, kind_of
 from .listing import shown, some
-from .splits import CONTAINERS, EXPECTED, exact_split, folder_splits, is_called_a_split, names_a_split, split_in, split_of, words
+from .looks import has_data, is_flat, look
+from .splits import CONTAINERS, EXPECTED, exact_split, folder_splits, names_a_split, split_in, split_of, words
 from .tree import Tree, tree_of, under
 
-DEEPEST = 8  # wrappers in each other; folders below one that are looked at for an image
+DEEPEST = 8  # wrappers in each other
+MOST_PARTS = 1 << 20  # that the name of a file is believed to have
+ABOUT = frozenset(
+    ("bbox", "bboxes", "annotation", "annotations", "labels", "masks", "meta", "metadata", "devkit")
+)  # words of archives without images
 LOOKED_AT = 32  # folders of one place whose content is looked at: more than that are classes
-OPENED = 4  # files of a folder that are opened to see what it holds
 
 
 class DataFile(NamedTuple):
@@ -72,13 +76,31 @@ def layout_of(root: Location, notes: list[str]) -> Layout:
         _refuse_compressed(compressed)
     elif compressed:
         notes.append(f"{folder}: compressed archives are not read ({some([shown(path.name) for path in compressed], 10)})")
+    notes.extend(_missing_parts(files))
+    lists = [name for name in tree.names("") if NO_IMAGE.search(name) and names_a_split(name.rpartition(".")[0])]
+    if lists and not splits:
+        notes.append(f"{folder}: files that may say which images are of which split are not read ({some(lists, 10)})")
     default = next((split for place in dict.fromkeys((root, folder)) if (split := _home(place)) != "train"), "train")
-    if not splits and not any(file.split for file in files):
+    if not splits and not any(file.split for file in files) and not is_flat(tree, ""):
         if default != "train":
             notes.append(f"{folder}: nothing in it names a split, and it is called as the split {default} is: all is read as {default}")
         elif exact_split(_absolute(folder).name) not in (None, "train"):
             notes.append(f"{folder}: nothing in it names a split: all is read as train, though the folder is called {_absolute(folder).name}")
     return Layout(root, folder, splits, tuple(files), default)
+
+
+def _missing_parts(files: list[DataFile]) -> Iterator[str]:
+    """Yield a note for each set of files called ...-00000-of-00010 of which some are missing."""
+    sets: dict[tuple[str, int], set[int]] = {}
+    for file in files:
+        match = re.search(r"(.*)-(\d+)-of-(\d+)(\.\w+)?$", str(file.path))
+        if match:
+            sets.setdefault((match[1], int(match[3])), set()).add(int(match[2]))
+    for (begin, count), there in sets.items():
+        missing = [number for number in range(min(count, MOST_PARTS)) if number not in there]
+        if missing:
+            names = some([f"{number:05}" for number in missing], 10)
+            yield f"{begin}-*: {len(missing)} of {count} parts are missing ({names}); their images, and classes that only they have, are not read"
 
 
 def _home(folder: Location) -> str:
@@ -92,6 +114,7 @@ def _absolute(folder: Location) -> Location:
 
 
 def _refuse_compressed(paths: list[Location]) -> None:
+    paths = [path for path in paths if not ABOUT & set(words(path.name))]
     if paths:
         raise DataError(f"{paths[0]} is compressed, so that no image in it can be read by itself: decompress it first")
 
@@ -117,12 +140,12 @@ def _wrapped(here: Location, notes: list[str]) -> Location | None:
     folders = tree.folders("")
     if {"blobs", "snapshots"} <= set(folders):
         return _snapshot(here, tree)
-    if not folders or folder_splits(folders) or _has_data(here, tree, "") or is_flat(tree, ""):
+    if not folders or folder_splits(folders) or has_data(here, tree, "") or is_flat(tree, ""):
         return None
     if len(folders) > LOOKED_AT:
         return None
-    looks = {name: look for name in folders if (look := _look(here, tree, name)).bears}
-    whole = [name for name, look in looks.items() if look.whole]
+    looks = {name: seen for name in folders if (seen := look(here, tree, name)).bears}
+    whole = [name for name, seen in looks.items() if seen.whole]
     if len(looks) == 1:
         (name,) = looks
         if names_a_split(name) and not looks[name].whole:
@@ -156,73 +179,6 @@ def _snapshot(here: Location, tree: Tree) -> Location:
     return under(here, f"snapshots/{revisions[0]}")
 
 
-class _Look(NamedTuple):
-    """What a folder holds."""
-
-    bears: bool  # an image or a data file, at any depth
-    loose: bool  # images directly in it
-    folders: bool  # an image in a folder of it
-    whole: bool  # data files, or folders called as splits: a data set of its own
-
-
-def _look(root: Location, tree: Tree, below: str) -> _Look:
-    loose, data = _has_images(root, tree, below), _has_data(root, tree, below)
-    folders = tree.folders(below)
-    inner = any(_bears(root, tree, f"{below}/{name}", 1) for name in folders)
-    splits = folder_splits(folders)
-    called_so = len(set(splits.values())) > 1 or len(splits) == len(folders)
-    holds_classes = any(
-        tree.folders(f"{below}/{name}") or is_flat(tree, f"{below}/{name}") or _has_data(root, tree, f"{below}/{name}") for name in splits
-    )
-    whole = data or (inner and called_so and holds_classes)
-    if not whole and len(folders) == 1 and inner and not loose:
-        whole = _look(root, tree, f"{below}/{folders[0]}").whole  # a wrapper in a wrapper
-    return _Look(loose or data or inner, loose, inner, whole)
-
-
-def _bears(root: Location, tree: Tree, below: str, depth: int) -> bool:
-    """Tell whether a folder has an image or a data file, at any depth."""
-    if _has_images(root, tree, below) or _has_data(root, tree, below):
-        return True
-    return depth < DEEPEST and any(_bears(root, tree, f"{below}/{name}", depth + 1) for name in tree.folders(below))
-
-
-def _has_images(root: Location, tree: Tree, below: str) -> bool:
-    """Tell whether images lie in a folder: by their names, else by what a few of its files begin with."""
-    names = tree.names(below)
-    return any(map(IMAGE.search, names)) or any(is_image(_head(under(root, f"{below}/{name}" if below else name))) for name in _odd(names))
-
-
-def _has_data(root: Location, tree: Tree, below: str) -> bool:
-    """Tell whether tars, parquet or TFRecord files lie in a folder, by a few of its files: those called so first."""
-    return any(_claims(under(root, f"{below}/{name}" if below else name)) for name in _odd(tree.names(below)))
-
-
-def _odd(names: list[str]) -> list[str]:
-    """Return a few files whose names do not tell what they are, those called as archives first."""
-    found = [name for name in names if not (IMAGE.search(name) or NO_IMAGE.search(name))]
-    return sorted(found, key=lambda name: (not ARCHIVE.search(name), name))[:OPENED]
-
-
-def _head(path: Location) -> bytes:
-    return head_of(path) if isinstance(path, RemotePath) or path.is_file() else b""
-
-
-def _claims(path: Location) -> bool:
-    """Tell a file that is part of a data set, or claims to be."""
-    if not isinstance(path, RemotePath) and not path.is_file():
-        return False  # a pipe, a device, a link to nowhere
-    try:
-        return kind_of(path) not in (None, "compressed")
-    except DataError:
-        return True
-
-
-def is_flat(tree: Tree, below: str) -> bool:
-    """Tell whether ILSVRC's validation files lie in a folder."""
-    return any(NUMBERED.fullmatch(name.rpartition(".")[0]) for name in tree.names(below))
-
-
 def _no_classes(folder: Location) -> str:
     return f"{folder} holds images and no class folders: their labels are unknown. Expected {folder}/<class>/<image>"
 
@@ -236,17 +192,18 @@ def _splits(folder: Location, tree: Tree, notes: list[str]) -> dict[str, str]:
     named = folder_splits(folders)
     if not named and len(folders) <= LOOKED_AT:
         named = _only_split(folder, tree, folders)
-    looks = {name: _look(folder, tree, name) for name in named}
-    sure = {name for name, look in looks.items() if look.folders or look.whole or is_flat(tree, name)}
-    named = {name: split for name, split in named.items() if name in sure or is_called_a_split(name)}  # test_car/ and train_car/ may be classes
+    looks = {name: look(folder, tree, name) for name in named}
+    sure = {name for name, seen in looks.items() if seen.folders or seen.whole or is_flat(tree, name)}
     others = [name for name in folders if name not in named and "devkit" not in name.lower()]
-    if not named or (others and not sure):
+    if not named or (others and not sure and len(set(named.values())) == 1):  # of two splits neither is a class
         _check_classes(folder, tree, folders)
         return {}
     found: dict[str, str] = {}
     for name, split in named.items():
         if split in found:
-            raise DataError(f"{folder} has both {found[split]}/ and {name}/ for the split {split!r}; keep one of them")
+            raise DataError(
+                f"{folder} has both {found[split]}/ and {name}/ for the split {split!r}: move all of it into one folder (links will do), or keep one"
+            )
         found[split] = name
     _check_others(folder, tree, found, others)
     if others:
@@ -260,7 +217,7 @@ def _splits(folder: Location, tree: Tree, notes: list[str]) -> dict[str, str]:
 def _check_classes(folder: Location, tree: Tree, folders: list[str]) -> None:
     """Raise DataError for a class that is called like a split, and holds folders as a split would."""
     for name in folders:
-        if names_a_split(name) and _look(folder, tree, name).folders:
+        if names_a_split(name) and look(folder, tree, name).folders:
             raise DataError(
                 f"{folder}/{name} has folders with images in it, as a split has classes, and its name has the word of a split and others: "
                 f"expected folders called {EXPECTED}; rename it"
@@ -269,8 +226,8 @@ def _check_classes(folder: Location, tree: Tree, folders: list[str]) -> None:
 
 def _only_split(folder: Location, tree: Tree, folders: list[str]) -> dict[str, str]:
     """Return the one folder with images if its name has a split's word among others: flowers_val/<class>/."""
-    bearing = [name for name in folders if _look(folder, tree, name).bears]
-    if len(bearing) == 1 and names_a_split(bearing[0]) and _look(folder, tree, bearing[0]).folders:
+    bearing = [name for name in folders if look(folder, tree, name).bears]
+    if len(bearing) == 1 and names_a_split(bearing[0]) and look(folder, tree, bearing[0]).folders:
         split = split_in(bearing[0], folder / bearing[0])
         return {bearing[0]: split} if split else {}
     return {}
@@ -279,9 +236,9 @@ def _only_split(folder: Location, tree: Tree, folders: list[str]) -> dict[str, s
 def _check_others(folder: Location, tree: Tree, found: dict[str, str], others: list[str]) -> None:
     """Raise DataError if a folder beside the splits may be a part of the data set: left out, it would be missed; read, it might leak."""
     for name in others:
-        look = _look(folder, tree, name)
-        a_few_pictures = len(found) > 1 and not look.folders and not look.whole and not names_a_split(name)
-        if look.bears and not a_few_pictures:
+        seen = look(folder, tree, name)
+        a_few_pictures = len(found) > 1 and not seen.folders and not seen.whole and not names_a_split(name)
+        if seen.bears and not a_few_pictures:
             splits = ", ".join(f"{other}/" for other in found.values())
             raise DataError(
                 f"{folder} has {name}/ with images beside {splits}, and its name is no split's. Expected folders called {EXPECTED}: "
@@ -295,8 +252,8 @@ def _check_others(folder: Location, tree: Tree, found: dict[str, str], others: l
 def _check_beside_files(folder: Location, tree: Tree, notes: list[str]) -> None:
     """Raise DataError if class folders lie beside data files: which of them are the data set cannot be told."""
     names = [name for name in tree.folders("") if "devkit" not in name.lower()]
-    looks = {name: look for name in names[:LOOKED_AT] if (look := _look(folder, tree, name)).bears}
-    if len(looks) > 1 or any(look.folders or look.whole for look in looks.values()):
+    looks = {name: seen for name in names[:LOOKED_AT] if (seen := look(folder, tree, name)).bears}
+    if len(looks) > 1 or any(seen.folders or seen.whole for seen in looks.values()):
         raise DataError(
             f"{folder} has folders with images ({some(list(looks))}) beside tars, parquet or TFRecord files: give --src a folder of one kind"
         )
@@ -313,7 +270,9 @@ def _files_in(folder: Location, tree: Tree, below: str, parts: tuple[str, ...]) 
             continue
         path = under(folder, f"{below}/{name}" if below else name)
         if not isinstance(path, RemotePath) and not path.is_file():
-            continue  # a pipe, a device, a link to nowhere
+            if path.is_symlink() and not path.exists():
+                raise DataError(f"{path} is a link to nowhere: a part, a split or a class may be missing; mend or delete it")
+            continue  # a pipe, a device
         kind = kind_of(path)
         if kind == "compressed":
             compressed.append(path)
@@ -338,6 +297,6 @@ def _folders_with_files(folder: Location, tree: Tree, below: str, depth: int) ->
     yield below
     folders = [f"{below}/{name}" for name in tree.folders(below)]
     step = max(1, len(folders) // LOOKED_AT)
-    if depth < DEEPEST and any(_look(folder, tree, name).whole for name in folders[::step]):
+    if depth < DEEPEST and any(look(folder, tree, name).whole for name in folders[::step]):
         for name in folders:
             yield from _folders_with_files(folder, tree, name, depth + 1)

@@ -20,12 +20,13 @@ from ..columns import plain
 from ..errors import DataError, UndecodableImage
 from ..remote import Location, RemotePath
 from .classes import Unlabelled, from_zero, label_of
-from .listing import Found, Place, some
+from .listing import Found, Place, shown, some
 from .reading import refuse_large
-from .splits import is_junk, settled
+from .splits import exact_split, is_junk, settled, split_in
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "bytes", "image_bytes")
 LABEL_COLUMNS = ("label", "cls", "target", "fine_label")
+SPLIT_COLUMNS = ("split", "subset", "partition")
 NAME_COLUMNS = ("path", "filename", "file_name", "key", "__key__")
 MAX_GROUP = 1 << 31  # bytes of a row group's images in memory; Hugging Face's have about ten megabytes
 
@@ -60,6 +61,7 @@ def _list_file(path: Location, number: int, part: Found, first_label: int) -> li
         if _image_bytes(file.metadata.row_group(group), columns.image) > MAX_GROUP:
             raise DataError(f"{path}: row group {group} holds more than {MAX_GROUP} bytes of images; write it with smaller row groups")
         table = file.read_row_group(group, columns=columns.read)
+        _check_splits(path, part.split, table, columns)
         for at, (value, own) in enumerate(zip(_texts(table, columns.label), _names(table, columns), strict=True)):
             name = own or f"{path.name.removesuffix('.parquet')}-{row:08}"
             row += 1
@@ -90,16 +92,18 @@ class _Columns:
     image: str
     label: str
     names: tuple[str, ...]  # columns that may name the image, the first that does counts
+    splits: tuple[str, ...]  # columns that may name its split
 
     @property
     def read(self) -> list[str]:
         """What a listing reads."""
-        return [self.label, *self.names]
+        return [self.label, *self.names, *self.splits]
 
     @classmethod
     def of(cls, path: Location, schema: pa.Schema) -> "_Columns":
         by_name = {field.name: _stored(field.type) for field in schema}
         label = _label_column(by_name)
+        splits = tuple(name for name in SPLIT_COLUMNS if name in by_name and _is_text(by_name[name]))
         beside = tuple(name for name in NAME_COLUMNS if name in by_name and _is_text(by_name[name]))
         for name in IMAGE_COLUMNS:
             kind = by_name.get(name)
@@ -107,9 +111,11 @@ class _Columns:
                 continue
             if pa.types.is_struct(kind) and (inner := kind.get_field_index("bytes")) >= 0 and _is_bytes(_stored(kind.field(inner).type)):
                 own = kind.get_field_index("path")
-                return cls(f"{name}.bytes", label, ((f"{name}.path",) if own >= 0 and _is_text(_stored(kind.field(own).type)) else ()) + beside)
+                return cls(
+                    f"{name}.bytes", label, ((f"{name}.path",) if own >= 0 and _is_text(_stored(kind.field(own).type)) else ()) + beside, splits
+                )
             if _is_bytes(kind):
-                return cls(name, label, beside)
+                return cls(name, label, beside, splits)
         columns = some([f"{name}: {kind}" for name, kind in sorted(by_name.items())], 8)
         raise DataError(
             f"{path} has the columns {columns}: expected an image column ({', '.join(IMAGE_COLUMNS)}; struct<bytes, path> "
@@ -151,6 +157,19 @@ def _is_binary(kind: pa.DataType) -> bool:
 def _is_text(kind: pa.DataType) -> bool:
     """Tell a column of texts, also if it was written without saying that its bytes are some."""
     return _is_binary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _check_splits(path: Location, split: str, table: pa.Table, columns: _Columns) -> None:
+    """Raise DataError if rows say that they are of another split, by a column for it or by the folder in their names."""
+    for column in columns.splits:
+        for value in set(_texts(table, column)) - {None}:
+            said = split_in(os.fsdecode(value), path)
+            if said not in (None, split):
+                raise DataError(f"{path} is read as {split}, and its column {column} says {os.fsdecode(value)!r}: write a file for each split")
+    folders = {part for name in _names(table, columns) if name and "/" in name for part in name.split("/")[:-1]}
+    for part in sorted(folders):
+        if exact_split(part) not in (None, split):
+            raise DataError(f"{path} is read as {split}, and has images in {shown(part)}/: write a file for each split, and name it so")
 
 
 def _texts(table: pa.Table, column: str) -> list[Any]:

@@ -20,9 +20,11 @@ AROUND = frozenset(  # words that may stand beside a split's in the name of its 
     )
 )
 CONTAINERS = frozenset(("image", "images", "img", "imgs", "data", "jpg", "jpeg", "jpegs", "jpegimages", "picture", "pictures", "photo", "photos"))
+FORMATS = frozenset(("image", "images", "img", "imgs", "jpg", "jpgs", "jpeg", "jpegs", "jpegimages"))  # no class is called so
 JUNK = frozenset(  # what macOS, Windows, Synology, QNAP and file systems leave in folders; compared in lower case
     (
         *("__macosx", "@eadir", "@recycle", "#recycle", "@tmp", "thumbs.db", "ehthumbs.db", "desktop.ini"),
+        *("_metadata", "_common_metadata", "_delta_log", "_success"),  # what Spark, Dask and Delta lay beside parquet
         *("lost+found", "$recycle.bin", "system volume information", "__pycache__"),
     )
 )

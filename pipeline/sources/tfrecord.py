@@ -206,13 +206,21 @@ def _label(features: dict[str, Bytes], where: str) -> int | str | Unlabelled:
     try:
         for name in LABELS:
             for kind, values in fields(features.get(name, memoryview(b""))):
-                if isinstance(values, BYTES):
-                    for number, value in fields(values):
-                        if number == 1:
-                            return label_of(_number(kind, value))
+                found = [value for number, value in fields(values) if number == 1] if isinstance(values, BYTES) else []
+                if len(found) > 1 or (found and kind in (2, 3) and _is_longer(kind, found[0])):
+                    raise ValueError("an image has one label, and here are several")
+                if found:
+                    return label_of(_number(kind, found[0]))
     except ValueError as error:
         raise DataError(f"{where}: {error}") from error
     return UNLABELLED
+
+
+def _is_longer(kind: int, value: int | Bytes) -> bool:
+    """Tell whether packed numbers are more than one."""
+    if isinstance(value, int):
+        return False
+    return len(value) > 4 if kind == 2 else varint(value, 0)[1] < len(value)
 
 
 def _number(kind: int, value: int | Bytes) -> int | float | str | None:

@@ -1,0 +1,85 @@
+"""What a folder of a source holds, told by names and by what a few of its files begin with; no image is decoded.
+
+In:  a folder.    Out: a Look.
+"""
+
+from typing import NamedTuple
+
+from ..errors import DataError
+from ..remote import Location, RemotePath
+from .heads import IMAGE, is_image
+from .kinds import ARCHIVE, NO_IMAGE, head_of, kind_of
+from .labels import NUMBERED
+from .splits import folder_splits
+from .tree import Tree, under
+
+DEEPEST = 8  # folders below one that are looked at for an image
+OPENED = 4  # files of a folder that are opened to see what it holds
+
+
+class Look(NamedTuple):
+    """What a folder holds."""
+
+    bears: bool  # an image or a data file, at any depth
+    loose: bool  # images directly in it
+    folders: bool  # an image in a folder of it
+    whole: bool  # data files, or folders called as splits: a data set of its own
+
+
+def look(root: Location, tree: Tree, below: str) -> Look:
+    """Return what the folder `below` of `root` holds."""
+    loose, data = _has_images(root, tree, below), has_data(root, tree, below)
+    folders = tree.folders(below)
+    inner = any(_bears(root, tree, f"{below}/{name}", 1) for name in folders)
+    splits = folder_splits(folders)
+    called_so = len(set(splits.values())) > 1 or len(splits) == len(folders)
+    holds_classes = any(
+        tree.folders(f"{below}/{name}") or is_flat(tree, f"{below}/{name}") or has_data(root, tree, f"{below}/{name}") for name in splits
+    )
+    whole = data or (inner and called_so and holds_classes)
+    if not whole and len(folders) == 1 and inner and not loose:
+        whole = look(root, tree, f"{below}/{folders[0]}").whole  # a wrapper in a wrapper
+    return Look(loose or data or inner, loose, inner, whole)
+
+
+def _bears(root: Location, tree: Tree, below: str, depth: int) -> bool:
+    """Tell whether a folder has an image or a data file, at any depth."""
+    if _has_images(root, tree, below) or has_data(root, tree, below):
+        return True
+    return depth < DEEPEST and any(_bears(root, tree, f"{below}/{name}", depth + 1) for name in tree.folders(below))
+
+
+def _has_images(root: Location, tree: Tree, below: str) -> bool:
+    """Tell whether images lie in a folder: by their names, else by what a few of its files begin with."""
+    names = tree.names(below)
+    return any(map(IMAGE.search, names)) or any(is_image(_head(under(root, f"{below}/{name}" if below else name))) for name in _odd(names))
+
+
+def has_data(root: Location, tree: Tree, below: str) -> bool:
+    """Tell whether tars, parquet or TFRecord files lie in a folder, by a few of its files: those called so first."""
+    return any(_claims(under(root, f"{below}/{name}" if below else name)) for name in _odd(tree.names(below)))
+
+
+def _odd(names: list[str]) -> list[str]:
+    """Return a few files whose names do not tell what they are, those called as archives first."""
+    found = [name for name in names if not (IMAGE.search(name) or NO_IMAGE.search(name))]
+    return sorted(found, key=lambda name: (not ARCHIVE.search(name), name))[:OPENED]
+
+
+def _head(path: Location) -> bytes:
+    return head_of(path) if isinstance(path, RemotePath) or path.is_file() else b""
+
+
+def _claims(path: Location) -> bool:
+    """Tell a file that is part of a data set, or claims to be."""
+    if not isinstance(path, RemotePath) and not path.is_file():
+        return False  # a pipe, a device, a link to nowhere
+    try:
+        return kind_of(path) not in (None, "compressed")
+    except DataError:
+        return True
+
+
+def is_flat(tree: Tree, below: str) -> bool:
+    """Tell whether ILSVRC's validation files lie in a folder."""
+    return any(NUMBERED.fullmatch(name.rpartition(".")[0]) for name in tree.names(below))
