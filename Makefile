@@ -29,7 +29,7 @@ demo: .venv/package ## the whole job on drawn pictures, under five minutes on tw
 	$(BIN)/alexprep demo --out demo
 
 test: .venv/package ## the tests, on the installed wheel
-	$(BIN)/python -m pytest -m "not gpu" -n auto --maxprocesses 4 --dist loadfile
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m "not gpu" -n auto --maxprocesses 4 --dist loadfile --durations 15
 
 SECONDS ?= 600
 fuzz: .venv/package ## damaged images in every decoder, SECONDS of them (600); what breaks a law lands in fuzz-found/

@@ -133,6 +133,8 @@ class _Naming:
 
 def declared_classes(names: list[str], found: list[Found]) -> list[str]:
     """Return the classes that files name by themselves, those without an image too, if the images' ids are these names."""
+    if not names:
+        return []
     plain = [name.replace("/", "_") for name in names]
     used = {str(class_id) for part in found for class_id in part.classes}
     return plain if len(set(plain)) == len(plain) and used <= set(plain) else []

@@ -41,6 +41,7 @@ class _LocalTree:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._last: tuple[str | None, list[os.DirEntry[str]]] = (None, [])  # one folder is asked for names and folders in turn
 
     def folders(self, below: str) -> list[str]:
         return sorted(entry.name for entry in self._entries(below) if not is_junk(entry.name) and _is_folder(entry, follow=True))
@@ -60,12 +61,16 @@ class _LocalTree:
                 yield entry.name, _size(entry)
 
     def _entries(self, below: str) -> list[os.DirEntry[str]]:
+        if self._last[0] == below:
+            return self._last[1]
         try:
-            return list(os.scandir(self._root / below))
+            entries = list(os.scandir(self._root / below))
         except (FileNotFoundError, NotADirectoryError):
-            return []
+            entries = []
         except PermissionError as error:
             raise DataError(f"{self._root / below}: no permission to list this folder; allow it, or move it out of the source") from error
+        self._last = (below, entries)
+        return entries
 
 
 def _is_folder(entry: os.DirEntry[str], *, follow: bool) -> bool:
