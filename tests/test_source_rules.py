@@ -157,7 +157,7 @@ def test_classes_in_one_folder_of_a_split_are_found_there(tmp_path):
         ({"val/a": 1, "dev/a": 1, "train/a": 1}, "for the split 'val'"),
         ({"cat/train": 1, "cat/val": 1, "dog/train": 1, "dog/val": 1}, "cat would be a class, but it holds folders called train, val"),
         ({"one/train/a": 1, "one/val/a": 1, "two/train/a": 1, "two/val/a": 1}, "several folders with images"),
-        ({"fold1/a": 1, "fold1/b": 1, "fold1/c": 1, "fold2/a": 1, "fold2/b": 1, "fold2/c": 1}, "the images lie one folder deeper (a, b, c)"),
+        ({"fold1/a": 1, "fold1/b": 1, "fold1/c": 1, "fold2/a": 1, "fold2/b": 1, "fold2/c": 1}, "the images lie deeper in them (a, b, c)"),
         ({"images": 3}, "holds images and no class folders"),
         ({"train/images": 3, "val/images": 1}, "no class folders: their labels are unknown"),
         ({"car": 1, "train/steam": 1, "train/diesel": 1}, "has car/ with images beside train/"),
@@ -768,13 +768,20 @@ def test_a_header_of_zeros_inside_of_an_archive_does_not_end_it(imagenet, tmp_pa
 
 
 def test_splits_inside_of_a_tar_of_tars_are_refused(imagenet, tmp_path):
-    class_tars(tmp_path / "a.tar", imagenet, "imagenet/val/")
+    both = [(f"imagenet/{split}/n01440764.tar", wds(tmp_path / "x", [1]).read_bytes()) for split in ("train", "val")]
+    shapes.tar(both, tmp_path / "a.tar")
+    class_tars(tmp_path / "v/imagenet.tar", imagenet, "imagenet/val/")
+    class_tars(tmp_path / "t/train.tar", imagenet, "train/")
+    class_tars(tmp_path / "d/train.tar", imagenet, "val/")
     shapes.tar(
         [(f"{name}.tar", wds(tmp_path / "x", [1]).read_bytes()) for name in ("ILSVRC2012_img_train", "ILSVRC2012_img_val")], tmp_path / "b.tar"
     )
     shapes.tar([("train/1.JPEG", b"x"), ("val/2.JPEG", b"x")], tmp_path / "inner")
     shapes.tar([("n01440764.tar", (tmp_path / "inner").read_bytes())], tmp_path / "c.tar")
 
+    assert splits_of(tmp_path / "v/imagenet.tar") == {"val": 24}
+    assert splits_of(tmp_path / "t/train.tar") == {"train": 24}
+    assert "of the split train by its name, and of val by the folders in it" in refusal(tmp_path / "d/train.tar")
     for name in "ab":
         assert "so that splits are inside of it" in refusal(tmp_path / f"{name}.tar")
     assert "as if splits were inside of classes" in refusal(tmp_path / "c.tar")
@@ -807,8 +814,8 @@ def test_a_tar_of_class_folders_is_not_taken_for_the_validation_tar(tmp_path):
         ({"train": 2, "test": 2, "train_masks": 2}, [], "has train_masks/ with images beside test/, train/"),
         ({"train/images": 2, "train/labels": 2, "valid/images": 1}, [], "images, beside labels, and no class folders"),
         ({"JPEGImages": 2, "SegmentationClass": 2, "SegmentationObject": 2}, [], "JPEGImages has images, beside"),
-        ({"amazon/images/mug": 1, "amazon/images/pen": 1, "dslr/frontal/mug": 1, "dslr/images/pen": 1}, [], "the images lie one folder deeper"),
-        ({"a/abbey": 1, "a/airport": 1, "b/beach": 1}, [], "the images lie one folder deeper (abbey, airport, beach)"),
+        ({"amazon/images/mug": 1, "amazon/images/pen": 1, "dslr/images/mug": 1, "dslr/images/pen": 1}, [], "the images lie deeper in them"),
+        ({"a/abbey": 1, "a/airport": 1, "b/beach": 1}, [], "the images lie deeper in them (abbey, airport, beach)"),
         ({"val/tmp/x": 1, "train/n01440764": 1}, [], None),
     ],
 )
@@ -915,3 +922,78 @@ def test_an_image_with_several_labels_is_refused(tmp_path):
     shapes.tfrecord([packed + shapes.example({"image": b"x"})], tmp_path / "train.tfrecord")
 
     assert "an image has one label, and here are several" in refusal(tmp_path)
+
+
+def test_images_in_one_folder_of_each_class_are_the_classs(tmp_path):
+    """Tiny ImageNet has train/n01440764/images/."""
+    make_images(tmp_path, {"n01440764/images": 2, "n01443537/images": 1})
+
+    assert find_source(tmp_path).classes == ["n01440764", "n01443537"]
+
+
+@pytest.mark.parametrize("beside", ["tmp", "AREADME.txt", "ILSVRC2012_bbox_val_v3.tgz"])
+def test_flat_validation_files_alone_are_the_validation_split_whatever_lies_beside(imagenet, tmp_path, beside):
+    shapes.flat_folder({"val": imagenet["val"]}, tmp_path)
+    (tmp_path / "val").rename(tmp_path / "imagenet")
+    (tmp_path / "imagenet" / beside).mkdir() if "." not in beside else (tmp_path / "imagenet" / beside).write_bytes(b"\x1f\x8b x")
+
+    assert splits_of(tmp_path / "imagenet") == {"val": 6}
+
+
+@pytest.mark.parametrize("name", ["0", "photo", "images", "unknown"])
+def test_a_test_split_of_one_folder_is_read_if_that_is_a_class(tmp_path, name):
+    make_images(tmp_path, {f"train/{'photo' if name == 'photo' else 0}": 1, "train/sketch": 1, f"test/{name}": 2})
+
+    if name in ("0", "photo"):
+        assert splits_of(tmp_path) == {"train": 2, "test": 2}
+    elif name == "images":
+        assert any("without labels: not read" in note for note in find_source(tmp_path).notes())
+    else:
+        assert "the test split has classes that train has not: unknown" in refusal(tmp_path)
+
+
+def test_tars_of_two_shapes_in_one_split_are_read_as_both(imagenet, tmp_path):
+    shapes.tars(imagenet, tmp_path)
+    wds(tmp_path / "train-000.tar", [1], "n01440764")
+
+    assert splits_of(tmp_path)["train"] == 25
+
+
+def test_half_characters_and_huge_numbers_are_refused_and_break_nothing(tmp_path):
+    for name, facts in (("a", {"label": "\ud800cat"}), ("b", {"label": 10**30})):
+        shapes.tar([("x.jpg", b"x"), ("x.json", json.dumps(facts).encode())], tmp_path / f"{name}.tar")
+        assert "is no label" in refusal(tmp_path / f"{name}.tar")
+    table(tmp_path / "c.parquet", range(2), label=pa.array([10**30, 0], pa.decimal128(38, 0)))
+    assert "no data set has so many classes" in refusal(tmp_path / "c.parquet")
+    hugging_face(tmp_path / "d.parquet", {"label": names("\ud800", "b", "c")}, label=[0, 1, 2])
+    assert "a name that is not UTF-8" in refusal(tmp_path / "d.parquet")
+    shapes.tar([("x.jpg", b"x"), ("x.json", json.dumps({"label": 1, "filename": "\ud800.jpg"}).encode())], tmp_path / "e.tar")
+    assert keys(tmp_path / "e.tar") == ["train/1/\\ud800.jpg"]
+
+
+def test_folders_around_all_images_of_a_file_say_nothing(tmp_path):
+    table(tmp_path / "train.parquet", range(2), filename=["/home/dev/img/0.jpg", "/home/dev/more/1.jpg"])
+
+    assert splits_of(tmp_path) == {"train": 2}
+
+
+def test_a_damaged_devkit_is_named(imagenet, tmp_path):
+    root = shapes.tars(imagenet, tmp_path, devkit=True)
+    path = root / "ILSVRC2012_devkit_t12.tar.gz"
+    path.write_bytes(path.read_bytes()[:2000])
+
+    assert "ILSVRC2012_devkit_t12.tar.gz cannot be read as an archive" in refusal(root)
+
+
+def test_a_class_tar_that_lies_alone_is_explained(imagenet, tmp_path):
+    shapes.tar(imagenet["train"]["n01440764"].items(), tmp_path / "n01440764.tar")
+
+    assert "a class tar that lies alone is to be unpacked into a folder of its class" in refusal(tmp_path)
+
+
+def test_links_in_circles_above_the_classes_end_in_a_message(tmp_path):
+    make_images(tmp_path, {"val/a": 1})
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/loop").symlink_to("../train")
+
+    assert "or a link in a circle" in refusal(tmp_path)

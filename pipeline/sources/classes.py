@@ -42,6 +42,7 @@ def label_of(value: Any) -> int | str | Unlabelled:  # noqa: ANN401  (from a fil
         raise ValueError(f"{value!r} is no label: expected a number or a text")  # noqa: TRY004  (as every other wrong label)
     if isinstance(value, str):
         text = value.strip()
+        os.fsencode(text)  # UnicodeEncodeError, a ValueError, for half a character
         if not text or text in _NOTHING:
             return UNLABELLED
         if not _NUMBER.fullmatch(text):
@@ -50,6 +51,8 @@ def label_of(value: Any) -> int | str | Unlabelled:  # noqa: ANN401  (from a fil
     if isinstance(value, float | Decimal):
         if math.isnan(value):
             return UNLABELLED
+        if not -MAX_NUMBER <= value <= MAX_NUMBER:
+            raise ValueError(f"{value} is no label: no data set has so many classes")
         if value != value // 1:
             raise ValueError(f"{value} is no label: a class has a whole number")
     number = int(value)

@@ -7,7 +7,7 @@ from ..errors import DataError
 from .heads import IMAGE
 from .kinds import NO_IMAGE
 from .labels import NUMBERED, ClassOf
-from .layout import Layout
+from .layout import DEEPEST, Layout
 from .listing import Found, Place, shown, some
 from .looks import is_flat, look
 from .reading import FileReader
@@ -43,11 +43,8 @@ class Folder:
 
     def _alone(self) -> dict[str, str]:
         """Return the split of a folder without split folders: what its name or ILSVRC's file names say, else train."""
-        if not self._tree.folders(""):
-            match = NUMBERED.fullmatch(min(self._tree.names(""), default="").rpartition(".")[0])
-            if match:
-                return {match[2]: ""}
-        return {self._default: ""}
+        match = next((found for name in self._tree.names("") if (found := NUMBERED.fullmatch(name.rpartition(".")[0]))), None)
+        return {self._default if match is None else match[2]: ""}
 
     def _list(self, split: str, folder: str) -> Found:
         part = Found(split, self._reader)
@@ -59,7 +56,8 @@ class Folder:
             if names:
                 self._pass_over(folder, here, names)
             return part
-        if len(names) == 1 and split == TEST and (set(words(names[0])) <= CONTAINERS or exact_split(names[0])):
+        around = len(names) == 1 and names[0] not in self.classes and (exact_split(names[0]) or set(words(names[0]) or ("",)) <= CONTAINERS)
+        if around and split == TEST:
             self.notes.append(f"{here}/{names[0]}: files without class folders, so without labels: not read")
             return part
         self._check_names(here, names)
@@ -103,13 +101,13 @@ class Folder:
                 raise DataError(f"{here}/{shown(name)} is a link to nowhere: a class may be missing; mend or delete it")
 
     def _list_class(self, part: Found, name: str, below: str) -> set[str] | None:
-        """List the files of a class; return the folders directly in its own that have some, "" for itself; None if no file may be an image."""
+        """List the files of a class; return the folders in its own that have some, "" for itself; None if no file may be an image."""
         inner = set()
         files = list(self._tree.files(below, deep=True))
         if files and all(NO_IMAGE.search(file) for file, _ in files):
             return None
         for file, size in files:
-            inner.add(file.partition("/")[0] if "/" in file else "")
+            inner.add(file.rpartition("/")[0])
             part.classes.append(name)
             part.names.append(os.fsencode(file))
             part.places.append(Place(os.fsencode(f"{below}/{file}"), -1, -1, size))
@@ -117,7 +115,7 @@ class Folder:
 
     def _inside(self, folder: str) -> str:
         """Return the folder of a split's classes: its own, or one in it that holds all of them and no image (train/images/<class>/)."""
-        while True:
+        for _ in range(DEEPEST):
             names = self._tree.folders(folder)
             if len(names) != 1 or names[0] in self.classes or any(not NO_IMAGE.search(name) for name in self._tree.names(folder)):
                 return folder
@@ -127,10 +125,12 @@ class Folder:
                 return folder
             self.notes.append(f"{self.root}: the classes of {folder or 'it'} are in {below}")
             folder = below
+        raise DataError(f"{self.root}/{folder}: {DEEPEST} folders in each other before any class, or a link in a circle")
 
     def _check_inner(self, here: str, inner: dict[str, set[str]]) -> None:
         """Raise DataError for class folders that are none: they hold splits, or the classes."""
-        for name, below in inner.items():
+        for name, folders in inner.items():
+            below = {folder.partition("/")[0] for folder in folders}
             splits = folder_splits(below)
             if len(set(splits.values())) > 1 or (splits and set(splits) == below):
                 raise DataError(
@@ -138,10 +138,10 @@ class Folder:
                     f"Expected the splits above the classes: {here}/train/{name}/<image>"
                 )
         used = {name: below for name, below in inner.items() if below}
-        if not used or any("" in below for below in used.values()) or all(len(below) == 1 for below in used.values()):
+        if not used or any("" in below for below in used.values()) or all(len(below) == 1 and "/" not in min(below) for below in used.values()):
             return  # n01440764/images/1.JPEG, as in Tiny ImageNet, is a class
-        tops, below = some(list(used), 5), some(sorted(set().union(*used.values())), 5)
-        said = f"{here} has the folders {tops}, and the images lie one folder deeper ({below})"
+        tops, deeper = some(list(used), 5), some(sorted(set().union(*used.values())), 5)
+        said = f"{here} has the folders {tops}, and the images lie deeper in them ({deeper})"
         if self._splits:
             self.notes.append(f"{said}: the classes are {tops}")
             return
@@ -157,7 +157,7 @@ class Folder:
         for file, size in self._tree.files(folder, deep=False):
             class_id = self._class_of(file.rpartition(".")[0])
             if class_id is None:
-                unknown.append(file)
+                unknown += [] if NO_IMAGE.search(file) else [file]
                 continue
             part.classes.append(class_id)
             part.names.append(os.fsencode(file))

@@ -7,8 +7,10 @@ folder or tar works.
 
 import csv
 import io
+import lzma
 import re
 import tarfile
+import zlib
 from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.resources import files
@@ -164,7 +166,9 @@ def _archive_reader(path: Path) -> Callable[[str], bytes | None] | None:
                     file = archive.extractfile(member)
                     assert file is not None  # a regular file
                     found[name] = file.read()
-    except (tarfile.TarError, OSError, EOFError):
+    except (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        if re.match(r"(?i)ILSVRC\d{4}_devkit", path.name):
+            raise DataError(f"{path} cannot be read as an archive ({error}); fetch it again") from error
         return None
     return found.get
 

@@ -78,7 +78,8 @@ def layout_of(root: Location, notes: list[str]) -> Layout:
         notes.append(f"{folder}: compressed archives are not read ({some([shown(path.name) for path in compressed], 10)})")
     notes.extend(_missing_parts(files))
     lists = [name for name in tree.names("") if NO_IMAGE.search(name) and names_a_split(name.rpartition(".")[0])]
-    if lists and not splits:
+    lists = [name for name in lists if not re.match(r"LOC_|ILSVRC", name)]  # whose labels are read
+    if lists and not splits and not files:
         notes.append(f"{folder}: files that may say which images are of which split are not read ({some(lists, 10)})")
     default = next((split for place in dict.fromkeys((root, folder)) if (split := _home(place)) != "train"), "train")
     if not splits and not any(file.split for file in files) and not is_flat(tree, ""):
@@ -97,7 +98,8 @@ def _missing_parts(files: list[DataFile]) -> Iterator[str]:
         if match:
             sets.setdefault((match[1], int(match[3])), set()).add(int(match[2]))
     for (begin, count), there in sets.items():
-        missing = [number for number in range(min(count, MOST_PARTS)) if number not in there]
+        first = int(count in there)  # some count from 1
+        missing = [number for number in range(first, first + min(count, MOST_PARTS)) if number not in there]
         if missing:
             names = some([f"{number:05}" for number in missing], 10)
             yield f"{begin}-*: {len(missing)} of {count} parts are missing ({names}); their images, and classes that only they have, are not read"
@@ -114,7 +116,7 @@ def _absolute(folder: Location) -> Location:
 
 
 def _refuse_compressed(paths: list[Location]) -> None:
-    paths = [path for path in paths if not ABOUT & set(words(path.name))]
+    paths = [path for path in paths if not (ABOUT & set(words(path.name)) or NO_IMAGE.search(path.name.rpartition(".")[0]))]
     if paths:
         raise DataError(f"{paths[0]} is compressed, so that no image in it can be read by itself: decompress it first")
 
@@ -187,7 +189,7 @@ def _no_classes(folder: Location) -> str:
 
 
 def _splits(folder: Location, tree: Tree, notes: list[str]) -> dict[str, str]:
-    """Return split -> folder. None if the folders are classes, one of which may well be called "train"."""
+    """Return split -> folder; none if the folders are classes, one of which may well be called "train"."""
     folders = tree.folders("")
     named = folder_splits(folders)
     if not named and len(folders) <= LOOKED_AT:

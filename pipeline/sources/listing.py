@@ -241,7 +241,11 @@ def clean_name(name: str, class_id: str | None) -> bytes:
 
 def shown(name: bytes | str) -> str:
     """Return `name` with bytes that are not UTF-8 escaped, so that it can be printed and written down."""
-    return (name if isinstance(name, bytes) else os.fsencode(name)).decode("utf-8", "backslashreplace")
+    try:
+        data = os.fsencode(name)
+    except UnicodeEncodeError:  # half a character, which JSON can have
+        data = str(name).encode("utf-8", "backslashreplace")
+    return data.decode("utf-8", "backslashreplace")
 
 
 def some(names: Sequence[str], count: int = 3) -> str:

@@ -13,7 +13,7 @@ from .labels import NUMBERED
 from .splits import folder_splits
 from .tree import Tree, under
 
-DEEPEST = 8  # folders below one that are looked at for an image
+MOST_FOLDERS = 200  # that are looked at for an image: a thousand folders of annotations are not all listed
 OPENED = 4  # files of a folder that are opened to see what it holds
 
 
@@ -30,7 +30,7 @@ def look(root: Location, tree: Tree, below: str) -> Look:
     """Return what the folder `below` of `root` holds."""
     loose, data = _has_images(root, tree, below), has_data(root, tree, below)
     folders = tree.folders(below)
-    inner = any(_bears(root, tree, f"{below}/{name}", 1) for name in folders)
+    inner = any(_bears(root, tree, f"{below}/{name}") for name in folders[:MOST_FOLDERS])
     splits = folder_splits(folders)
     called_so = len(set(splits.values())) > 1 or len(splits) == len(folders)
     holds_classes = any(
@@ -42,11 +42,16 @@ def look(root: Location, tree: Tree, below: str) -> Look:
     return Look(loose or data or inner, loose, inner, whole)
 
 
-def _bears(root: Location, tree: Tree, below: str, depth: int) -> bool:
-    """Tell whether a folder has an image or a data file, at any depth."""
-    if _has_images(root, tree, below) or has_data(root, tree, below):
-        return True
-    return depth < DEEPEST and any(_bears(root, tree, f"{below}/{name}", depth + 1) for name in tree.folders(below))
+def _bears(root: Location, tree: Tree, below: str) -> bool:
+    """Tell whether a folder has an image or a data file, at any depth; one whose first folders have none has none."""
+    todo, looked = [below], 0
+    while todo and looked < MOST_FOLDERS:
+        here = todo.pop()
+        looked += 1
+        if _has_images(root, tree, here) or has_data(root, tree, here):
+            return True
+        todo += [f"{here}/{name}" for name in reversed(tree.folders(here))]
+    return False
 
 
 def _has_images(root: Location, tree: Tree, below: str) -> bool:

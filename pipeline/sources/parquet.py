@@ -22,7 +22,7 @@ from ..remote import Location, RemotePath
 from .classes import Unlabelled, from_zero, label_of
 from .listing import Found, Place, shown, some
 from .reading import refuse_large
-from .splits import exact_split, is_junk, settled, split_in
+from .splits import apart, exact_split, is_junk, settled, split_in
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "bytes", "image_bytes")
 LABEL_COLUMNS = ("label", "cls", "target", "fine_label")
@@ -61,8 +61,9 @@ def _list_file(path: Location, number: int, part: Found, first_label: int) -> li
         if _image_bytes(file.metadata.row_group(group), columns.image) > MAX_GROUP:
             raise DataError(f"{path}: row group {group} holds more than {MAX_GROUP} bytes of images; write it with smaller row groups")
         table = file.read_row_group(group, columns=columns.read)
-        _check_splits(path, part.split, table, columns)
-        for at, (value, own) in enumerate(zip(_texts(table, columns.label), _names(table, columns), strict=True)):
+        names = _names(table, columns)
+        _check_splits(path, part.split, table, columns, names)
+        for at, (value, own) in enumerate(zip(_texts(table, columns.label), names, strict=True)):
             name = own or f"{path.name.removesuffix('.parquet')}-{row:08}"
             row += 1
             try:
@@ -159,15 +160,15 @@ def _is_text(kind: pa.DataType) -> bool:
     return _is_binary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def _check_splits(path: Location, split: str, table: pa.Table, columns: _Columns) -> None:
+def _check_splits(path: Location, split: str, table: pa.Table, columns: _Columns, names: list[str | None]) -> None:
     """Raise DataError if rows say that they are of another split, by a column for it or by the folder in their names."""
     for column in columns.splits:
         for value in set(_texts(table, column)) - {None}:
-            said = split_in(os.fsdecode(value), path)
-            if said not in (None, split):
-                raise DataError(f"{path} is read as {split}, and its column {column} says {os.fsdecode(value)!r}: write a file for each split")
-    folders = {part for name in _names(table, columns) if name and "/" in name for part in name.split("/")[:-1]}
-    for part in sorted(folders):
+            text = os.fsdecode(value)
+            if split_in(text, f"{path}, column {column}, {shown(text)!r}") not in (None, split):
+                raise DataError(f"{path} is read as {split}, and its column {column} says {shown(text)!r}: write a file for each split")
+    folders = {tuple(name.split("/")[:-1]) for name in names if name and "/" in name}
+    for part in sorted({part for parts in apart(list(folders))[1] for part in parts}):
         if exact_split(part) not in (None, split):
             raise DataError(f"{path} is read as {split}, and has images in {shown(part)}/: write a file for each split, and name it so")
 

@@ -116,3 +116,13 @@ def settled(files: Sequence[tuple[object, str | None]], default: str) -> list[st
             f"put a word for it into the name of the file or its folder ({EXPECTED})"
         )
     return [split or default for _, split in files]
+
+
+def apart(folders: Sequence[Sequence[str]]) -> tuple[list[str], list[Sequence[str]]]:
+    """Return the folders around all of several paths, and each path's folders below them: /home/dev/images around all of them says nothing."""
+    around: list[str] = []
+    for parts in zip(*folders, strict=False):
+        if len(set(parts)) > 1:
+            break
+        around.append(parts[0])
+    return around, [parts[len(around) :] for parts in folders]

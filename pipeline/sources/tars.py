@@ -16,7 +16,7 @@ from .heads import begins, compression, is_tar
 from .labels import NUMBERED, ClassOf
 from .listing import WNID, Found, Place, clean_name, shown, some
 from .reading import RangeReader, read_range
-from .splits import exact_split, folder_splits, is_called_a_split, is_junk_path, settled
+from .splits import apart, exact_split, folder_splits, is_called_a_split, is_junk_path, settled
 from .webdataset import Tar, list_webdataset
 
 LOOKED_AT = 16  # members that tell what a tar is
@@ -41,8 +41,11 @@ def list_tars(
     named = dict(zip(samples, settled([files[number] for number in samples], default), strict=True))
     for number, (path, split) in enumerate(files):
         if shapes[number] == CLASS_TARS:
-            part = split or default
-            _list_class_tars(path, number, found.setdefault(part, Found(part, reader)), passed, notes)
+            outers, inside = _class_tars(path, notes)
+            if split and inside not in (None, split):
+                raise DataError(f"{path} is of the split {split} by its name, and of {inside} by the folders in it: rename one of them")
+            part = split or inside or default
+            _list_class_tars(path, number, outers, found.setdefault(part, Found(part, reader)), passed)
         elif shapes[number] == FLAT:
             _list_flat(path, number, reader, found, class_of, passed, notes)
         else:
@@ -66,19 +69,29 @@ def _shape(path: Location) -> str:
     return FLAT if flat else WEBDATASET
 
 
-def _list_class_tars(path: Location, number: int, part: Found, passed: Passed, notes: list[str]) -> None:
+def _class_tars(path: Location, notes: list[str]) -> tuple[list[Member], str | None]:
+    """Return the class tars in a tar, and the split that the folder around all of them names; DataError if there are several splits, or links."""
     links = Passed()
     outers = [outer for outer in members(path, passed=links) if not is_junk_path(outer.name)]
     if links.notes():
         raise DataError(f"{path}: a class tar may be a link: {links.notes()[0]}; write the files themselves into the archive")
-    called = folder_splits({part for outer in outers for part in outer.name.split("/")[:-1]})
-    for outer in outers:
+    around, folders = apart([outer.name.split("/")[:-1] for outer in outers])
+    called = folder_splits({part for parts in folders for part in parts})
+    found = []
+    for outer, parts in zip(outers, folders, strict=True):
         file = outer.name.rpartition("/")[2]
-        if any(part in called for part in outer.name.split("/")[:-1]) or is_called_a_split(ENDING.sub("", file)):
+        if any(part in called for part in parts) or is_called_a_split(ENDING.sub("", file)):
             raise DataError(f"{path} has the member {shown(outer.name)}, so that splits are inside of it: unpack it, one tar or folder a split")
         if NOT_A_CLASS.search(file):
             notes.append(f"{path}: the member {shown(outer.name)} is no class tar, and is not read")
-            continue
+        else:
+            found.append(outer)
+    return found, exact_split(around[-1]) if around else None
+
+
+def _list_class_tars(path: Location, number: int, outers: list[Member], part: Found, passed: Passed) -> None:
+    for outer in outers:
+        file = outer.name.rpartition("/")[2]
         class_id = ENDING.sub("", file)
         head = read_range(path, outer.offset, min(512, outer.size))
         if not is_tar(head):
@@ -88,15 +101,13 @@ def _list_class_tars(path: Location, number: int, part: Found, passed: Passed, n
             raise DataError(f"{path}: the member {shown(outer.name)} should be a class tar, and {what}; {remedy}")
         if shown(class_id) != class_id:
             raise DataError(f"{path}: the class tar {shown(outer.name)} has a name that is not UTF-8")
-        before = len(part.places)
-        for member in members(path, outer.offset, outer.size, passed, outer.name):
-            if is_junk_path(member.name):
-                continue
-            if any(map(exact_split, member.name.split("/")[:-1])):
+        images = [member for member in members(path, outer.offset, outer.size, passed, outer.name) if not is_junk_path(member.name)]
+        if not images:
+            raise DataError(f"{path}: the class tar {shown(outer.name)} has no image; fetch it again")
+        for member, parts in zip(images, apart([member.name.split("/")[:-1] for member in images])[1], strict=True):
+            if any(map(exact_split, parts)):
                 raise DataError(f"{path}: the class tar {shown(outer.name)} has {shown(member.name)}, as if splits were inside of classes: unpack it")
             _add(part, class_id, member, number)
-        if len(part.places) == before:
-            raise DataError(f"{path}: the class tar {shown(outer.name)} has no image; fetch it again")
 
 
 def _list_flat(
@@ -129,5 +140,6 @@ def _stem(member: Member) -> str:
 
 def _add(part: Found, class_id: str, member: Member, number: int) -> None:
     part.classes.append(class_id)
+    part.labels.append(-1)
     part.names.append(clean_name(member.name, class_id))
     part.places.append(Place(os.fsencode(member.name), number, member.offset, member.size))

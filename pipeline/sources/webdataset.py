@@ -10,9 +10,9 @@ from ..remote import Location
 from .archives import Member, Passed, members
 from .classes import Unlabelled, from_zero, label_of
 from .heads import IMAGE
-from .listing import MAX_BYTES, WNID, Found, Place, shown, some
+from .listing import WNID, Found, Place, shown, some
 from .reading import RangeReader, read_range
-from .splits import folder_splits, is_junk_path, split_of
+from .splits import apart, folder_splits, is_junk_path, split_of
 
 MAX_LABEL, MAX_JSON = 1 << 10, 1 << 20  # bytes
 NUMBERS, IDS = ("label", "cls", "class", "target"), ("class_id", "wnid", "synset")  # of a json; a text in NUMBERS may be a description
@@ -49,10 +49,11 @@ def list_webdataset(tar: Tar, reader: RangeReader, found: dict[str, Found], pass
 
 def _splits_inside(tar: Tar, folders: list[str]) -> dict[str, str]:
     """Return folder -> split of those in a tar that name one; DataError if only some do, or another one than the tar's own path."""
-    called = folder_splits({part for folder in folders for part in folder.split("/")})
+    around, below = apart([folder.split("/") for folder in folders])
+    called = folder_splits({*around[-1:], *(part for parts in below for part in parts)})
     inside = {}
-    for folder in folders:
-        split = split_of([part for part in folder.split("/") if part in called], f"{tar.path}: {shown(folder)}")
+    for folder, parts in zip(folders, below, strict=True):
+        split = split_of([part for part in (*around[-1:], *parts) if part in called], f"{tar.path}: {shown(folder)}")
         if split:
             inside[folder] = split
     if tar.is_named and set(inside.values()) - {tar.split}:
@@ -124,7 +125,7 @@ def _facts(path: Location, key: str, sample: dict[str, Member]) -> _Facts:
         member = sample.get(extension)
         if member is None:
             continue
-        if member.size > min(limit, MAX_BYTES):
+        if member.size > limit:
             raise DataError(f"{path}: {shown(member.name)} has {member.size} bytes; a label has at most {limit}")
         data = read_range(path, member.offset, member.size)
         try:
@@ -139,11 +140,12 @@ def _facts(path: Location, key: str, sample: dict[str, Member]) -> _Facts:
             except ValueError as error:
                 wrong.append(f"{shown(member.name)} is no label: {error}")
         if isinstance(value, dict):
-            filename = next((value[name] for name in FILENAMES if isinstance(value.get(name), str)), "")
+            filename = shown(next((value[name] for name in FILENAMES if isinstance(value.get(name), str)), ""))
     if wrong and not said:
         raise DataError(f"{path}: {wrong[0]}")
     if not said:
         hint = "; if its folders are classes, unpack the archive" if "/" in key else ""
+        hint = "; a class tar that lies alone is to be unpacked into a folder of its class" if WNID.match(key.rpartition("/")[2]) else hint
         raise DataError(
             f"{path}: the sample {shown(key)} has no label: expected {shown(key)}.cls with a number, or a label in {shown(key)}.json, "
             f"right before or behind its image{hint}"
