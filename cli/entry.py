@@ -1,10 +1,15 @@
 """Where both programs begin: Ctrl-C is quiet from the first moment, and no process of theirs imports from the working directory."""
 
+from __future__ import annotations
+
 import os
-import signal
 import sys
-from types import FrameType
-from typing import NoReturn
+from _signal import SIGINT, default_int_handler, getsignal, signal  # type: ignore[import-not-found]  # built in: `signal` would take 10 ms first
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType
+    from typing import NoReturn
 
 INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
 _came = False
@@ -31,8 +36,8 @@ def alextrain() -> NoReturn:
 
 
 def _run(program: str) -> NoReturn:
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not if it is ignored, as in the background of a script
-        signal.signal(signal.SIGINT, _interrupt)
+    if getsignal(SIGINT) is default_int_handler:  # not if it is ignored, as in the background of a script
+        signal(SIGINT, _interrupt)
     os.environ.setdefault("PYTHONSAFEPATH", "1")  # workers start as `python -c`, which would look for modules in the working directory first
     try:
         if program == "alexprep":

@@ -119,7 +119,7 @@ def test_what_a_launcher_left_out_is_named(monkeypatch, trained_on, environment,
 # Ctrl-C
 
 
-@pytest.mark.parametrize("seconds", [0.05, 0.12, 0.25, 0.4, 0.7])
+@pytest.mark.parametrize("seconds", [0.0, 0.02, 0.05, 0.2, 0.6])
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -131,10 +131,10 @@ def test_what_a_launcher_left_out_is_named(monkeypatch, trained_on, environment,
 )
 def test_ctrl_c_prints_no_traceback_in_the_first_second_either(images, tmp_path, arguments, seconds):
     places = {"SRC": str(images), "OUT": str(tmp_path / "out")}
-    process = begun(*(places.get(word, word) for word in arguments), cwd=tmp_path)
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and "entry" not in said_so_far(process.pid):
-        time.sleep(0.002)  # Python itself is starting: nothing of ours is there to take a signal
+    program, *rest = (places.get(word, word) for word in arguments)
+    code = f"import sys; from alexprep.cli import entry; print('begun', flush=True); entry.{program}()"  # before that Python itself is starting
+    process = subprocess.Popen([sys.executable, "-P", "-c", code, *rest], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert process.stdout.readline() == "begun\n"
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
@@ -144,15 +144,6 @@ def test_ctrl_c_prints_no_traceback_in_the_first_second_either(images, tmp_path,
     if process.returncode == 130:
         assert said == "" or "interrupted" in said
     assert not [path for path in tmp_path.rglob("*") if "partial" in path.name]
-
-
-def said_so_far(pid):
-    """ "entry" once the program has taken over SIGINT."""
-    try:
-        caught = re.search(r"SigCgt:\s*([0-9a-f]+)", Path(f"/proc/{pid}/status").read_text())
-    except FileNotFoundError:
-        return "entry"
-    return "entry" if caught and int(caught[1], 16) >> (signal.SIGINT - 1) & 1 else ""
 
 
 def test_demo_data_are_whole_or_not_there_after_ctrl_c(tmp_path):
@@ -249,7 +240,7 @@ def test_limits_of_processes_and_threads_are_told_as_such():
 
 @pytest.mark.parametrize(
     ("kind", "value"),
-    [("safetensors", "nan"), ("safetensors", "inf"), ("onnx", "nan"), ("torch-export", "-inf"), ("hub-folder", "nan"), ("triton", "nan")],
+    [("safetensors", "nan"), ("onnx", "inf"), ("hub-folder", "-inf")],
 )
 def test_a_diverged_network_is_exported_in_no_format(trained_on, tmp_path_factory, kind, value):
     root = tmp_path_factory.getbasetemp() / "diverged"

@@ -249,9 +249,14 @@ def test_a_changed_mean_image_is_not_trained_with(copy):
 # Sizes
 
 
-@pytest.mark.parametrize("kind", ["device", "sparse", "pipe", "folder"])
 @pytest.mark.parametrize(
-    "name", ["train-00000-of-00002.arrow.pixelsum.npy", "train-00000-of-00002.arrow.json", "manifest.json", "stats.json", "mean_image.npy"]
+    ("kind", "name"),
+    [
+        *((kind, name) for kind in ("device", "sparse") for name in ("train-00000-of-00002.arrow.pixelsum.npy", "stats.json", "mean_image.npy")),
+        *((kind, "train-00000-of-00002.arrow.json") for kind in ("device", "sparse", "pipe", "folder")),
+        ("device", "manifest.json"),
+        ("sparse", "manifest.json"),
+    ],
 )
 def test_every_file_of_a_data_set_has_a_bound_and_is_a_regular_file(copy, name, kind):
     assert command("alexprep", "stats", copy, "--pca").returncode == 0
