@@ -36,10 +36,10 @@ def alextrain() -> NoReturn:
 
 
 def _run(program: str) -> NoReturn:
-    if getsignal(SIGINT) is default_int_handler:  # not if it is ignored, as in the background of a script
-        signal(SIGINT, _interrupt)
-    os.environ.setdefault("PYTHONSAFEPATH", "1")  # workers start as `python -c`, which would look for modules in the working directory first
     try:
+        if getsignal(SIGINT) is default_int_handler:  # not if it is ignored, as in the background of a script
+            signal(SIGINT, _interrupt)
+        os.environ.setdefault("PYTHONSAFEPATH", "1")  # workers start as `python -c`, which would look for modules in the working directory first
         if program == "alexprep":
             from .prep import main
         else:
@@ -48,6 +48,9 @@ def _run(program: str) -> NoReturn:
     except BaseException as error:
         if isinstance(error, SystemExit) or not _came:
             raise
+    finally:
+        if getsignal(SIGINT) is _interrupt:  # nothing is left to be interrupted: no exception into what ends the interpreter
+            signal(SIGINT, lambda *_: os._exit(INTERRUPTED))
     sys.exit(INTERRUPTED if _came else 0)
 
 

@@ -132,7 +132,10 @@ def test_what_a_launcher_left_out_is_named(monkeypatch, trained_on, environment,
 def test_ctrl_c_prints_no_traceback_in_the_first_second_either(images, tmp_path, arguments, seconds):
     places = {"SRC": str(images), "OUT": str(tmp_path / "out")}
     program, *rest = (places.get(word, word) for word in arguments)
-    code = f"import sys; from alexprep.cli import entry; print('begun', flush=True); entry.{program}()"  # before that Python itself is starting
+    code = (  # tells when it has taken over SIGINT: before that Python itself is starting
+        "from alexprep.cli import entry; take = entry.signal; "
+        f"entry.signal = lambda *what: (take(*what), print('begun', flush=True)); entry.{program}()"
+    )
     process = subprocess.Popen([sys.executable, "-P", "-c", code, *rest], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     assert process.stdout.readline() == "begun\n"
     time.sleep(seconds)
