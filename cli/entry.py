@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from _signal import SIGINT, default_int_handler, getsignal, signal  # type: ignore[import-not-found]  # built in: `signal` would take 10 ms first
+from _signal import ITIMER_REAL, SIGALRM, SIGINT, default_int_handler, getsignal, setitimer, signal  # type: ignore[import-not-found]  # built in: `signal` would take 10 ms first
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def alextrain() -> NoReturn:
 def _run(program: str) -> NoReturn:
     try:
         if getsignal(SIGINT) is default_int_handler:  # not if it is ignored, as in the background of a script
+            sys.unraisablehook = _again
             signal(SIGINT, _interrupt)
         os.environ.setdefault("PYTHONSAFEPATH", "1")  # workers start as `python -c`, which would look for modules in the working directory first
         if program == "alexprep":
@@ -61,3 +62,14 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
         os._exit(INTERRUPTED)
     _came = True
     raise KeyboardInterrupt
+
+
+def _again(what: sys.UnraisableHookArgs) -> None:
+    """Interrupt once more where Python could not: it came into a callback, of an import's lock for example, which lets no exception out."""
+    global _came  # noqa: PLW0603  (as above)
+    if what.exc_type is KeyboardInterrupt:
+        _came = False
+        signal(SIGALRM, _interrupt)  # a signal of now would be handled right here
+        setitimer(ITIMER_REAL, 0.01)
+    else:
+        sys.__unraisablehook__(what)
