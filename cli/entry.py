@@ -1,4 +1,4 @@
-"""Where both programs begin: Ctrl-C is quiet from the first moment, and no process of theirs imports from the working directory."""
+"""Starts both programs. Ctrl-C prints no traceback from the first moment on, and no process imports from the working directory."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def alextrain() -> NoReturn:
 def _run(program: str) -> NoReturn:
     try:
         if getsignal(SIGINT) is default_int_handler:  # not if it is ignored, as in the background of a script
-            sys.unraisablehook = _again
+            sys.unraisablehook = _interrupt_later
             signal(SIGINT, _interrupt)
         os.environ.setdefault("PYTHONSAFEPATH", "1")  # workers start as `python -c`, which would look for modules in the working directory first
         if program == "alexprep":
@@ -64,7 +64,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _again(what: sys.UnraisableHookArgs) -> None:
+def _interrupt_later(what: sys.UnraisableHookArgs) -> None:
     """Interrupt once more where Python could not: it came into a callback, of an import's lock for example, which lets no exception out."""
     global _came  # noqa: PLW0603  (as above)
     if what.exc_type is KeyboardInterrupt:

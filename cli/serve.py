@@ -198,7 +198,7 @@ def _print_status(addresses: str, *, as_json: bool) -> None:
     found: dict[str, Any] = {}
     for location in locations(addresses):
         try:
-            found[location] = _status(Servers(location).act("status", patience=STATUS_SECONDS, check=_status))
+            found[location] = Servers(location).act("status", patience=STATUS_SECONDS, read=_status)
         except DataError as error:
             found[location] = {"state": "away", "reason": str(error)}
     if as_json:

@@ -1,4 +1,4 @@
-"""Whether a launcher started this process as one rank of several: told by torchrun's environment variables, in this one place."""
+"""Tells whether a launcher started this process as one of several ranks, from the environment variables that torchrun sets."""
 
 import os
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True)
 class Launched:
-    """What the launcher said."""
+    """The launcher's facts about this rank."""
 
     rank: int
     world_size: int
@@ -20,7 +20,7 @@ class Launched:
 
     @property
     def others(self) -> str:
-        """Whom this rank waits for, and where, for a message."""
+        """The ranks that this one waits for, and their meeting point, for a message."""
         count = self.world_size - 1
         return f"{count} other rank{'s' * (count != 1)} at {self.address}:{self.port}"
 

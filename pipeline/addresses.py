@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens, or is asked."""
+    """HOST:PORT of a server."""
 
     host: str
     port: int
@@ -24,7 +24,7 @@ class Address:
 
     @property
     def loopback(self) -> bool:
-        """Whether nobody but this machine can reach it: all that the name stands for is loopback."""
+        """Whether only this machine can reach it: its name resolves to loopback addresses alone."""
         try:
             found = {entry[4][0] for entry in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)}
         except OSError:
@@ -37,7 +37,7 @@ class Address:
 
     @property
     def stays_here(self) -> bool:
-        """Whether what is sent there does not leave this machine: to a loopback number or "localhost".
+        """Whether data sent there stays on this machine: the host is a loopback number or "localhost".
 
         No other name is looked up: the answer may be another one when the connection asks again.
         """

@@ -166,17 +166,19 @@ class Servers:
         body: Any = None,  # noqa: ANN401  (JSON)
         patience: float = FIRST_PATIENCE,
         length: int | None = None,
-        check: Callable[[bytes], object] = lambda _: None,
-    ) -> bytes:
-        """Return what an action gives, of that length if it is known; a server whose answer `check` refuses by NotHere is left for another one."""
+        read: Callable[[bytes], Any] = bytes,
+    ) -> Any:  # noqa: ANN401  (what `read` makes of it)
+        """Return what `read` makes of an action's answer, which has that length if it is known.
+
+        If `read` raises NotHere, the next server is asked.
+        """
         action = flight.Action(kind, json.dumps(body).encode())
 
-        def work(client: Any, options: Any) -> bytes:  # noqa: ANN401  (pyarrow's)
+        def work(client: Any, options: Any) -> Any:  # noqa: ANN401  (pyarrow's)
             found = b"".join(result.body.to_pybytes() for result in client.do_action(action, options))
             if length is not None and len(found) != length:
                 raise NotHere(f"{len(found)} bytes came instead of {length}")
-            check(found)
-            return found
+            return read(found)
 
         return begun(self.ask, work, patience).result()  # in a thread: a signal is heard meanwhile
 

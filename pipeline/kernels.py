@@ -8,7 +8,8 @@ Every function has a plain twin, which says what it computes and takes its place
 import io
 import platform
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from importlib import import_module
 from typing import Any, NamedTuple, get_args
@@ -95,23 +96,26 @@ def decode_region(data: bytes | UInt8[np.ndarray, "n"], *box: tuple[int, int, in
 
 def plain_decode_jpeg(data: bytes | UInt8[np.ndarray, "n"]) -> UInt8[np.ndarray, "h w 3"]:
     """Do as `decode_jpeg` does, by libjpeg."""
-    try:
+    with _refusals():
         return simplejpeg.decode_jpeg(data, "RGB", strict=True)
-    except (ValueError, MemoryError):
-        raise
-    except Exception as error:  # a KeyError for sampling 1x4, for example
-        raise ValueError(f"libjpeg-turbo's binding fails: {type(error).__name__}: {error}") from error
 
 
 def jpeg_header(data: bytes | UInt8[np.ndarray, "n"]) -> tuple[int, int, str]:
     """Return (height, width, colours: "YCbCr", "Gray", ...) of a JPEG; ValueError if libjpeg-turbo's binding cannot read them."""
-    try:
+    with _refusals():
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    return height, width, colours
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn whatever libjpeg-turbo's binding raises of an image into a ValueError: a KeyError of sampling 1x4, for example."""
+    try:
+        yield
     except (ValueError, MemoryError):
         raise
-    except Exception as error:  # a KeyError for sampling 1x4, for example
-        raise ValueError(f"{type(error).__name__}: {error}") from error
-    return height, width, colours
+    except Exception as error:
+        raise ValueError(f"libjpeg-turbo's binding fails: {type(error).__name__}: {error}") from error
 
 
 class Encoded(NamedTuple):

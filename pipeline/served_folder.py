@@ -58,7 +58,7 @@ class ServedFolder(FileSystemHandler):  # type: ignore[misc]  # pyarrow has no t
     def _sizes(self) -> dict[str, int]:
         when, sizes = self._listed
         if time.monotonic() - when > LISTED_SECONDS or not sizes:
-            sizes, self._identity = _files(self._servers.act("files", {"identity": self._identity}, check=_files))
+            sizes, self._identity = self._servers.act("files", {"identity": self._identity}, read=_files)
             self._listed = (time.monotonic(), sizes)
         return sizes
 

@@ -26,7 +26,7 @@ _ORDERED = "--label-order source keeps the source's own numbers"
 
 
 class Unlabelled:
-    """What `label_of` returns of an image without a label."""
+    """The value that `label_of` returns for an image without a label."""
 
 
 UNLABELLED = Unlabelled()
@@ -92,10 +92,9 @@ def name_classes(found: list[Found], names: list[str], class_of: ClassOf, notes:
     naming = _Naming(ids, names, max((max(part.labels, default=-1) for part in found), default=-1))
     for part in found:
         numbered = [i for i, class_id in enumerate(part.classes) if class_id is None]
-        texts = {
-            class_id for class_id, label in zip(part.classes, part.labels, strict=False) if label < 0 and class_id and not WNID.fullmatch(class_id)
-        }
-        if numbered and texts and not names:  # 0 to 9 and A to Z: texts, all of them
+        labelled = zip(part.classes, part.labels, strict=False) if numbered and not names else ()
+        texts = {class_id for class_id, label in labelled if label < 0 and class_id and not WNID.fullmatch(class_id)}
+        if texts:  # 0 to 9 and A to Z: texts, all of them
             notes.append(
                 f"{part.split}: {len(numbered)} labels are numbers, the others texts ({some(sorted(map(shown, texts)))}): all are taken as texts"
             )
@@ -116,9 +115,7 @@ class _Naming:
         like_ilsvrc = bool(ids) and last < len(known) and all(known[label] == class_id for label, class_id in ids.items())
         self._known = known if like_ilsvrc else []
         self._ids, self._digits = ids, len(str(max(last, 0)))
-        self._names = [name.replace("/", "_") for name in names]
-        if len(set(self._names)) < len(names):
-            self._names = []  # two classes of one name: the numbers tell them apart
+        self._names = names if len(set(names)) == len(names) else []  # of two classes of one name, the numbers tell them apart
 
     def of(self, label: int) -> str:
         """Return the id of a number."""
@@ -136,11 +133,9 @@ class _Naming:
 
 def declared_classes(names: list[str], found: list[Found]) -> list[str]:
     """Return the classes that files name by themselves, those without an image too, if the images' ids are these names."""
-    if not names:
+    if not names or len(set(names)) < len(names):
         return []
-    plain = [name.replace("/", "_") for name in names]
-    used = {str(class_id) for part in found for class_id in part.classes}
-    return plain if len(set(plain)) == len(plain) and used <= set(plain) else []
+    return names if {str(class_id) for part in found for class_id in part.classes} <= set(names) else []
 
 
 def _id_in(name: str) -> str | None:

@@ -12,7 +12,7 @@ from .listing import Found, Place, shown, some
 from .looks import is_flat, look
 from .reading import FileReader
 from .splits import CONTAINERS, FORMATS, ORDER, TEST, exact_split, folder_splits, words
-from .tree import tree_of, under
+from .tree import inside, tree_of, under
 
 
 class Folder:
@@ -69,7 +69,7 @@ class Folder:
         for name in names:
             if shown(name) != name:
                 raise DataError(f"{self.root}: the class folder {shown(name)} has a name that is not UTF-8; rename it")
-            found = self._list_class(part, name, f"{folder}/{name}" if folder else name)
+            found = self._list_class(part, name, inside(folder, name))
             if found is None:
                 self.notes.append(f"{here}/{name} has files and none that may be an image: it is no class")
             else:
@@ -80,7 +80,7 @@ class Folder:
 
     def _pass_over(self, folder: str, here: str, names: list[str]) -> None:
         """Note the folders beside flat files; DataError if they hold images."""
-        tops = [f"{folder}/{name}" if folder else name for name in names]
+        tops = [inside(folder, name) for name in names]
         if any(look(self.root, self._tree, top).bears for top in tops):
             raise DataError(f"{here} has ILSVRC's validation files and folders with images ({some(names)}) beside each other: keep one of them")
         self.notes.append(f"{here}: {len(names)} folders beside the files are not read ({some(names)})")
@@ -96,7 +96,7 @@ class Folder:
     def _check_links(self, folder: str, here: str, loose: list[str]) -> None:
         """Raise DataError for a link to nowhere where a class may have been: without it, labels would be others."""
         for name in loose:
-            path = under(self.root, f"{folder}/{name}" if folder else name)
+            path = under(self.root, inside(folder, name))
             if isinstance(path, Path) and path.is_symlink() and not path.exists() and not IMAGE.search(name):
                 raise DataError(f"{here}/{shown(name)} is a link to nowhere: a class may be missing; mend or delete it")
 
@@ -119,7 +119,7 @@ class Folder:
             names = self._tree.folders(folder)
             if len(names) != 1 or names[0] in self.classes or any(not NO_IMAGE.search(name) for name in self._tree.names(folder)):
                 return folder
-            below = f"{folder}/{names[0]}" if folder else names[0]
+            below = inside(folder, names[0])
             holds_images = any(not NO_IMAGE.search(name) for name in self._tree.names(below))
             if not is_flat(self._tree, below) and (holds_images or not self._tree.folders(below)):
                 return folder
@@ -146,8 +146,8 @@ class Folder:
             self.notes.append(f"{said}: the classes are {tops}")
             return
         raise DataError(
-            f"{said}: are those the classes, and {tops} splits or data sets? Call the splits train, val and test, or give --src one of them; "
-            f"if {tops} are the classes, put them into a folder called train"
+            f"{said}. If {tops} are splits, call them train, val and test; if they are data sets, give --src one of them; "
+            "if they are the classes, put them into a folder called train"
         )
 
     def _list_flat(self, part: Found, folder: str, here: str) -> None:
@@ -161,7 +161,7 @@ class Folder:
                 continue
             part.classes.append(class_id)
             part.names.append(os.fsencode(file))
-            part.places.append(Place(os.fsencode(f"{folder}/{file}" if folder else file), -1, -1, size))
+            part.places.append(Place(os.fsencode(inside(folder, file)), -1, -1, size))
         if part.places:
             self.notes.append(f"{here}: the classes of {len(part.places)} files are from {self._class_of.origin}")
             if unknown:

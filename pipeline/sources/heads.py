@@ -1,4 +1,4 @@
-"""What the first bytes of a file, or of a member of a tar, say that it is."""
+"""Recognises files, and members of tars, by their first bytes."""
 
 import re
 import struct

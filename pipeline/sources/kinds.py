@@ -1,4 +1,4 @@
-"""What a file is, by what it begins with. A name only tells what it should be: a file that claims to be a part and is none is refused."""
+"""Recognises data files by their first bytes. A file whose name claims a format that its content does not have is refused."""
 
 import re
 

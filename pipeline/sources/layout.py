@@ -18,7 +18,7 @@ from .kinds import NO_IMAGE, kind_of
 from .listing import shown, some
 from .looks import has_data, is_flat, look
 from .splits import CONTAINERS, EXPECTED, exact_split, folder_splits, names_a_split, split_in, split_of, words
-from .tree import Tree, tree_of, under
+from .tree import Tree, inside, tree_of, under
 
 DEEPEST = 8  # wrappers in each other
 MOST_PARTS = 1 << 20  # that the name of a file is believed to have
@@ -270,7 +270,7 @@ def _files_in(folder: Location, tree: Tree, below: str, parts: tuple[str, ...]) 
     for name in tree.names(below):
         if IMAGE.search(name) or NO_IMAGE.search(name):
             continue
-        path = under(folder, f"{below}/{name}" if below else name)
+        path = under(folder, inside(below, name))
         if not isinstance(path, RemotePath) and not path.is_file():
             if path.is_symlink() and not path.exists():
                 raise DataError(f"{path} is a link to nowhere: a part, a split or a class may be missing; mend or delete it")

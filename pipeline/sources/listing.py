@@ -223,6 +223,14 @@ def _with_file(found: Found, files: list[bytes], row: int, name: bytes) -> bytes
     return files[found.places[row].file] + b"/" + name
 
 
+def unread(path: Location, unlabelled: int, junk: int = 0) -> list[str]:
+    """Return the notes on images of a file that are not read: without a label, and of an operating system."""
+    return [
+        *([f"{path}: {unlabelled} images without a label (as in a test set) are not read"] if unlabelled else []),
+        *([f"{path}: {junk} files of an operating system (such as ._x.jpg) are not read"] if junk else []),
+    ]
+
+
 def clean_name(name: str, class_id: str | None) -> bytes:
     """Return the file name that the image has in ImageNet's own archives.
 

@@ -11,7 +11,7 @@ from .heads import IMAGE, is_image
 from .kinds import ARCHIVE, NO_IMAGE, head_of, kind_of
 from .labels import NUMBERED
 from .splits import folder_splits
-from .tree import Tree, under
+from .tree import Tree, inside, under
 
 MOST_FOLDERS = 200  # that are looked at for an image: a thousand folders of annotations are not all listed
 OPENED = 4  # files of a folder that are opened to see what it holds
@@ -57,12 +57,12 @@ def _bears(root: Location, tree: Tree, below: str) -> bool:
 def _has_images(root: Location, tree: Tree, below: str) -> bool:
     """Tell whether images lie in a folder: by their names, else by what a few of its files begin with."""
     names = tree.names(below)
-    return any(map(IMAGE.search, names)) or any(is_image(_head(under(root, f"{below}/{name}" if below else name))) for name in _odd(names))
+    return any(map(IMAGE.search, names)) or any(is_image(_head(under(root, inside(below, name)))) for name in _odd(names))
 
 
 def has_data(root: Location, tree: Tree, below: str) -> bool:
     """Tell whether tars, parquet or TFRecord files lie in a folder, by a few of its files: those called so first."""
-    return any(_claims(under(root, f"{below}/{name}" if below else name)) for name in _odd(tree.names(below)))
+    return any(_claims(under(root, inside(below, name))) for name in _odd(tree.names(below)))
 
 
 def _odd(names: list[str]) -> list[str]:

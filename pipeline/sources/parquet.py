@@ -20,7 +20,7 @@ from ..columns import plain
 from ..errors import DataError, UndecodableImage
 from ..remote import Location, RemotePath
 from .classes import Unlabelled, from_zero, label_of
-from .listing import Found, Place, shown, some
+from .listing import Found, Place, shown, some, unread
 from .reading import refuse_large
 from .splits import apart, exact_split, is_junk, settled, split_in
 
@@ -80,10 +80,7 @@ def _list_file(path: Location, number: int, part: Found, first_label: int) -> li
             part.labels.append(from_zero(label, first_label, f"{path}: row {row - 1}") if isinstance(label, int) else -1)
             part.names.append(os.fsencode(name))
             part.places.append(Place(part.names[-1], number, group, at))
-    return [
-        *([f"{path}: {unlabelled} images without a label (as in a test set) are not read"] if unlabelled else []),
-        *([f"{path}: {junk} files of an operating system (such as ._x.jpg) are not read"] if junk else []),
-    ]
+    return unread(path, unlabelled, junk)
 
 
 @dataclass(frozen=True)
@@ -198,7 +195,7 @@ def _class_names(schema: pa.Schema) -> list[str]:
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         label = _label_column({field.name: _stored(field.type) for field in schema})
-        return [str(name) for name in features[label]["names"]]
+        return [str(name).replace("/", "_") for name in features[label]["names"]]  # each becomes a part of a key
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return []
 

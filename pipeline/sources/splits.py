@@ -52,9 +52,14 @@ def _apart(word: str) -> list[str]:
     return next(([begin, word.removeprefix(begin)] for begin in WORDS if word.startswith(begin) and word.removeprefix(begin) in AROUND), [word])
 
 
+def _splits_in(name: str) -> list[str]:
+    """Return the splits whose words a name has, each once."""
+    return list(dict.fromkeys(WORDS[word] for word in words(name) if word in WORDS))
+
+
 def split_in(name: str, where: object) -> str | None:
     """Return the split whose word is among those of `name`, None if there is none; DataError if there are two splits."""
-    found = list(dict.fromkeys(WORDS[word] for word in words(name) if word in WORDS))
+    found = _splits_in(name)
     if len(found) > 1:
         raise DataError(f"{where}: its name has the words of two splits ({' and '.join(found)}); rename it so that it has one")
     return found[0] if found else None
@@ -76,8 +81,7 @@ def exact_split(name: str) -> str | None:
 
 def is_called_a_split(name: str) -> bool:
     """Tell a name that is a split's word, alone or beside words of `AROUND` and digits."""
-    found = words(name)
-    return len({WORDS[word] for word in found if word in WORDS}) == 1 and all(word in WORDS or word in AROUND for word in found)
+    return len(_splits_in(name)) == 1 and all(word in WORDS or word in AROUND for word in words(name))
 
 
 def folder_splits(names: Iterable[str]) -> dict[str, str]:
@@ -88,14 +92,12 @@ def folder_splits(names: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     alike: dict[tuple[str, ...], dict[str, str]] = {}
     for name in names:
-        splits = {WORDS[word] for word in words(name) if word in WORDS}
-        rest = tuple(word for word in words(name) if word not in WORDS)
-        if len(splits) != 1:
-            continue
+        splits = _splits_in(name)
         if is_called_a_split(name):
-            found[name] = splits.pop()
-        else:
-            alike.setdefault(rest, {})[name] = splits.pop()
+            found[name] = splits[0]
+        elif len(splits) == 1:
+            rest = tuple(word for word in words(name) if word not in WORDS)
+            alike.setdefault(rest, {})[name] = splits[0]
     for group in alike.values():
         if len(set(group.values())) > 1:
             found |= group
@@ -104,7 +106,7 @@ def folder_splits(names: Iterable[str]) -> dict[str, str]:
 
 def names_a_split(name: str) -> bool:
     """Tell a name that has the word of a split in it, whatever else."""
-    return any(word in WORDS for word in words(name))
+    return bool(_splits_in(name))
 
 
 def settled(files: Sequence[tuple[object, str | None]], default: str) -> list[str]:

@@ -15,7 +15,7 @@ from ..remote import Location
 from .classes import UNLABELLED, Unlabelled, from_zero, label_of
 from .heads import TFRECORD_HEADER as HEADER
 from .heads import is_tfrecord, masked_crc
-from .listing import WNID, Found, Place, shown
+from .listing import WNID, Found, Place, shown, unread
 from .reading import read_range, refuse_large
 from .splits import is_junk, settled
 
@@ -103,10 +103,7 @@ def list_tfrecords(files: list[tuple[Location, str | None]], default: str, first
             part.places.append(Place(part.names[-1], number, offset, len(data)))
         if path.stat().st_size == 0:
             notes.append(f"{path}: no record: the file is empty")
-        if unlabelled:
-            notes.append(f"{path}: {unlabelled} images without a label (as in a test set) are not read")
-        if junk:
-            notes.append(f"{path}: {junk} files of an operating system (such as ._x.jpg) are not read")
+        notes += unread(path, unlabelled, junk)
     return " and ".join(flavours) or "TFRecord", [part for part in found.values() if part.places]
 
 

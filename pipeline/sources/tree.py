@@ -29,6 +29,11 @@ def tree_of(root: Location) -> Tree:
     return _RemoteTree(root) if isinstance(root, RemotePath) else _LocalTree(root)
 
 
+def inside(below: str, name: str) -> str:
+    """Return the path of `name` in the folder `below`, which may be the tree's own ("")."""
+    return f"{below}/{name}" if below else name
+
+
 def under(root: Location, below: str) -> Location:
     """Return the file or folder `below` the folder `root`."""
     for part in below.split("/") if below else ():
@@ -110,7 +115,7 @@ class _RemoteTree:
         yield from self._files[below]
         if deep:
             for folder in sorted(self._folders[below]):
-                for name, size in self.files(f"{below}/{folder}" if below else folder, deep=True):
+                for name, size in self.files(inside(below, folder), deep=True):
                     yield f"{folder}/{name}", size
 
     def _list(self, below: str) -> None:

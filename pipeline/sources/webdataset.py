@@ -10,7 +10,7 @@ from ..remote import Location
 from .archives import Member, Passed, members
 from .classes import Unlabelled, from_zero, label_of
 from .heads import IMAGE
-from .listing import WNID, Found, Place, shown, some
+from .listing import WNID, Found, Place, shown, some, unread
 from .reading import RangeReader, read_range
 from .splits import apart, folder_splits, is_junk_path, split_of
 
@@ -43,8 +43,7 @@ def list_webdataset(tar: Tar, reader: RangeReader, found: dict[str, Found], pass
     for folder, part in by_folder.items():
         split = inside.get(folder, tar.split)
         found.setdefault(split, Found(split, reader, may_repeat=True)).extend(part)
-    if unlabelled:
-        notes.append(f"{tar.path}: {unlabelled} images without a label (as in a test set) are not read")
+    notes += unread(tar.path, unlabelled)
 
 
 def _splits_inside(tar: Tar, folders: list[str]) -> dict[str, str]:
