@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 EXAMPLES := .venv-examples/bin
-SOURCES := $(shell find pipeline model cli -type f -not -name '*.pyc') pyproject.toml README.md LICENSE
+SOURCES := $(shell find pipeline model cli -type f -not -name '*.pyc') pyproject.toml setup.py README.md LICENSE
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test fuzz test-gpu test-examples lint types docs docs-check check bench bench-gpu lock clean

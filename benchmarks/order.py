@@ -5,7 +5,8 @@ import resource
 import time
 
 import numpy as np
-from alexprep.pipeline.order import permutation, shuffled
+from alexprep.pipeline.hashing import permutation
+from alexprep.pipeline.order import shuffled
 
 
 def main() -> None:

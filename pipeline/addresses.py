@@ -5,6 +5,7 @@ import socket
 from contextlib import suppress
 from dataclasses import dataclass
 
+SERVED = ("grpc://", "grpc+tls://")  # schemes of the addresses of `alexprep serve`
 
 @dataclass(frozen=True)
 class Address:

@@ -24,9 +24,9 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines on stderr say l
 import pyarrow as pa
 from pyarrow import flight
 
-from .addresses import Address
+from .addresses import SERVED, Address
 from .errors import DataError, printable
-from .remote import SERVED, read_file
+from .local import read_local
 
 T = TypeVar("T")
 CALL_SECONDS = 2.0  # that an answer is waited for; twice that the next time
@@ -280,7 +280,7 @@ def _credentials(location: str) -> dict[str, Any]:
 def pem(path: Path, what: str) -> bytes:
     """Return a file of PEM that has a "CERTIFICATE" or "PRIVATE KEY"; DataError names one that has not."""
     try:
-        data = read_file(path, MOST_SECRET)
+        data = read_local(path, MOST_SECRET)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from error
     if not re.search(rb"-----BEGIN [A-Z ]*" + what.encode() + b"-----", data):
@@ -291,7 +291,7 @@ def pem(path: Path, what: str) -> bytes:
 def tokens_in(path: Path) -> list[str]:
     """Return the tokens of a file, one a line, # begins a remark; DataError if there is none, or a line that cannot be one."""
     try:
-        lines = read_file(path, MOST_SECRET).decode().splitlines()
+        lines = read_local(path, MOST_SECRET).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read as tokens: {error}") from error
     tokens = {number: line.strip() for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")}

@@ -5,8 +5,9 @@ is a stateless generator, vectorised in numpy with integer arithmetic alone.
 """
 
 import numpy as np
-from jaxtyping import UInt64
+from jaxtyping import Int64, UInt64
 
+ORDER = 1  # the purpose of the keys of permutations
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MUL_1, _MUL_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
@@ -29,3 +30,34 @@ def key(purpose: int, seed: int, epoch: int) -> UInt64[np.ndarray, "1"]:
     for counter in (purpose, seed, epoch):
         state = step(state, np.array([counter], np.uint64))
     return state
+
+
+def permutation(seed: int, epoch: int, n: int) -> Int64[np.ndarray, "n"]:
+    """Return a permutation of 0..n-1, fixed for ever by its arguments.
+
+    The numbers are sorted by a 64-bit hash. The hash is a bijection, so there are no ties, and any sorting algorithm on
+    any machine gives this same answer (numpy promises that of no `permutation` of its own).
+    """
+    return argsort(step(key(ORDER, seed, epoch), np.arange(n, dtype=np.uint64)))
+
+
+def argsort(values: UInt64[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+    """Return numpy's `argsort` of distinct 64-bit values, in a fifth of its time; `values` is used up.
+
+    Each number takes the place of its value's lowest bits, and the values themselves are sorted, for which numpy has vector
+    instructions. Values that differ in nothing but those bits (91 pairs expected among 14 million) are put right at the end.
+    """
+    bits = np.uint64(len(values).bit_length())
+    numbers = np.uint64((1 << int(bits)) - 1)
+    low = values & numbers
+    values -= low
+    values |= np.arange(len(values), dtype=np.uint64)
+    values.sort()
+    order = (values & numbers).astype(np.int64)
+    values >>= bits
+    same = np.flatnonzero(values[1:] == values[:-1])
+    for run in np.split(same, np.flatnonzero(np.diff(same) > 1) + 1):
+        if len(run):
+            part = slice(int(run[0]), int(run[-1]) + 2)
+            order[part] = order[part][np.argsort(low[order[part]])]
+    return order

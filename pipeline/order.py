@@ -14,22 +14,13 @@ from jaxtyping import Int64, UInt64
 
 from .config import LoaderConfig, Shuffle
 from .errors import DataError
-from .hashing import key, step
+from .hashing import ORDER, argsort, key, permutation, step
 
-_PURPOSE, _OF_BLOCKS, _IN_POOLS = 1, 3, 4  # augment.py has 2
+_OF_BLOCKS, _IN_POOLS = 3, 4  # purposes of keys; hashing.py has 1, augment.py 2
 BLOCK = 512  # neighbouring records, about 20 MB of JPEG records: read in one run, any disk or object store is at its full rate
 POOL = 16  # blocks that are shuffled together
 PART = 1 << 20  # records of an order that are sorted at once, or a half of that: 0.1 s
 CHUNK = 1 << 16  # hashes that are made at once: they stay in the cache
-
-
-def permutation(seed: int, epoch: int, n: int) -> Int64[np.ndarray, "n"]:
-    """Return a permutation of 0..n-1, fixed for ever by its arguments.
-
-    The numbers are sorted by a 64-bit hash. The hash is a bijection, so there are no ties, and any sorting algorithm on
-    any machine gives this same answer (numpy promises that of no `permutation` of its own).
-    """
-    return argsort(step(key(_PURPOSE, seed, epoch), np.arange(n, dtype=np.uint64)))
 
 
 class Order:
@@ -59,7 +50,7 @@ def shuffled(seed: int, epoch: int, n: int) -> Order:
     """
     if n <= CHUNK:
         return Order(np.array([n]), lambda _: permutation(seed, epoch, n))
-    state, bits = key(_PURPOSE, seed, epoch), max(1, (n // PART).bit_length())
+    state, bits = key(ORDER, seed, epoch), max(1, (n // PART).bit_length())
     shift = np.uint64(64 - bits)
 
     def hashes() -> Iterator[tuple[int, UInt64[np.ndarray, "k"]]]:
@@ -99,28 +90,6 @@ def keep_orders(count: int) -> None:
     """Keep so many epochs' orders instead of two: a server has trainers in several. About 10 MB each for ImageNet."""
     global shuffled, block_shuffled
     shuffled, block_shuffled = (lru_cache(maxsize=count)(order.__wrapped__) for order in (shuffled, block_shuffled))
-
-
-def argsort(values: UInt64[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
-    """Return numpy's `argsort` of distinct 64-bit values, in a fifth of its time; `values` is used up.
-
-    Each number takes the place of its value's lowest bits, and the values themselves are sorted, for which numpy has vector
-    instructions. Values that differ in nothing but those bits (91 pairs expected among 14 million) are put right at the end.
-    """
-    bits = np.uint64(len(values).bit_length())
-    numbers = np.uint64((1 << int(bits)) - 1)
-    low = values & numbers
-    values -= low
-    values |= np.arange(len(values), dtype=np.uint64)
-    values.sort()
-    order = (values & numbers).astype(np.int64)
-    values >>= bits
-    same = np.flatnonzero(values[1:] == values[:-1])
-    for run in np.split(same, np.flatnonzero(np.diff(same) > 1) + 1):
-        if len(run):
-            part = slice(int(run[0]), int(run[-1]) + 2)
-            order[part] = order[part][np.argsort(low[order[part]])]
-    return order
 
 
 @dataclass(frozen=True)

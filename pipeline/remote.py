@@ -7,7 +7,6 @@ import fnmatch
 import os
 import random
 import re
-import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,12 +15,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+from .addresses import SERVED
 from .errors import DataError
+from .local import read_local
 
 T = TypeVar("T")
 ATTEMPTS = 6  # waits of 0.2, 0.4, ... 3.2 s between them, six seconds in all, on top of what the store's own client retries
 PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-SERVED = ("grpc://", "grpc+tls://")  # the services of served_folder.py
 OBJECT_STORES = ("s3", "gcs", "abfs")  # folders are only prefixes there
 
 
@@ -206,31 +206,13 @@ def is_served(directory: Location) -> bool:
 
 
 def read_file(path: Location, limit: int) -> bytes:
-    """Return the content of a file of at most `limit` bytes.
-
-    DataError for a larger one, and for what is no regular file (a device or a pipe would never end); OSError if it cannot be read.
-    """
+    """Return the content of a file of at most `limit` bytes; DataError and OSError as `read_local` raises them."""
     if isinstance(path, RemotePath):
         size = path.stat().st_size
         if size > limit:
             raise DataError(f"{path} has {size:,} bytes, more than {limit:,}: not a file of ours")
         return path.read_bytes()
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    try:
-        status = os.fstat(file)
-        if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"{path} is no regular file")
-        size, parts = status.st_size, list[bytes]()
-        while size <= limit and (part := os.read(file, min(limit + 1, 1 << 24))):  # it may grow meanwhile
-            parts.append(part)
-            size = max(size, sum(map(len, parts)))
-        if size > limit:
-            raise DataError(f"{path} has {size:,} bytes, more than {limit:,}: not a file of ours")
-        return b"".join(parts)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        os.close(file)
+    return read_local(path, limit)
 
 
 def present(directory: Location) -> dict[str, int]:
