@@ -5,7 +5,7 @@ import resource
 import time
 
 import numpy as np
-from alexprep.pipeline.hashing import permutation
+from alexprep.pipeline.counter_rng import permutation
 from alexprep.pipeline.order import shuffled
 
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 from jaxtyping import Shaped, UInt8
 
 from .cache import ShardCache
-from .columns import numbers
+from .arrow import numbers
 from .config import LoaderConfig
 from .errors import DataError, UndecodableImage
 from .feeds import Feeds, cache_for

@@ -16,7 +16,7 @@ from .config import ShardConfig
 from .errors import DataError
 from .manifest import FORMAT_VERSION, left_out
 from .names import safe_file, safe_part
-from .hashing import permutation
+from .counter_rng import permutation
 from .remote import Location
 from .sources import Listing, Source
 from .sources.listing import feed

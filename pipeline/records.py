@@ -13,7 +13,7 @@ import pyarrow as pa
 from jaxtyping import Int32, Int64, UInt8
 
 from .cache import ShardCache
-from .columns import byte_strings, plain
+from .arrow import byte_strings, plain
 from .config import ShardConfig
 from .errors import DataError, printable
 from .images import decode_record

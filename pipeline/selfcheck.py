@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from .augment import Draws, draws
-from .hashing import permutation
+from .counter_rng import permutation
 
 BOUND = 5.5  # standard deviations; |z| is beyond it with a probability of 4e-8
 NORMAL = NormalDist()

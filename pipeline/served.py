@@ -20,7 +20,7 @@ import pyarrow as pa
 from jaxtyping import Int64, UInt8
 from pyarrow import flight
 
-from .columns import byte_views, plain
+from .arrow import byte_views, plain
 from .config import LoaderConfig
 from .cpu import DTYPES, Memory
 from .errors import DataError, UndecodableImage

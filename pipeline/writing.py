@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import UInt8
 
-from .columns import numbers, strings
+from .arrow import numbers, strings
 from .config import ShardConfig
 from .manifest import FORMAT_VERSION
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from alexprep.pipeline import augment, selfcheck
 from alexprep.pipeline.augment import _log, colour_shift, draws, normal
-from alexprep.pipeline.hashing import permutation
+from alexprep.pipeline.counter_rng import permutation
 from alexprep.pipeline.selfcheck import RECORDS, check_draws, check_order
 from hypothesis import given
 from hypothesis import strategies as st

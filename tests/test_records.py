@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from alexprep.pipeline import DataError, Records, compute_stats, load_stats, read_manifest
-from alexprep.pipeline.columns import byte_strings, byte_views, numbers, plain, strings
+from alexprep.pipeline.arrow import byte_strings, byte_views, numbers, plain, strings
 from alexprep.pipeline.images import decode_record
 from alexprep.pipeline.kernels import COMPILED, stored_strings
 from alexprep.pipeline.records import _Strings

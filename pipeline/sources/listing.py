@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int64
 
-from ..columns import numbers, plain, strings
+from ..arrow import numbers, plain, strings
 from ..errors import DataError
 from ..remote import Location
 

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..columns import plain
+from ..arrow import plain
 from ..errors import DataError, UndecodableImage
 from ..remote import Location, RemotePath
 from .classes import Unlabelled, from_zero, label_of
