@@ -8,7 +8,7 @@ ROOT = Path(__file__).parent
 
 
 def package(folder: Path) -> str:
-    """Return the package that a folder is: pipeline/storage is alexprep.pipeline.storage, cli/experiment is alexprep.experiment."""
+    """Return the package that a folder is: pipeline/storage is alexprep.pipeline.storage.files, cli/experiment is alexprep.experiment."""
     parts = folder.relative_to(ROOT).parts
     return ".".join(("alexprep", *(parts[1:] if parts[:2] == ("cli", "experiment") else parts)))
 

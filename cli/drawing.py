@@ -13,7 +13,7 @@ from alexprep.model.report import Picture
 from alexprep.pipeline import DataError, Records, read_manifest
 from alexprep.pipeline.order import shuffled
 from alexprep.pipeline.receipts import write_png
-from alexprep.pipeline.storage import published, write_json
+from alexprep.pipeline.storage.files.files import published, write_json
 
 from .building import split_or_default
 from .evaluating import Trained, measure

@@ -17,7 +17,7 @@ from alexprep.pipeline import DataError, Manifest, Records, Stats, load_stats, r
 from alexprep.pipeline.errors import printable
 from alexprep.pipeline.order import shuffled
 from alexprep.pipeline.preview import rows as sample_rows
-from alexprep.pipeline.storage import published, read_array, read_json
+from alexprep.pipeline.storage.files.files import published, read_array, read_json
 
 from .evaluating import read_predictions
 from .runs import PREDICTIONS, RunFolder, checkpoint_stats, first_kernels, load_checkpoint, start_of

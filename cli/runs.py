@@ -14,7 +14,7 @@ import torch
 from alexprep.pipeline.errors import DataError
 from alexprep.pipeline.moments import Colours
 from alexprep.pipeline.stats import Stats
-from alexprep.pipeline.storage import lock, published, remove_partials, write_array
+from alexprep.pipeline.storage.files.files import lock, published, remove_partials, write_array
 
 from .settings import Settings, resolve
 

@@ -25,7 +25,7 @@ from alexprep.model.optimizer import RATES, PaperSGD
 from alexprep.model.trainer import Event, NotFinite, Pace, Trainer
 from alexprep.pipeline import DamagedRecord, DataError, Loader, load_stats
 from alexprep.pipeline.receipts import receipt
-from alexprep.pipeline.storage import published
+from alexprep.pipeline.storage.files.files import published
 
 from . import synthetic
 from .building import builder, check_data, choose_layout, on_device, validation_split

@@ -14,7 +14,7 @@ from pyarrow import flight
 
 from .addresses import Address
 from .errors import DataError
-from .flights import pem, tokens_in
+from .storage.flight_client import pem, tokens_in
 
 
 @dataclass(frozen=True)

@@ -27,15 +27,15 @@ from .arrow import numbers
 from .config import LoaderConfig
 from .errors import DataError, UndecodableImage
 from .feeds import Feeds, cache_for
-from .flights import MOST_READ
+from .storage.flight_client import MOST_READ
 from .images import decode_record
 from .kernels import decode_region, jpeg_header
 from .manifest import MANIFEST, Manifest, files_of, read_manifest
 from .order import Plan
 from .records import Records
-from .remote import RemotePath, present, read_file
+from .storage.uri import RemotePath, present, read_file
 from .stats import MEAN_IMAGE, STATS, Stats, content, stats_for
-from .storage import MOST_JSON
+from .storage.files import MOST_JSON
 from .tickets import OTHER_DATA, Shape, Ticket, WrongTicket, digest, schema, shape_of
 from .views import Feed, Window, placed, windows
 

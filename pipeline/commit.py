@@ -8,8 +8,8 @@ from dataclasses import replace
 from .errors import DataError
 from .manifest import MANIFEST, Manifest, Sidecar, Split, read_finished, read_manifest, read_sidecar
 from .plan import JOB, Plan, read_plan
-from .remote import Location, present
-from .storage import published
+from .storage.uri import Location, present
+from .storage.files import published
 from .tasks import Bad
 
 QUARANTINE = "quarantine.jsonl"

@@ -23,7 +23,7 @@ from .images import decode_record
 from .kernels import NUMBERS, Recipe, render
 from .manifest import Manifest
 from .stats import Stats
-from .tracing import Trace, span
+from .storage.trace import Trace, span
 from .views import Feed, center_mean, channel_mean, divisor, mean_image, windows
 
 LINE = 64  # bytes of a cache's line: from there on, native/views.h writes past the caches

@@ -19,9 +19,9 @@ from .errors import DataError
 from .manifest import Manifest
 from .names import safe_part
 from .records import Records
-from .remote import Location, RemotePath
+from .storage.uri import Location, RemotePath
 from .stats import check_written
-from .storage import published_folder
+from .storage.files import published_folder
 
 Shape = Literal["parquet", "webdataset", "imagefolder", "ffcv-ready"]
 ROW_GROUP = 100  # images; about the size that the Hub's viewer wants

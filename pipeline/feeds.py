@@ -18,7 +18,7 @@ from .errors import DataError
 from .manifest import Manifest
 from .order import BLOCK, POOL, Plan
 from .records import SEARCH, Records
-from .remote import RemotePath
+from .storage.uri import RemotePath
 from .stats import Stats
 from .views import Feed
 

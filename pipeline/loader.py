@@ -16,10 +16,10 @@ from .feeds import Feeds, cache_for
 from .kernels import Recipe
 from .manifest import read_manifest
 from .records import Records
-from .remote import is_served
+from .storage.uri import is_served
 from .stats import Stats, stats_for
 from .tickets import MOST_STEPS
-from .tracing import Trace, span
+from .storage.trace import Trace, span
 from .views import Feed
 
 

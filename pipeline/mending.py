@@ -11,11 +11,11 @@ from .errors import DataError
 from .manifest import MANIFEST, Manifest, read_manifest, read_sidecar, sidecar_path
 from .plan import read_plan
 from .records import Records
-from .remote import Location, location, present
+from .storage.uri import Location, location, present
 from .sharding import Progress, ShardJob
 from .sources import Listing, Source
 from .sources.listing import shown, some
-from .storage import file_sha256, lock, remove_partials
+from .storage.files import file_sha256, lock, remove_partials
 
 
 class RepairJob:

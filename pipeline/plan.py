@@ -17,10 +17,10 @@ from .errors import DataError
 from .manifest import FORMAT_VERSION, left_out
 from .names import safe_file, safe_part
 from .counter_rng import permutation
-from .remote import Location
+from .storage.uri import Location
 from .sources import Listing, Source
 from .sources.listing import feed
-from .storage import read_json, write_json
+from .storage.files import read_json, write_json
 
 JOB = "job.json"
 

@@ -17,7 +17,7 @@ from .errors import DataError
 from .order import Plan
 from .records import Records
 from .stats import Stats
-from .storage import published
+from .storage.files import published
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from .errors import DataError, printable
 from .images import decode_record
 from .kernels import stored_strings
 from .manifest import Manifest
-from .remote import RemotePath, present
+from .storage.uri import RemotePath, present
 from .writing import ROWS_A_BATCH, schema
 
 SEARCH = 1000  # damaged records in a row that are passed over, before it is taken for more than an accident

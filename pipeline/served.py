@@ -25,11 +25,11 @@ from .config import LoaderConfig
 from .cpu import DTYPES, Memory
 from .errors import DataError, UndecodableImage
 from .feeds import Feeds
-from .flights import NotHere, NotNeeded, Server, Servers, begun
+from .storage.flight_client import NotHere, NotNeeded, Server, Servers, begun
 from .images import decode_record
 from .manifest import Manifest
 from .records import Records
-from .remote import RemotePath
+from .storage.uri import RemotePath
 from .stats import Stats
 from .tickets import Ticket, digest, shape_of
 from .views import Feed, placed, windows

@@ -15,9 +15,9 @@ from .config import ShardConfig
 from .errors import DataError
 from .manifest import MANIFEST, Manifest, files_of, read_finished, read_manifest
 from .plan import Shuffle, make_plan, read_plan
-from .remote import Location, location, present
+from .storage.uri import Location, location, present
 from .sources import Place, Source
-from .storage import lock, remove_partials
+from .storage.files import lock, remove_partials
 from .tasks import Bad, ShardTask
 from .workers import Engine, Workers, crashes_alone, worker_died
 

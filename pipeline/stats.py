@@ -16,7 +16,7 @@ from .errors import DataError
 from .manifest import Manifest
 from .moments import Colours, Moments, MomentsCounter, colours, mean_image
 from .records import Records
-from .storage import file_sha256, read_array, read_json, write_array, write_json
+from .storage.files import file_sha256, read_array, read_json, write_array, write_json
 
 STATS, MEAN_IMAGE = "stats.json", "mean_image.npy"
 NUMBERS = ("split", "images", "pixels", "mean", "covariance", "eigenvalues", "eigenvectors")

@@ -14,10 +14,10 @@ from .images import square
 from .kernels import encode_jpeg
 from .manifest import Shard, Sidecar, sums_digest
 from .moments import MomentsCounter
-from .remote import Location
+from .storage.uri import Location
 from .sources import Listing, Place, Reader
 from .sources.listing import shown
-from .storage import published
+from .storage.files import published
 from .writing import Row, ShardWriter, schema
 
 

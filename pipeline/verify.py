@@ -19,9 +19,9 @@ from .manifest import MANIFEST, Manifest, Shard, read_sidecar
 from .moments import Moments, MomentsCounter
 from .processes import context, settle
 from .records import Records
-from .remote import Location, present
+from .storage.uri import Location, present
 from .stats import MEAN_IMAGE, STATS, compute_stats
-from .storage import file_sha256, read_array, read_json
+from .storage.files import file_sha256, read_array, read_json
 
 
 class Problem(NamedTuple):

@@ -14,7 +14,7 @@ import traceback
 from concurrent.futures import Future
 from pathlib import Path
 
-from alexprep.pipeline import storage
+from alexprep.pipeline.storage.files import files
 from alexprep.pipeline.config import ShardConfig
 from alexprep.pipeline.errors import DataError
 from alexprep.pipeline.manifest import read_manifest
@@ -62,7 +62,7 @@ class Fault:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def install(self):
-        fault, fsync, replace, unlink, opened = self, os.fsync, pathlib.Path.replace, pathlib.Path.unlink, storage._opened
+        fault, fsync, replace, unlink, opened = self, os.fsync, pathlib.Path.replace, pathlib.Path.unlink, files._opened
 
         class File:
             def __init__(self, file):
@@ -97,7 +97,7 @@ class Fault:
 
             return wrapped
 
-        storage._opened = lambda path: File(opened(path))
+        files._opened = lambda path: File(opened(path))
         os.fsync, pathlib.Path.replace, pathlib.Path.unlink = counted(fsync), counted(replace), counted(unlink)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from alexprep.pipeline import DataError, Loader, read_manifest
 from alexprep.pipeline.cache import ShardCache
-from alexprep.pipeline.remote import location
+from alexprep.pipeline.storage.files.uri import location
 
 from .conftest import command, make_images, make_shards, stream
 from .test_remote import Proxy, proxy, server, upload, uri  # noqa: F401  (fixtures)
@@ -181,7 +181,7 @@ def test_what_was_asked_for_and_never_used_makes_room(many, stored, tmp_path):
 KILLED = """
 import sys
 from alexprep.pipeline import cache, read_manifest
-from alexprep.pipeline.remote import location
+from alexprep.pipeline.storage.uri import location
 from pathlib import Path
 cache.CHUNK = 1000
 shard = read_manifest(sys.argv[2]).split("train").shards[0]

@@ -16,7 +16,7 @@ from alexprep.pipeline import DataError, Loader, LoaderConfig, Records, compute_
 from alexprep.pipeline.binding import Setup, verdict
 from alexprep.pipeline.feeds import DamagedRecord
 from alexprep.pipeline.graph import DaliEngine, build, check_graph
-from alexprep.pipeline.tracing import Trace
+from alexprep.pipeline.storage.files.trace import Trace
 from alexprep.pipeline.views import windows
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -21,7 +21,7 @@ from alexprep.pipeline.images import decode_record
 from alexprep.pipeline.mending import AppendJob
 from alexprep.pipeline.sources import find_source
 from alexprep.pipeline.stats import StatsCheck
-from alexprep.pipeline.storage import aside
+from alexprep.pipeline.storage.files.files import aside
 from alexprep.pipeline.verify import Verification
 from hypothesis import example, given, settings
 from hypothesis import strategies as st

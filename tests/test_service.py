@@ -28,9 +28,9 @@ from alexprep.pipeline.access import Secrets, Tokens
 from alexprep.pipeline.addresses import Address
 from alexprep.pipeline.answers import Answers
 from alexprep.pipeline.connections import hang_up, name_of, taken
-from alexprep.pipeline.flights import Servers, locations
+from alexprep.pipeline.storage.files.flight_client import Servers, locations
 from alexprep.pipeline.health import Health
-from alexprep.pipeline.remote import location
+from alexprep.pipeline.storage.files.uri import location
 from alexprep.pipeline.served import ServerLeftOut
 from alexprep.pipeline.service import Limits, Service, _Request
 from alexprep.pipeline.stats import stats_for

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..errors import DataError
-from ..remote import Location
+from ..storage.uri import Location
 from .listing import shown, some
 from .reading import Window
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from ..errors import DataError
 from ..names import why_unsafe
-from ..remote import Location
+from ..storage.uri import Location
 from .labels import ClassOf, devkit_order, ilsvrc2012
 from .listing import WNID, Found, clean_name, shown, some
 

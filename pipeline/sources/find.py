@@ -6,7 +6,7 @@ In:  a folder, a file or a URI.    Out: a Source: classes in label order, listin
 from pathlib import Path
 
 from ..errors import DataError
-from ..remote import Location, RemotePath, is_served, location
+from ..storage.uri import Location, RemotePath, is_served, location
 from .classes import LabelOrder, all_classes, declared_classes, leave_out_unknown, name_classes
 from .folder import Folder
 from .labels import ClassOf, missing_from_ilsvrc2012

@@ -3,7 +3,7 @@
 import re
 
 from ..errors import DataError
-from ..remote import Location, RemotePath
+from ..storage.uri import Location, RemotePath
 from .heads import begins, compression, is_tar, is_tfrecord
 
 HEAD = 512  # bytes that tell what a file is

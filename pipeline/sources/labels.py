@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
-from ..remote import Location, RemotePath, read_file
+from ..storage.uri import Location, RemotePath, read_file
 from .listing import Listing, some
 
 NUMBERED = re.compile(r"ILSVRC(\d{4})_(val|test)_(\d{8})")

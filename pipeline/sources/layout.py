@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..errors import DataError
-from ..remote import Location, RemotePath, read_file
+from ..storage.uri import Location, RemotePath, read_file
 from .heads import IMAGE
 from .kinds import NO_IMAGE, kind_of
 from .listing import shown, some

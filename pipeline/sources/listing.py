@@ -19,7 +19,7 @@ from jaxtyping import Int64
 
 from ..arrow import numbers, plain, strings
 from ..errors import DataError
-from ..remote import Location
+from ..storage.uri import Location
 
 MAX_BYTES = 1 << 28  # of one encoded image; a larger one is not read into memory
 WNID = re.compile(r"n\d{8}")

@@ -6,7 +6,7 @@ In:  a folder.    Out: a Look.
 from typing import NamedTuple
 
 from ..errors import DataError
-from ..remote import Location, RemotePath
+from ..storage.uri import Location, RemotePath
 from .heads import IMAGE, is_image
 from .kinds import ARCHIVE, NO_IMAGE, head_of, kind_of
 from .labels import NUMBERED

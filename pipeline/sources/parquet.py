@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from ..arrow import plain
 from ..errors import DataError, UndecodableImage
-from ..remote import Location, RemotePath
+from ..storage.uri import Location, RemotePath
 from .classes import Unlabelled, from_zero, label_of
 from .listing import Found, Place, shown, some, unread
 from .reading import refuse_large

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import DataError, UndecodableImage
-from ..remote import Location, RemotePath, retried
+from ..storage.uri import Location, RemotePath, retried
 from .listing import MAX_BYTES, Place, shown
 
 

@@ -10,7 +10,7 @@ from collections import Counter
 from itertools import islice
 
 from ..errors import DataError
-from ..remote import Location
+from ..storage.uri import Location
 from .archives import Member, Passed, members
 from .heads import begins, compression, is_tar
 from .labels import NUMBERED, ClassOf

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..errors import DataError, UndecodableImage
-from ..remote import Location
+from ..storage.uri import Location
 from .classes import UNLABELLED, Unlabelled, from_zero, label_of
 from .heads import TFRECORD_HEADER as HEADER
 from .heads import is_tfrecord, masked_crc

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import DataError
-from ..remote import Location, RemotePath
+from ..storage.uri import Location, RemotePath
 from .splits import is_junk
 
 

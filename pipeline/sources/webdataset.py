@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..errors import DataError
-from ..remote import Location
+from ..storage.uri import Location
 from .archives import Member, Passed, members
 from .classes import Unlabelled, from_zero, label_of
 from .heads import IMAGE

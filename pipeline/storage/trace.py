@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .storage import published
+from .files import published
 
 LIMIT = 1_000_000  # events kept, about 100 MB of JSON; later ones are only counted
 

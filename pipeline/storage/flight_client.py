@@ -24,8 +24,8 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines on stderr say l
 import pyarrow as pa
 from pyarrow import flight
 
-from .addresses import SERVED, Address
-from .errors import DataError, printable
+from ..addresses import SERVED, Address
+from ..errors import DataError, printable
 from .local import read_local
 
 T = TypeVar("T")

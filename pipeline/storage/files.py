@@ -19,8 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from .errors import DataError
-from .remote import Location, RemotePath, read_file
+from ..errors import DataError
+from .uri import Location, RemotePath, read_file
 
 PARTIAL = ".partial"
 MOST_JSON = 1 << 28  # bytes

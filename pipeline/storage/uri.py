@@ -15,8 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from .addresses import SERVED
-from .errors import DataError
+from ..addresses import SERVED
+from ..errors import DataError
 from .local import read_local
 
 T = TypeVar("T")
@@ -186,7 +186,7 @@ def _opened(root: str) -> tuple[Any, str]:
     from pyarrow.fs import FileSystem, PyFileSystem
 
     if root.startswith(SERVED):
-        from .served_folder import ServedFolder  # which few need
+        from .flight_fs import ServedFolder  # which few need
 
         return PyFileSystem(ServedFolder(root)), ""
     try:

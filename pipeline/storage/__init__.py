@@ -1,0 +1,1 @@
+"""Bytes at rest: local files, object stores, the files of a server."""
