@@ -26,9 +26,9 @@ setup(
     package_dir=folders,
     ext_modules=[
         # -fwrapv: damaged files overflow sums, which are then thrown away
-        compiled("alexprep.pipeline._kernels", "pipeline/native/module.c", "-fwrapv"),
+        compiled("alexprep.pipeline.imaging._kernels", "pipeline/imaging/native/module.c", "-fwrapv"),
         # the same for processors of 2013 and later
-        compiled("alexprep.pipeline._kernels_avx2", "pipeline/native/module_avx2.c", "-fwrapv", "-mavx2", "-mbmi", "-mbmi2", "-mf16c"),
+        compiled("alexprep.pipeline.imaging._kernels_avx2", "pipeline/imaging/native/module_avx2.c", "-fwrapv", "-mavx2", "-mbmi", "-mbmi2", "-mf16c"),
         # -fno-math-errno: a square root is one instruction
         compiled("alexprep.model._kernels", "model/native/kernels.c", "-fno-math-errno"),
     ],

@@ -16,8 +16,8 @@ from typing import Any
 import cv2
 import numpy as np
 import simplejpeg
-from alexprep.pipeline.images import central_square, decode, square, use_one_thread
-from alexprep.pipeline.kernels import (
+from alexprep.pipeline.imaging.codec import central_square, decode, square, use_one_thread
+from alexprep.pipeline.imaging.kernels import (
     COMPILED,
     area_square,
     count_moments,

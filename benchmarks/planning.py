@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from alexprep.pipeline.config import ShardConfig
 from alexprep.pipeline.manifest import Shard, Sidecar
-from alexprep.pipeline.moments import Moments
+from alexprep.pipeline.imaging.moments import Moments
 from alexprep.pipeline.sharding import ShardJob
 from alexprep.pipeline.sources import Listing, Source
 

@@ -10,7 +10,7 @@ from alexprep.model.errors import TrainingError
 from alexprep.model.evaluator import FIVE, probabilities
 from alexprep.pipeline import DataError, reference
 from alexprep.pipeline.errors import UndecodableImage
-from alexprep.pipeline.images import square
+from alexprep.pipeline.imaging.codec import square
 from alexprep.pipeline.views import windows
 from jaxtyping import UInt8
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from alexprep.pipeline.errors import DataError
-from alexprep.pipeline.moments import Colours
+from alexprep.pipeline.imaging.moments import Colours
 from alexprep.pipeline.stats import Stats
 from alexprep.pipeline.storage.files.files import lock, published, remove_partials, write_array
 

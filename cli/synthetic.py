@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from alexprep.pipeline import Manifest, ShardConfig, Stats
 from alexprep.pipeline.manifest import Shard, Split
-from alexprep.pipeline.moments import Colours
+from alexprep.pipeline.imaging.moments import Colours
 from torch import Tensor
 
 from .settings import Settings

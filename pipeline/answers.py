@@ -28,8 +28,8 @@ from .config import LoaderConfig
 from .errors import DataError, UndecodableImage
 from .feeds import Feeds, cache_for
 from .storage.flight_client import MOST_READ
-from .images import decode_record
-from .kernels import decode_region, jpeg_header
+from .imaging.codec import decode_record
+from .imaging.kernels import decode_region, jpeg_header
 from .manifest import MANIFEST, Manifest, files_of, read_manifest
 from .order import Plan
 from .records import Records

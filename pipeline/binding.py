@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import kernels
+from .imaging import kernels
 from .augment import draws
 from .config import LoaderConfig
 from .records import Records

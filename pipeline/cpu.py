@@ -19,8 +19,8 @@ from jaxtyping import Float32, Int32, Shaped, UInt8
 
 from .config import Dtype, LoaderConfig
 from .errors import DataError
-from .images import decode_record
-from .kernels import NUMBERS, Recipe, render
+from .imaging.codec import decode_record
+from .imaging.kernels import NUMBERS, Recipe, render
 from .manifest import Manifest
 from .stats import Stats
 from .storage.trace import Trace, span

@@ -13,7 +13,7 @@ from .config import LoaderConfig
 from .cpu import CpuEngine, as_tensor, recipe_of
 from .errors import DataError, UndecodableImage
 from .feeds import Feeds, cache_for
-from .kernels import Recipe
+from .imaging.kernels import Recipe
 from .manifest import read_manifest
 from .records import Records
 from .storage.uri import is_served

@@ -14,7 +14,7 @@ from jaxtyping import UInt32
 
 from .config import ShardConfig
 from .errors import DataError
-from .moments import Moments
+from .imaging.moments import Moments
 from .names import safe_file, safe_part
 from .storage.uri import Location, location
 from .storage.files import read_array, read_json, write_array, write_json

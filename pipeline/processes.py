@@ -52,7 +52,7 @@ def settle() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     gc.freeze()  # the imported modules stay: collecting among them took a thirtieth of the time
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    from .images import use_one_thread  # heavy, and `prepare` is called before anything else
+    from .imaging.codec import use_one_thread  # heavy, and `prepare` is called before anything else
 
     use_one_thread()
 

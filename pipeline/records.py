@@ -16,8 +16,8 @@ from .cache import ShardCache
 from .arrow import byte_strings, plain
 from .config import ShardConfig
 from .errors import DataError, printable
-from .images import decode_record
-from .kernels import stored_strings
+from .imaging.codec import decode_record
+from .imaging.kernels import stored_strings
 from .manifest import Manifest
 from .storage.uri import RemotePath, present
 from .writing import ROWS_A_BATCH, schema

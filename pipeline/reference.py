@@ -5,7 +5,7 @@ from jaxtyping import Float32, UInt8
 
 from .augment import colour_shift, draws
 from .config import LoaderConfig
-from .images import decode_record
+from .imaging.codec import decode_record
 from .order import Plan
 from .records import Records
 from .stats import Stats

@@ -26,7 +26,7 @@ from .cpu import DTYPES, Memory
 from .errors import DataError, UndecodableImage
 from .feeds import Feeds
 from .storage.flight_client import NotHere, NotNeeded, Server, Servers, begun
-from .images import decode_record
+from .imaging.codec import decode_record
 from .manifest import Manifest
 from .records import Records
 from .storage.uri import RemotePath

@@ -14,7 +14,7 @@ from jaxtyping import Float32
 
 from .errors import DataError
 from .manifest import Manifest
-from .moments import Colours, Moments, MomentsCounter, colours, mean_image
+from .imaging.moments import Colours, Moments, MomentsCounter, colours, mean_image
 from .records import Records
 from .storage.files import file_sha256, read_array, read_json, write_array, write_json
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from .config import ShardConfig
 from .errors import UndecodableImage
-from .images import square
-from .kernels import encode_jpeg
+from .imaging.codec import square
+from .imaging.kernels import encode_jpeg
 from .manifest import Shard, Sidecar, sums_digest
-from .moments import MomentsCounter
+from .imaging.moments import MomentsCounter
 from .storage.uri import Location
 from .sources import Listing, Place, Reader
 from .sources.listing import shown

@@ -16,7 +16,7 @@ from jaxtyping import Float32
 
 from .errors import DataError
 from .manifest import MANIFEST, Manifest, Shard, read_sidecar
-from .moments import Moments, MomentsCounter
+from .imaging.moments import Moments, MomentsCounter
 from .processes import context, settle
 from .records import Records
 from .storage.uri import Location, present

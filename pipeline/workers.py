@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 from . import processes
 from .config import ShardConfig
 from .errors import DataError, UndecodableImage
-from .images import use_one_thread
+from .imaging.codec import use_one_thread
 from .sources import Place, Reader
 from .tasks import Bad, ShardTask, Ticks, make_record, make_shard
 

@@ -29,7 +29,7 @@ PIECES = (  # segments that decide which decoder takes a JPEG, or whether it war
 
 def engines():
     """name -> the module of compiled loops, None for none."""
-    from alexprep.pipeline import kernels
+    from alexprep.pipeline.imaging import kernels
 
     found = {"not compiled": None}
     if kernels.COMPILED:
@@ -46,13 +46,13 @@ class Engine:
         self.module = module
 
     def __enter__(self):
-        from alexprep.pipeline import kernels
+        from alexprep.pipeline.imaging import kernels
 
         self.before = kernels._kernels, kernels.COMPILED, kernels._AS_OPENCV
         kernels._kernels, kernels.COMPILED, kernels._AS_OPENCV = self.module, self.module is not None, self.module is not None and self.before[2]
 
     def __exit__(self, *_):
-        from alexprep.pipeline import kernels
+        from alexprep.pipeline.imaging import kernels
 
         kernels._kernels, kernels.COMPILED, kernels._AS_OPENCV = self.before
 
@@ -68,14 +68,14 @@ def outcome(work, data):
 
 
 def as_square(data):
-    from alexprep.pipeline.images import square
+    from alexprep.pipeline.imaging.codec import square
 
     made = square(data, SIZE)
     return made.pixels.tobytes() + f"{made.height} {made.width}".encode()
 
 
 def as_record(data):
-    from alexprep.pipeline.images import decode_record
+    from alexprep.pipeline.imaging.codec import decode_record
 
     pixels = decode_record(data)
     return pixels.tobytes() + str(pixels.shape).encode()

@@ -11,9 +11,9 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
-from alexprep.pipeline import images
+from alexprep.pipeline.imaging import codec
 from alexprep.pipeline.errors import UndecodableImage
-from alexprep.pipeline.images import decode, decode_record, square, without_metadata
+from alexprep.pipeline.imaging.codec import decode, decode_record, square, without_metadata
 from PIL import Image, PngImagePlugin
 
 from . import fuzz
@@ -39,8 +39,8 @@ def test_the_fuzzer_finds_a_decoder_that_raises_something_else(monkeypatch, tmp_
     def raises(_):
         raise OverflowError("as no decoder should")
 
-    monkeypatch.setattr(images, "decode", raises)
-    monkeypatch.setattr(images, "square", lambda data, size: images.Square(images.decode(data), size, size))
+    monkeypatch.setattr(codec, "decode", raises)
+    monkeypatch.setattr(codec, "square", lambda data, size: codec.Square(codec.decode(data), size, size))
     _, broken = fuzz.run(60, 1, tmp_path, count=5)
 
     assert broken
@@ -73,14 +73,14 @@ def test_an_unforeseen_exception_of_a_decoder_quarantines_the_one_image(tmp_path
         (tmp_path / f"src/a/{number}.jpg").write_bytes(jpeg(picture(number), progressive=True))
     bad = jpeg(picture(9), progressive=True)
     (tmp_path / "src/a/bad.jpg").write_bytes(bad)
-    usual = images.decode
+    usual = codec.decode
 
     def broken(data):
         if data == bad:
             raise KeyError(6)
         return usual(data)
 
-    monkeypatch.setattr(images, "decode", broken)
+    monkeypatch.setattr(codec, "decode", broken)
     with pytest.raises(UndecodableImage, match="cannot be decoded: KeyError: 6"):
         square(bad, 16)
     from alexprep.pipeline.config import ShardConfig

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 from alexprep.pipeline.errors import UndecodableImage
-from alexprep.pipeline.images import MAX_PIXELS, central_square, decode, decode_record
-from alexprep.pipeline.kernels import encode_jpeg
+from alexprep.pipeline.imaging.codec import MAX_PIXELS, central_square, decode, decode_record
+from alexprep.pipeline.imaging.kernels import encode_jpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from alexprep.pipeline import kernels
-from alexprep.pipeline.images import central_square, decode, square
-from alexprep.pipeline.kernels import COMPILED, MAX_PIXELS, encode_jpeg, jpeg_square, plain_decode_jpeg, plain_encode_jpeg
+from alexprep.pipeline.imaging import kernels
+from alexprep.pipeline.imaging.codec import central_square, decode, square
+from alexprep.pipeline.imaging.kernels import COMPILED, MAX_PIXELS, encode_jpeg, jpeg_square, plain_decode_jpeg, plain_encode_jpeg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from alexprep.pipeline import kernels
-from alexprep.pipeline.kernels import COMPILED, IMAGES_IN_16_BITS, area_square, count_moments, plain_area_square, plain_count_moments
+from alexprep.pipeline.imaging import kernels
+from alexprep.pipeline.imaging.kernels import COMPILED, IMAGES_IN_16_BITS, area_square, count_moments, plain_area_square, plain_count_moments
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -83,7 +83,7 @@ def test_a_part_of_a_larger_array_shrinks_as_its_copy_does():
 
 
 def test_real_photographs_shrink_to_opencvs_bits(real_images):
-    from alexprep.pipeline.images import decode
+    from alexprep.pipeline.imaging.codec import decode
 
     for file in sorted(real_images.rglob("*.JPEG"))[::25]:
         image = decode(file.read_bytes())
@@ -115,7 +115,7 @@ def test_sixteen_bits_hold_as_many_white_images_as_they_say():
 
 
 def test_more_images_than_sixteen_bits_hold_are_counted_exactly():
-    from alexprep.pipeline.moments import MomentsCounter
+    from alexprep.pipeline.imaging.moments import MomentsCounter
 
     counter = MomentsCounter(2)
     white = np.full((2, 2, 3), 255, np.uint8)

@@ -17,7 +17,7 @@ import pytest
 from alexprep.pipeline import DataError, Records, compute_stats, read_manifest
 from alexprep.pipeline.compare import DuplicateSearch, close_pairs, difference
 from alexprep.pipeline.export import export
-from alexprep.pipeline.images import decode_record
+from alexprep.pipeline.imaging.codec import decode_record
 from alexprep.pipeline.mending import AppendJob
 from alexprep.pipeline.sources import find_source
 from alexprep.pipeline.stats import StatsCheck

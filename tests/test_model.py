@@ -11,7 +11,7 @@ from alexprep.model import kernels
 from alexprep.model.alexnet import PRESETS, TORCHVISION_MEAN, TORCHVISION_STD, AlexNet, Switches, from_torchvision, parameters
 from alexprep.model.describe import describe, multiply_adds
 from alexprep.model.layers import Dropout, GroupedLinear, ResponseNorm, WithinMapNorm, dropout_keys, mask, plain_norm, plain_within
-from alexprep.pipeline.images import square
+from alexprep.pipeline.imaging.codec import square
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from alexprep.pipeline.errors import DataError
-from alexprep.pipeline.moments import Moments, MomentsCounter, colours, mean_image
+from alexprep.pipeline.imaging.moments import Moments, MomentsCounter, colours, mean_image
 from hypothesis import given
 from hypothesis import strategies as st
 

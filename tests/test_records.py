@@ -13,8 +13,8 @@ import pyarrow as pa
 import pytest
 from alexprep.pipeline import DataError, Records, compute_stats, load_stats, read_manifest
 from alexprep.pipeline.arrow import byte_strings, byte_views, numbers, plain, strings
-from alexprep.pipeline.images import decode_record
-from alexprep.pipeline.kernels import COMPILED, stored_strings
+from alexprep.pipeline.imaging.codec import decode_record
+from alexprep.pipeline.imaging.kernels import COMPILED, stored_strings
 from alexprep.pipeline.records import _Strings
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from alexprep.pipeline import DataError, Records, ShardConfig, compute_stats, read_manifest
-from alexprep.pipeline.images import central_square, decode, decode_record
+from alexprep.pipeline.imaging.codec import central_square, decode, decode_record
 from alexprep.pipeline.plan import shard_count
 from PIL import Image
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from alexprep.pipeline import DataError, Loader, compute_stats, read_manifest
 from alexprep.pipeline.manifest import sums_digest
-from alexprep.pipeline.moments import Moments, MomentsCounter
+from alexprep.pipeline.imaging.moments import Moments, MomentsCounter
 from alexprep.pipeline.names import why_unsafe
 from alexprep.pipeline.storage.files.uri import read_file
 from alexprep.pipeline.stats import load_stats

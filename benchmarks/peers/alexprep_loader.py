@@ -9,7 +9,7 @@ from typing import Any
 import simplejpeg
 import torch
 from alexprep.pipeline import Loader, Records, read_manifest
-from alexprep.pipeline.kernels import decode_region
+from alexprep.pipeline.imaging.kernels import decode_region
 from loading import CROP, ROOM, Epoch, epochs_of, main
 
 

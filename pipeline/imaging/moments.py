@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, UInt8, UInt64
 
-from .errors import DataError
+from ..errors import DataError
 from .kernels import IMAGES_IN_16_BITS, count_moments
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from .errors import UndecodableImage
+from ..errors import UndecodableImage
 from .kernels import MAX_PIXELS, Square, area_square, decode_jpeg, jpeg_header, jpeg_square
 
 MAGIC = {b"\x89PNG": "PNG", b"\xff\xd8": "JPEG", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}

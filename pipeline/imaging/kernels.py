@@ -20,7 +20,7 @@ import simplejpeg
 from jaxtyping import Float32, Int32, Shaped, UInt8, UInt16, UInt64
 from PIL import Image
 
-from .config import Dtype, Subsampling
+from ..config import Dtype, Subsampling
 
 
 def _load() -> Any:  # noqa: ANN401  (a module, compiled from native/)

@@ -1,0 +1,1 @@
+"""Image bytes to pixels and back, and exact sums over pixels."""
