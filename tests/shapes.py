@@ -204,7 +204,7 @@ def example(features):
 
 
 def tfrecord(examples, path):
-    from alexprep.pipeline.sources.tfrecord import masked_crc
+    from alexprep.pipeline.sources.formats.tfrecord import masked_crc
 
     with path.open("wb") as file:
         for data in examples:

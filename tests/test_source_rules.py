@@ -647,7 +647,7 @@ def test_the_files_of_every_writer_give_the_same_shard(plain_shard, tmp_path, wr
 
 
 def test_runs_are_read_as_what_they_stand_for():
-    from alexprep.pipeline.sources.parquet import _is_text, _label_column, _stored, _texts
+    from alexprep.pipeline.sources.formats.parquet import _is_text, _label_column, _stored, _texts
 
     runs = pa.RunEndEncodedArray.from_arrays(pa.array([2, 3], pa.int32()), pa.array(["a", "b"], pa.large_string()))
 

@@ -545,7 +545,7 @@ def test_io_of_windows_is_bounded(tmp_path):
 @given(data=st.binary(max_size=600))
 @settings(max_examples=300, deadline=None)
 def test_no_bytes_break_the_protocol_buffer_reader(data):
-    from alexprep.pipeline.sources.tfrecord import parse_example
+    from alexprep.pipeline.sources.formats.tfrecord import parse_example
 
     try:
         parse_example(memoryview(data))
@@ -575,7 +575,8 @@ def test_flipped_bytes_never_break_a_parser(tmp_path_factory, shape, data):
     except (DataError, OSError):
         return
     finally:
-        from alexprep.pipeline.sources import parquet, reading
+        from alexprep.pipeline.sources import reading
+        from alexprep.pipeline.sources.formats import parquet
 
         for cache in (parquet._opened, parquet._group, reading._opened):
             cache.cache_clear()  # the next example is another file of the same name

@@ -16,13 +16,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..arrow import plain
-from ..errors import DataError, UndecodableImage
-from ..storage.uri import Location, RemotePath
-from .classes import Unlabelled, from_zero, label_of
-from .listing import Found, Place, shown, some, unread
-from .reading import refuse_large
-from .splits import apart, exact_split, is_junk, settled, split_in
+from ...arrow import plain
+from ...errors import DataError, UndecodableImage
+from ...storage.uri import Location, RemotePath
+from ..classes import Unlabelled, from_zero, label_of
+from ..listing import Found, Place, shown, some, unread
+from ..reading import refuse_large
+from ..splits import apart, exact_split, is_junk, settled, split_in
 
 IMAGE_COLUMNS = ("image", "img", "jpg", "bytes", "image_bytes")
 LABEL_COLUMNS = ("label", "cls", "target", "fine_label")

@@ -5,10 +5,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..errors import DataError
-from ..storage.uri import Location
-from .listing import shown, some
-from .reading import Window
+from ...errors import DataError
+from ...storage.uri import Location
+from ..listing import shown, some
+from ..reading import Window
 
 
 class Member(NamedTuple):

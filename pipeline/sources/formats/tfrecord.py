@@ -10,14 +10,14 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import DataError, UndecodableImage
-from ..storage.uri import Location
-from .classes import UNLABELLED, Unlabelled, from_zero, label_of
-from .heads import TFRECORD_HEADER as HEADER
-from .heads import is_tfrecord, masked_crc
-from .listing import WNID, Found, Place, shown, unread
-from .reading import read_range, refuse_large
-from .splits import is_junk, settled
+from ...errors import DataError, UndecodableImage
+from ...storage.uri import Location
+from ..classes import UNLABELLED, Unlabelled, from_zero, label_of
+from ..heads import TFRECORD_HEADER as HEADER
+from ..heads import is_tfrecord, masked_crc
+from ..listing import WNID, Found, Place, shown, unread
+from ..reading import read_range, refuse_large
+from ..splits import is_junk, settled
 
 FOOTER = 4  # bytes after the data: its checksum
 MAX_LABEL = 1 << 10  # bytes

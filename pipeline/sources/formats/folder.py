@@ -3,16 +3,16 @@
 import os
 from pathlib import Path
 
-from ..errors import DataError
-from .heads import IMAGE
-from .kinds import NO_IMAGE
-from .labels import NUMBERED, ClassOf
-from .layout import DEEPEST, Layout
-from .listing import Found, Place, shown, some
-from .looks import is_flat, look
-from .reading import FileReader
-from .splits import CONTAINERS, FORMATS, ORDER, TEST, exact_split, folder_splits, words
-from .tree import inside, tree_of, under
+from ...errors import DataError
+from ..heads import IMAGE
+from ..kinds import NO_IMAGE
+from ..labels import NUMBERED, ClassOf
+from ..layout import DEEPEST, Layout
+from ..listing import Found, Place, shown, some
+from ..looks import is_flat, look
+from ..reading import FileReader
+from ..splits import CONTAINERS, FORMATS, ORDER, TEST, exact_split, folder_splits, words
+from ..tree import inside, tree_of, under
 
 
 class Folder:
