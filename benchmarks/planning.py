@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from alexprep.pipeline.config import ShardConfig
-from alexprep.pipeline.manifest import Shard, Sidecar
+from alexprep.pipeline.shards.manifest import Shard, Sidecar
 from alexprep.pipeline.imaging.moments import Moments
 from alexprep.pipeline.sharding import ShardJob
 from alexprep.pipeline.sources import Listing, Source

@@ -35,7 +35,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 from alexprep.pipeline import Batch, Loader, LoaderConfig, read_manifest
-from alexprep.pipeline.stats import stats_for
+from alexprep.pipeline.shards.stats import stats_for
 from alexprep.pipeline.tickets import Ticket, digest
 from pyarrow import flight
 

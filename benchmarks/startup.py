@@ -25,7 +25,7 @@ from alexprep.pipeline.config import Encoding
 from alexprep.pipeline.demo_data import write_demo_data
 from alexprep.pipeline.sources import find_source
 from alexprep.pipeline.storage.files.files import file_sha256
-from alexprep.pipeline.writing import Row, ShardWriter
+from alexprep.pipeline.shards.writer import Row, ShardWriter
 
 ROWS = 4096
 

@@ -133,8 +133,8 @@ def stats(directory: str, pca: bool, verify: bool, as_json: bool) -> None:
     They are added up from what `alexprep shard` counted: no second pass. The pixels counted are those of the finished
     records, after JPEG encoding, since these are what training will see.
     """
-    from alexprep.pipeline.manifest import read_manifest
-    from alexprep.pipeline.stats import STATS, StatsCheck, compute_stats, write_stats
+    from alexprep.pipeline.shards.manifest import read_manifest
+    from alexprep.pipeline.shards.stats import STATS, StatsCheck, compute_stats, write_stats
 
     manifest = read_manifest(directory)
     split = manifest.main_split

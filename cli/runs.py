@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from alexprep.pipeline.errors import DataError
 from alexprep.pipeline.imaging.moments import Colours
-from alexprep.pipeline.stats import Stats
+from alexprep.pipeline.shards.stats import Stats
 from alexprep.pipeline.storage.files.files import lock, published, remove_partials, write_array
 
 from .settings import Settings, resolve

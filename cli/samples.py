@@ -26,7 +26,7 @@ def _opened(directory: str, run: Path | None, given: dict[str, Any]) -> Any:  # 
     The config is the run's, or a loader's defaults, but for what is given; of a run, the colour is that of the schedule in the epoch.
     """
     from alexprep.pipeline import DataError, LoaderConfig, Records, read_manifest
-    from alexprep.pipeline.stats import stats_for
+    from alexprep.pipeline.shards.stats import stats_for
 
     manifest = read_manifest(directory)
     if run is not None and run.is_dir():

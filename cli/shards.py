@@ -149,7 +149,7 @@ def verify(directory: str, deep: bool, duplicates: bool, workers: int | None, as
     A flipped bit anywhere in a shard is found and named. `alexprep repair` makes damaged shards again.
     """
     from alexprep.pipeline.compare import DuplicateSearch
-    from alexprep.pipeline.manifest import read_manifest
+    from alexprep.pipeline.shards.manifest import read_manifest
     from alexprep.pipeline.verify import strays
 
     manifest = read_manifest(directory)
@@ -193,7 +193,7 @@ def verify(directory: str, deep: bool, duplicates: bool, workers: int | None, as
 def repair(directory: str, src: str, reading: dict[str, Any], deep: bool, workers: int | None, max_bad: float) -> None:
     """Make damaged or missing shards of DIRECTORY again, and only those, from the source that they were made from."""
     from alexprep.pipeline.errors import DataError
-    from alexprep.pipeline.manifest import read_manifest
+    from alexprep.pipeline.shards.manifest import read_manifest
     from alexprep.pipeline.mending import RepairJob, start_over
     from alexprep.pipeline.plan import read_plan
     from alexprep.pipeline.storage.files.uri import location
@@ -244,7 +244,7 @@ def diff(a: str, b: str, as_json: bool) -> None:
     Records are matched by key. Re-encoded means that the stored image has other bytes.
     """
     from alexprep.pipeline.compare import difference
-    from alexprep.pipeline.manifest import read_manifest
+    from alexprep.pipeline.shards.manifest import read_manifest
 
     first, second = read_manifest(a), read_manifest(b)
     splits = list(dict.fromkeys([*first.splits, *second.splits]))
@@ -312,7 +312,7 @@ def export(directory: str, shape: str, out: Path) -> None:
     JPEG records keep their bytes; raw ones become PNG. Every file out is one shard in, so that order is kept.
     """
     from alexprep.pipeline.export import export as write
-    from alexprep.pipeline.manifest import read_manifest
+    from alexprep.pipeline.shards.manifest import read_manifest
 
     manifest = read_manifest(directory)
     total = sum(split.records for split in manifest.splits.values())

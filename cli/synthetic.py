@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from alexprep.pipeline import Manifest, ShardConfig, Stats
-from alexprep.pipeline.manifest import Shard, Split
+from alexprep.pipeline.shards.manifest import Shard, Split
 from alexprep.pipeline.imaging.moments import Colours
 from torch import Tensor
 

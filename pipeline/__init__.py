@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from .errors import DataError
     from .feeds import DamagedRecord
     from .loader import Batch, Loader
-    from .manifest import Manifest, read_manifest
-    from .records import Records
+    from .shards.manifest import Manifest, read_manifest
+    from .shards.reader import Records
     from .sharding import ShardJob
-    from .stats import Stats, compute_stats, load_stats
+    from .shards.stats import Stats, compute_stats, load_stats
 
 __all__ = [
     "Batch",

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Shaped, UInt8
 
-from .cache import ShardCache
+from .shards.cache import ShardCache
 from .arrow import numbers
 from .config import LoaderConfig
 from .errors import DataError, UndecodableImage
@@ -30,11 +30,11 @@ from .feeds import Feeds, cache_for
 from .storage.flight_client import MOST_READ
 from .imaging.codec import decode_record
 from .imaging.kernels import decode_region, jpeg_header
-from .manifest import MANIFEST, Manifest, files_of, read_manifest
+from .shards.manifest import MANIFEST, Manifest, files_of, read_manifest
 from .order import Plan
-from .records import Records
+from .shards.reader import Records
 from .storage.uri import RemotePath, present, read_file
-from .stats import MEAN_IMAGE, STATS, Stats, content, stats_for
+from .shards.stats import MEAN_IMAGE, STATS, Stats, content, stats_for
 from .storage.files import MOST_JSON
 from .tickets import OTHER_DATA, Shape, Ticket, WrongTicket, digest, schema, shape_of
 from .views import Feed, Window, placed, windows

@@ -13,7 +13,7 @@ import numpy as np
 from .imaging import kernels
 from .augment import draws
 from .config import LoaderConfig
-from .records import Records
+from .shards.reader import Records
 
 SAMPLE = 256  # records that decoding and augmenting are measured with; they fit into no processor's cache
 BLOCK = 4 << 20  # bytes of a read from storage

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from .errors import DataError
-from .manifest import MANIFEST, Manifest, Sidecar, Split, read_finished, read_manifest, read_sidecar
+from .shards.manifest import MANIFEST, Manifest, Sidecar, Split, read_finished, read_manifest, read_sidecar
 from .plan import JOB, Plan, read_plan
 from .storage.uri import Location, present
 from .storage.files import published

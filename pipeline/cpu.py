@@ -21,8 +21,8 @@ from .config import Dtype, LoaderConfig
 from .errors import DataError
 from .imaging.codec import decode_record
 from .imaging.kernels import NUMBERS, Recipe, render
-from .manifest import Manifest
-from .stats import Stats
+from .shards.manifest import Manifest
+from .shards.stats import Stats
 from .storage.trace import Trace, span
 from .views import Feed, center_mean, channel_mean, divisor, mean_image, windows
 

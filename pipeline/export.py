@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import DataError
-from .manifest import Manifest
+from .shards.manifest import Manifest
 from .names import safe_part
-from .records import Records
+from .shards.reader import Records
 from .storage.uri import Location, RemotePath
-from .stats import check_written
+from .shards.stats import check_written
 from .storage.files import published_folder
 
 Shape = Literal["parquet", "webdataset", "imagefolder", "ffcv-ready"]

@@ -14,8 +14,8 @@ from torch.utils.dlpack import from_dlpack
 
 from .config import LoaderConfig
 from .errors import DataError
-from .manifest import Manifest
-from .stats import Stats
+from .shards.manifest import Manifest
+from .shards.stats import Stats
 from .views import Feed, Window, center_mean, channel_mean, divisor, mean_image, windows
 
 try:

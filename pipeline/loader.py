@@ -14,10 +14,10 @@ from .cpu import CpuEngine, as_tensor, recipe_of
 from .errors import DataError, UndecodableImage
 from .feeds import Feeds, cache_for
 from .imaging.kernels import Recipe
-from .manifest import read_manifest
-from .records import Records
+from .shards.manifest import read_manifest
+from .shards.reader import Records
 from .storage.uri import is_served
-from .stats import Stats, stats_for
+from .shards.stats import Stats, stats_for
 from .tickets import MOST_STEPS
 from .storage.trace import Trace, span
 from .views import Feed

@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 
 from .commit import commit, extend, sidecars_of
 from .errors import DataError
-from .manifest import MANIFEST, Manifest, read_manifest, read_sidecar, sidecar_path
+from .shards.manifest import MANIFEST, Manifest, read_manifest, read_sidecar, sidecar_path
 from .plan import read_plan
-from .records import Records
+from .shards.reader import Records
 from .storage.uri import Location, location, present
 from .sharding import Progress, ShardJob
 from .sources import Listing, Source

@@ -14,7 +14,7 @@ from jaxtyping import Int64
 
 from .config import ShardConfig
 from .errors import DataError
-from .manifest import FORMAT_VERSION, left_out
+from .shards.manifest import FORMAT_VERSION, left_out
 from .names import safe_file, safe_part
 from .counter_rng import permutation
 from .storage.uri import Location

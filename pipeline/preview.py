@@ -13,8 +13,8 @@ from .config import LoaderConfig
 from .errors import DataError
 from .order import shuffled
 from .receipts import Receipt, receipt_of, sample
-from .records import Records
-from .stats import Stats
+from .shards.reader import Records
+from .shards.stats import Stats
 
 _GAP = 6  # white pixels between pictures
 _SWATCH = 16  # pixels a side: mid-grey, shifted as the view's colour is

@@ -15,8 +15,8 @@ from .augment import colour_shift, draws
 from .config import LoaderConfig
 from .errors import DataError
 from .order import Plan
-from .records import Records
-from .stats import Stats
+from .shards.reader import Records
+from .shards.stats import Stats
 from .storage.files import published
 
 

@@ -7,8 +7,8 @@ from .augment import colour_shift, draws
 from .config import LoaderConfig
 from .imaging.codec import decode_record
 from .order import Plan
-from .records import Records
-from .stats import Stats
+from .shards.reader import Records
+from .shards.stats import Stats
 
 
 def batch(records: Records, config: LoaderConfig, stats: Stats, step: int) -> Float32[np.ndarray, "..."]:

@@ -27,10 +27,10 @@ from .errors import DataError, UndecodableImage
 from .feeds import Feeds
 from .storage.flight_client import NotHere, NotNeeded, Server, Servers, begun
 from .imaging.codec import decode_record
-from .manifest import Manifest
-from .records import Records
+from .shards.manifest import Manifest
+from .shards.reader import Records
 from .storage.uri import RemotePath
-from .stats import Stats
+from .shards.stats import Stats
 from .tickets import Ticket, digest, shape_of
 from .views import Feed, placed, windows
 

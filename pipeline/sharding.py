@@ -13,7 +13,7 @@ from typing import NamedTuple
 from .commit import QUARANTINE, finalize, write_quarantine
 from .config import ShardConfig
 from .errors import DataError
-from .manifest import MANIFEST, Manifest, files_of, read_finished, read_manifest
+from .shards.manifest import MANIFEST, Manifest, files_of, read_finished, read_manifest
 from .plan import Shuffle, make_plan, read_plan
 from .storage.uri import Location, location, present
 from .sources import Place, Source

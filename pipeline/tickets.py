@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from .config import Form, LoaderConfig
 from .errors import DataError
-from .manifest import Manifest
-from .stats import Stats
+from .shards.manifest import Manifest
+from .shards.stats import Stats
 from .views import windows
 
 VERSION = 1

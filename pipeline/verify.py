@@ -15,12 +15,12 @@ import numpy as np
 from jaxtyping import Float32
 
 from .errors import DataError
-from .manifest import MANIFEST, Manifest, Shard, read_sidecar
+from .shards.manifest import MANIFEST, Manifest, Shard, read_sidecar
 from .imaging.moments import Moments, MomentsCounter
 from .processes import context, settle
-from .records import Records
+from .shards.reader import Records
 from .storage.uri import Location, present
-from .stats import MEAN_IMAGE, STATS, compute_stats
+from .shards.stats import MEAN_IMAGE, STATS, compute_stats
 from .storage.files import file_sha256, read_array, read_json
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 
 from .config import LoaderConfig
 from .errors import DataError
-from .stats import Stats
+from .shards.stats import Stats
 
 
 class Window(NamedTuple):

@@ -17,7 +17,7 @@ from pathlib import Path
 from alexprep.pipeline.storage.files import files
 from alexprep.pipeline.config import ShardConfig
 from alexprep.pipeline.errors import DataError
-from alexprep.pipeline.manifest import read_manifest
+from alexprep.pipeline.shards.manifest import read_manifest
 from alexprep.pipeline.mending import AppendJob, RepairJob
 from alexprep.pipeline.sharding import ShardJob
 from alexprep.pipeline.sources import find_source

@@ -11,7 +11,7 @@ from contextlib import suppress
 import pytest
 import torch
 from alexprep.pipeline import DataError, Loader, read_manifest
-from alexprep.pipeline.cache import ShardCache
+from alexprep.pipeline.shards.cache import ShardCache
 from alexprep.pipeline.storage.files.uri import location
 
 from .conftest import command, make_images, make_shards, stream
@@ -65,7 +65,7 @@ def small_pools(monkeypatch):
 
 
 def test_batches_through_a_failing_store_are_those_of_the_local_folder_and_the_second_epoch_asks_it_for_nothing(many, stored, tmp_path, monkeypatch):
-    monkeypatch.setattr("alexprep.pipeline.cache.CHUNK", 20_000)
+    monkeypatch.setattr("alexprep.pipeline.shards.cache.CHUNK", 20_000)
     local, proxy = Loader(many, **OPTIONS), Proxy(stored, failing=0.15)  # noqa: F811
     remote = Loader(uri(proxy.port, "cached"), cache=str(tmp_path / "cache"), cache_size=size_of(read_manifest(many)), **OPTIONS)
 
@@ -264,7 +264,7 @@ def test_a_program_that_ends_does_not_wait_for_what_is_still_to_come(many, store
     """Twenty downloads of a second each were asked for; the loader ends after its first batch."""
     code = f"""
 import time
-import alexprep.pipeline.cache as cache
+import alexprep.pipeline.shards.cache as cache
 inner = cache.ShardCache._download
 cache.ShardCache._download = lambda *arguments: (time.sleep(1), inner(*arguments))
 from alexprep.pipeline import Loader

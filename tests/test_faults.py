@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from alexprep.pipeline.manifest import read_manifest
+from alexprep.pipeline.shards.manifest import read_manifest
 from alexprep.pipeline.mending import AppendJob
 from alexprep.pipeline.sources import find_source
 from alexprep.pipeline.verify import Verification

@@ -20,7 +20,7 @@ from alexprep.pipeline.export import export
 from alexprep.pipeline.imaging.codec import decode_record
 from alexprep.pipeline.mending import AppendJob
 from alexprep.pipeline.sources import find_source
-from alexprep.pipeline.stats import StatsCheck
+from alexprep.pipeline.shards.stats import StatsCheck
 from alexprep.pipeline.storage.files.files import aside
 from alexprep.pipeline.verify import Verification
 from hypothesis import example, given, settings

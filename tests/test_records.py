@@ -15,7 +15,7 @@ from alexprep.pipeline import DataError, Records, compute_stats, load_stats, rea
 from alexprep.pipeline.arrow import byte_strings, byte_views, numbers, plain, strings
 from alexprep.pipeline.imaging.codec import decode_record
 from alexprep.pipeline.imaging.kernels import COMPILED, stored_strings
-from alexprep.pipeline.records import _Strings
+from alexprep.pipeline.shards.reader import _Strings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

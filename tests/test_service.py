@@ -33,7 +33,7 @@ from alexprep.pipeline.health import Health
 from alexprep.pipeline.storage.files.uri import location
 from alexprep.pipeline.served import ServerLeftOut
 from alexprep.pipeline.service import Limits, Service, _Request
-from alexprep.pipeline.stats import stats_for
+from alexprep.pipeline.shards.stats import stats_for
 from alexprep.pipeline.tickets import FIELDS, Ticket, WrongTicket, digest, shape_of
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization

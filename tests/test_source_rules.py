@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from alexprep.pipeline.errors import DataError
-from alexprep.pipeline.manifest import read_manifest
+from alexprep.pipeline.shards.manifest import read_manifest
 from alexprep.pipeline.sources import find_source
 from alexprep.pipeline.sources.classes import Unlabelled, label_of, ordered
 from alexprep.pipeline.sources.splits import WORDS, exact_split, folder_splits, is_junk, split_in

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from alexprep.pipeline import DataError, Loader, compute_stats, read_manifest
-from alexprep.pipeline.manifest import sums_digest
+from alexprep.pipeline.shards.manifest import sums_digest
 from alexprep.pipeline.imaging.moments import Moments, MomentsCounter
 from alexprep.pipeline.names import why_unsafe
 from alexprep.pipeline.storage.files.uri import read_file
-from alexprep.pipeline.stats import load_stats
+from alexprep.pipeline.shards.stats import load_stats
 from alexprep.pipeline.verify import Verification
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,7 +99,7 @@ def test_no_command_writes_outside_of_its_folder_for_a_name_in_a_file(copy, tmp_
 @pytest.mark.parametrize("key", ["train/ant/../../x", "train/ant//etc/x"])
 def test_keys_of_records_do_not_lead_out_of_an_exported_folder(copy, tmp_path, monkeypatch, key):
     from alexprep.pipeline.export import export
-    from alexprep.pipeline.records import Records
+    from alexprep.pipeline.shards.reader import Records
 
     monkeypatch.setattr(Records, "key", lambda *_: key)
 

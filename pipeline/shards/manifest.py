@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt32
 
-from .config import ShardConfig
-from .errors import DataError
-from .imaging.moments import Moments
-from .names import safe_file, safe_part
-from .storage.uri import Location, location
-from .storage.files import read_array, read_json, write_array, write_json
+from ..config import ShardConfig
+from ..errors import DataError
+from ..imaging.moments import Moments
+from ..names import safe_file, safe_part
+from ..storage.uri import Location, location
+from ..storage.files import read_array, read_json, write_array, write_json
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import UInt8
 
-from .arrow import numbers, strings
-from .config import ShardConfig
+from ..arrow import numbers, strings
+from ..config import ShardConfig
 from .manifest import FORMAT_VERSION
 
 ROWS_A_BATCH = {"jpeg": 256, "raw": 64}  # about 10 MB a record batch

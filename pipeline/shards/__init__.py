@@ -1,0 +1,1 @@
+"""The record format: shards, their manifest and their statistics."""
