@@ -27,7 +27,7 @@ from alexprep.cli.bench import copying
 from alexprep.pipeline import Loader, ShardConfig, ShardJob, compute_stats, read_manifest
 from alexprep.pipeline.config import Encoding
 from alexprep.pipeline.demo_data import write_demo_data
-from alexprep.pipeline.export import export
+from alexprep.pipeline.preparation.export import export
 from alexprep.pipeline.sources import find_source
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))

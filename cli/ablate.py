@@ -50,7 +50,7 @@ def ablate(
       alextrain ablate --vary norm=true,false --vary lr=0.003,0.01 --epochs 10 --jobs 2
     """
     from alexprep.pipeline import DataError
-    from alexprep.pipeline.sharding import Part
+    from alexprep.pipeline.preparation.job import Part
 
     from .ablation import cells, grid
     from .ablation import study as study_of

@@ -78,7 +78,7 @@ def shard(
     after a kill or a crash, it continues; on a finished folder it does nothing. The bytes do not depend on the number of
     workers. Files that are no usable image are listed with the reason in OUT/quarantine.jsonl.
     """
-    from alexprep.pipeline.processes import prepare
+    from alexprep.pipeline.preparation.process_pool import prepare
 
     if not src or not out:
         raise click.UsageError("--src and --out must name something; one of them is empty")
@@ -86,7 +86,7 @@ def shard(
         raise click.UsageError(f"--out {out} lies inside --src {src}: the shards would become part of their own source")
     if engine == "processes":
         prepare()  # before the imports below, which take as long as its own
-    from alexprep.pipeline.sharding import Part, ShardJob
+    from alexprep.pipeline.preparation.job import Part, ShardJob
     from alexprep.pipeline.sources import find_source
 
     start = time.monotonic()
@@ -113,7 +113,7 @@ def shard(
 
 def _engine(name: str, cluster: str | None) -> Any:  # noqa: ANN401  (makes an Engine)
     """Return what makes the engine from a number of workers."""
-    from alexprep.pipeline.workers import DaskEngine, RayEngine, Workers
+    from alexprep.pipeline.preparation.executors import DaskEngine, RayEngine, Workers
 
     if name == "processes":
         if cluster is not None:

@@ -122,7 +122,7 @@ def finalize(directory: str, as_json: bool) -> None:
 
     Needs no source: job.json says which shards there must be; the ones still missing are named.
     """
-    from alexprep.pipeline.commit import finalize as commit
+    from alexprep.pipeline.preparation.finalize import finalize as commit
     from alexprep.pipeline.storage.files.uri import location
     from alexprep.pipeline.storage.files.files import lock
 
@@ -148,9 +148,9 @@ def verify(directory: str, deep: bool, duplicates: bool, workers: int | None, as
 
     A flipped bit anywhere in a shard is found and named. `alexprep repair` makes damaged shards again.
     """
-    from alexprep.pipeline.compare import DuplicateSearch
+    from alexprep.pipeline.preparation.diff import DuplicateSearch
     from alexprep.pipeline.shards.manifest import read_manifest
-    from alexprep.pipeline.verify import strays
+    from alexprep.pipeline.preparation.verify import strays
 
     manifest = read_manifest(directory)
     check = _checked(manifest, deep=deep, workers=workers)
@@ -194,10 +194,10 @@ def repair(directory: str, src: str, reading: dict[str, Any], deep: bool, worker
     """Make damaged or missing shards of DIRECTORY again, and only those, from the source that they were made from."""
     from alexprep.pipeline.errors import DataError
     from alexprep.pipeline.shards.manifest import read_manifest
-    from alexprep.pipeline.mending import RepairJob, start_over
-    from alexprep.pipeline.plan import read_plan
+    from alexprep.pipeline.preparation.repair import RepairJob, start_over
+    from alexprep.pipeline.preparation.plan import read_plan
     from alexprep.pipeline.storage.files.uri import location
-    from alexprep.pipeline.sharding import ShardJob
+    from alexprep.pipeline.preparation.job import ShardJob
     from alexprep.pipeline.sources import find_source
 
     folder = location(directory)
@@ -224,7 +224,7 @@ def repair(directory: str, src: str, reading: dict[str, Any], deep: bool, worker
 
 def _checked(manifest: Any, *, deep: bool, workers: int | None) -> Any:  # noqa: ANN401  (a Manifest; a Verification)
     """Verify a data set under a progress bar."""
-    from alexprep.pipeline.verify import Verification
+    from alexprep.pipeline.preparation.verify import Verification
 
     check = Verification(manifest, deep=deep, workers=workers or 0)
     bar = Bar("verify", check.total, "shards")
@@ -243,7 +243,7 @@ def diff(a: str, b: str, as_json: bool) -> None:
 
     Records are matched by key. Re-encoded means that the stored image has other bytes.
     """
-    from alexprep.pipeline.compare import difference
+    from alexprep.pipeline.preparation.diff import difference
     from alexprep.pipeline.shards.manifest import read_manifest
 
     first, second = read_manifest(a), read_manifest(b)
@@ -287,7 +287,7 @@ def append(directory: str, src: str, reading: dict[str, Any], workers: int | Non
 
     Its classes must be among those of the data set, its images new. Run alexprep stats again afterwards: the sums are merged.
     """
-    from alexprep.pipeline.mending import AppendJob
+    from alexprep.pipeline.preparation.repair import AppendJob
     from alexprep.pipeline.sources import find_source
 
     source = find_source(src, **reading)
@@ -311,7 +311,7 @@ def export(directory: str, shape: str, out: Path) -> None:
 
     JPEG records keep their bytes; raw ones become PNG. Every file out is one shard in, so that order is kept.
     """
-    from alexprep.pipeline.export import export as write
+    from alexprep.pipeline.preparation.export import export as write
     from alexprep.pipeline.shards.manifest import read_manifest
 
     manifest = read_manifest(directory)

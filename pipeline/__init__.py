@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .loader import Batch, Loader
     from .shards.manifest import Manifest, read_manifest
     from .shards.reader import Records
-    from .sharding import ShardJob
+    from .preparation.job import ShardJob
     from .shards.stats import Stats, compute_stats, load_stats
 
 __all__ = [

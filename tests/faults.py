@@ -18,11 +18,11 @@ from alexprep.pipeline.storage.files import files
 from alexprep.pipeline.config import ShardConfig
 from alexprep.pipeline.errors import DataError
 from alexprep.pipeline.shards.manifest import read_manifest
-from alexprep.pipeline.mending import AppendJob, RepairJob
-from alexprep.pipeline.sharding import ShardJob
+from alexprep.pipeline.preparation.repair import AppendJob, RepairJob
+from alexprep.pipeline.preparation.job import ShardJob
 from alexprep.pipeline.sources import find_source
-from alexprep.pipeline.tasks import make_shard
-from alexprep.pipeline.verify import Verification
+from alexprep.pipeline.preparation.shard_task import make_shard
+from alexprep.pipeline.preparation.verify import Verification
 
 CONFIG = ShardConfig(size=8, records_per_shard=8)
 

@@ -56,7 +56,7 @@ def test_nothing_phones_home(images, tmp_path):
     """Ray's usage statistics are off before it is imported."""
     code = """
 import os, sys
-from alexprep.pipeline.workers import RayEngine
+from alexprep.pipeline.preparation.executors import RayEngine
 engine = RayEngine(1)
 from ray._common.usage import usage_lib
 print(usage_lib.usage_stats_enabled(), file=sys.stderr)

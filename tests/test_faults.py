@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from alexprep.pipeline.shards.manifest import read_manifest
-from alexprep.pipeline.mending import AppendJob
+from alexprep.pipeline.preparation.repair import AppendJob
 from alexprep.pipeline.sources import find_source
-from alexprep.pipeline.verify import Verification
+from alexprep.pipeline.preparation.verify import Verification
 
 from . import faults
 from .conftest import ROOT, command, jpeg, make_images, picture
@@ -233,7 +233,7 @@ def test_many_tiny_files_are_listed_in_little_memory(tmp_path):
         os.close(base)
     code = f"""
 import resource
-from alexprep.pipeline.plan import make_plan
+from alexprep.pipeline.preparation.plan import make_plan
 from alexprep.pipeline.config import ShardConfig
 from alexprep.pipeline.sources import find_source
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

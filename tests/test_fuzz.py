@@ -84,7 +84,7 @@ def test_an_unforeseen_exception_of_a_decoder_quarantines_the_one_image(tmp_path
     with pytest.raises(UndecodableImage, match="cannot be decoded: KeyError: 6"):
         square(bad, 16)
     from alexprep.pipeline.config import ShardConfig
-    from alexprep.pipeline.sharding import ShardJob
+    from alexprep.pipeline.preparation.job import ShardJob
     from alexprep.pipeline.sources import find_source
 
     from .faults import Inline

@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from alexprep.pipeline import DataError, Records, compute_stats, read_manifest
-from alexprep.pipeline.compare import DuplicateSearch, close_pairs, difference
-from alexprep.pipeline.export import export
+from alexprep.pipeline.preparation.diff import DuplicateSearch, close_pairs, difference
+from alexprep.pipeline.preparation.export import export
 from alexprep.pipeline.imaging.codec import decode_record
-from alexprep.pipeline.mending import AppendJob
+from alexprep.pipeline.preparation.repair import AppendJob
 from alexprep.pipeline.sources import find_source
 from alexprep.pipeline.shards.stats import StatsCheck
 from alexprep.pipeline.storage.files.files import aside
-from alexprep.pipeline.verify import Verification
+from alexprep.pipeline.preparation.verify import Verification
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -405,7 +405,7 @@ def test_a_million_images_are_planned_in_little_memory():
 import resource, time
 import numpy as np, pyarrow as pa
 from alexprep.pipeline.config import ShardConfig
-from alexprep.pipeline.plan import Shuffle, make_plan
+from alexprep.pipeline.preparation.plan import Shuffle, make_plan
 from alexprep.pipeline.sources import Listing, Source
 n = 1_400_000
 keys = pa.array([f"train/n{i // 1300:08}/n{i // 1300:08}_{i}.JPEG" for i in range(n)], pa.large_binary())

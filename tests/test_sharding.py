@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 from alexprep.pipeline import DataError, Records, ShardConfig, compute_stats, read_manifest
 from alexprep.pipeline.imaging.codec import central_square, decode, decode_record
-from alexprep.pipeline.plan import shard_count
+from alexprep.pipeline.preparation.plan import shard_count
 from PIL import Image
 
 from .conftest import children_of, command, jpeg, make_images, make_shards, picture, workers_of
@@ -263,7 +263,7 @@ def test_no_process_of_a_job_imports_pandas(images, tmp_path):
     """pyarrow would, wherever it is installed, for every list it is given: 0.1 s before the first shard."""
     code = (
         "import sys; from pathlib import Path; from alexprep.pipeline import ShardJob; from alexprep.pipeline.sources import find_source;"
-        f"from alexprep.pipeline.tasks import make_shard; Path({str(tmp_path)!r}).mkdir(exist_ok=True);"
+        f"from alexprep.pipeline.preparation.shard_task import make_shard; Path({str(tmp_path)!r}).mkdir(exist_ok=True);"
         f"job = ShardJob(find_source({str(images)!r}), Path({str(tmp_path)!r}));"
         "[make_shard(job._task(*task)) for task in job._mine()]; print('pandas' in sys.modules)"
     )

@@ -15,7 +15,7 @@ from alexprep.pipeline.imaging.moments import Moments, MomentsCounter
 from alexprep.pipeline.names import why_unsafe
 from alexprep.pipeline.storage.files.uri import read_file
 from alexprep.pipeline.shards.stats import load_stats
-from alexprep.pipeline.verify import Verification
+from alexprep.pipeline.preparation.verify import Verification
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -98,7 +98,7 @@ def test_no_command_writes_outside_of_its_folder_for_a_name_in_a_file(copy, tmp_
 
 @pytest.mark.parametrize("key", ["train/ant/../../x", "train/ant//etc/x"])
 def test_keys_of_records_do_not_lead_out_of_an_exported_folder(copy, tmp_path, monkeypatch, key):
-    from alexprep.pipeline.export import export
+    from alexprep.pipeline.preparation.export import export
     from alexprep.pipeline.shards.reader import Records
 
     monkeypatch.setattr(Records, "key", lambda *_: key)

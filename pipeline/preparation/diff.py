@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import UInt64
 
-from .shards.manifest import Manifest
-from .shards.reader import Records
+from ..shards.manifest import Manifest
+from ..shards.reader import Records
 
 BITS_APART = 3  # of 64; four 16-bit quarters then have one in common
 LEVELS_APART = 6.0  # mean difference of two 32x32 grey pictures, of 255

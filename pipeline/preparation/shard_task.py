@@ -8,17 +8,17 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from .config import ShardConfig
-from .errors import UndecodableImage
-from .imaging.codec import square
-from .imaging.kernels import encode_jpeg
-from .shards.manifest import Shard, Sidecar, sums_digest
-from .imaging.moments import MomentsCounter
-from .storage.uri import Location
-from .sources import Listing, Place, Reader
-from .sources.listing import shown
-from .storage.files import published
-from .shards.writer import Row, ShardWriter, schema
+from ..config import ShardConfig
+from ..errors import UndecodableImage
+from ..imaging.codec import square
+from ..imaging.kernels import encode_jpeg
+from ..shards.manifest import Shard, Sidecar, sums_digest
+from ..imaging.moments import MomentsCounter
+from ..storage.uri import Location
+from ..sources import Listing, Place, Reader
+from ..sources.listing import shown
+from ..storage.files import published
+from ..shards.writer import Row, ShardWriter, schema
 
 
 class Bad(NamedTuple):

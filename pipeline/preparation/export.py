@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import DataError
-from .shards.manifest import Manifest
-from .names import safe_part
-from .shards.reader import Records
-from .storage.uri import Location, RemotePath
-from .shards.stats import check_written
-from .storage.files import published_folder
+from ..errors import DataError
+from ..shards.manifest import Manifest
+from ..names import safe_part
+from ..shards.reader import Records
+from ..storage.uri import Location, RemotePath
+from ..shards.stats import check_written
+from ..storage.files import published_folder
 
 Shape = Literal["parquet", "webdataset", "imagefolder", "ffcv-ready"]
 ROW_GROUP = 100  # images; about the size that the Hub's viewer wants

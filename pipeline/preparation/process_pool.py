@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
-_NEEDED = ["alexprep.pipeline.quiet_forkserver", "__main__", "alexprep.pipeline.workers"]  # the second because every worker looks at it
+_NEEDED = ["alexprep.pipeline.preparation.quiet_forkserver", "__main__", "alexprep.pipeline.preparation.executors"]  # the second because every worker looks at it
 
 
 def context() -> ForkServerContext:
@@ -52,7 +52,7 @@ def settle() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     gc.freeze()  # the imported modules stay: collecting among them took a thirtieth of the time
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    from .imaging.codec import use_one_thread  # heavy, and `prepare` is called before anything else
+    from ..imaging.codec import use_one_thread  # heavy, and `prepare` is called before anything else
 
     use_one_thread()
 

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from .config import ShardConfig
-from .errors import DataError
-from .shards.manifest import FORMAT_VERSION, left_out
-from .names import safe_file, safe_part
-from .counter_rng import permutation
-from .storage.uri import Location
-from .sources import Listing, Source
-from .sources.listing import feed
-from .storage.files import read_json, write_json
+from ..config import ShardConfig
+from ..errors import DataError
+from ..shards.manifest import FORMAT_VERSION, left_out
+from ..names import safe_file, safe_part
+from ..counter_rng import permutation
+from ..storage.uri import Location
+from ..sources import Listing, Source
+from ..sources.listing import feed
+from ..storage.files import read_json, write_json
 
 JOB = "job.json"
 

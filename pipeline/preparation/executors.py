@@ -13,12 +13,12 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from . import processes
-from .config import ShardConfig
-from .errors import DataError, UndecodableImage
-from .imaging.codec import use_one_thread
-from .sources import Place, Reader
-from .tasks import Bad, ShardTask, Ticks, make_record, make_shard
+from . import process_pool
+from ..config import ShardConfig
+from ..errors import DataError, UndecodableImage
+from ..imaging.codec import use_one_thread
+from ..sources import Place, Reader
+from .shard_task import Bad, ShardTask, Ticks, make_record, make_shard
 
 
 @runtime_checkable
@@ -46,7 +46,7 @@ class Workers:
     def __init__(self, workers: int = 0) -> None:
         """Prepare that many (0: one a CPU this process may use); they start with the first task."""
         self.width = workers or len(os.sched_getaffinity(0))
-        context = processes.context()
+        context = process_pool.context()
         self._done, self._bad, self._stop = context.Value("q", 0), context.Value("q", 0), context.Event()
         self._taken = context.Value("q", 0)  # places in `_current` that a process has taken
         self._current = context.Array("q", [-1] * self.width, lock=False)  # number of the image that each process has in hand
@@ -85,7 +85,7 @@ def _start_worker(*shared: Any) -> None:  # noqa: ANN401  (synchronised values h
     with shared[3].get_lock():
         _place = shared[3].value
         shared[3].value += 1
-    processes.settle()
+    process_pool.settle()
 
 
 def _work(task: ShardTask) -> list[Bad]:
@@ -109,7 +109,7 @@ def crashes_alone(reader: Reader, place: Place, config: ShardConfig) -> str | No
 
     SIGKILL is not taken for the image's fault: that is how the system ends a process when memory is short.
     """
-    process = processes.context().Process(target=_try_alone, args=(reader, place, config))
+    process = process_pool.context().Process(target=_try_alone, args=(reader, place, config))
     process.start()
     process.join()
     code = process.exitcode or 0
@@ -117,7 +117,7 @@ def crashes_alone(reader: Reader, place: Place, config: ShardConfig) -> str | No
 
 
 def _try_alone(reader: Reader, place: Place, config: ShardConfig) -> None:
-    processes.settle()
+    process_pool.settle()
     try:
         make_record(reader, b"", 0, place, config)
     except (UndecodableImage, OSError):
