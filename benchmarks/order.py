@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 from alexprep.pipeline.counter_rng import permutation
-from alexprep.pipeline.order import shuffled
+from alexprep.pipeline.batches.sampler import shuffled
 
 
 def main() -> None:

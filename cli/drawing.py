@@ -11,7 +11,7 @@ from alexprep.model.distributed import Ranks
 from alexprep.model.figures import chroma, kernels
 from alexprep.model.report import Picture
 from alexprep.pipeline import DataError, Records, read_manifest
-from alexprep.pipeline.order import shuffled
+from alexprep.pipeline.batches.sampler import shuffled
 from alexprep.pipeline.receipts import write_png
 from alexprep.pipeline.storage.files.files import published, write_json
 

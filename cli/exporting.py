@@ -17,7 +17,7 @@ from alexprep.model.distributed import Ranks
 from alexprep.pipeline import DataError
 from alexprep.pipeline.sources.listing import some
 from alexprep.pipeline.storage.files.files import published, published_folder
-from alexprep.pipeline.views import center_mean
+from alexprep.pipeline.batches.views import center_mean
 
 from .cards import card, preprocessing, triton_configs, triton_notes
 from .evaluating import Trained
@@ -129,7 +129,7 @@ class _Export:
         return [(out / name, "") for name in ("README.md", CONFIG, WEIGHTS)]
 
     def _triton(self, out: Path, device: str) -> list[Written]:
-        from alexprep.pipeline.graph import serving
+        from alexprep.pipeline.batches.dali_engine import serving
 
         with _folder(out) as folder:
             for name, text in triton_configs(self.trained, device).items():

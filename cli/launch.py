@@ -67,7 +67,7 @@ def _gpus() -> int:
 
     if not torch.cuda.device_count():
         return 0
-    from alexprep.pipeline.graph import gpu_count  # imports DALI, which a CPU does not need
+    from alexprep.pipeline.batches.dali_engine import gpu_count  # imports DALI, which a CPU does not need
 
     return min(torch.cuda.device_count(), gpu_count())
 
@@ -76,7 +76,7 @@ def _why_no_gpu() -> str:
     import torch
 
     try:
-        from alexprep.pipeline.graph import require_gpu
+        from alexprep.pipeline.batches.dali_engine import require_gpu
 
         require_gpu(0)
     except DataError as error:

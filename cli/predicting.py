@@ -8,10 +8,11 @@ import torch
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
 from alexprep.model.evaluator import FIVE, probabilities
-from alexprep.pipeline import DataError, reference
+from alexprep.pipeline import DataError
+from alexprep.pipeline.batches import reference
 from alexprep.pipeline.errors import UndecodableImage
 from alexprep.pipeline.imaging.codec import square
-from alexprep.pipeline.views import windows
+from alexprep.pipeline.batches.views import windows
 from jaxtyping import UInt8
 
 from .evaluating import Trained

@@ -70,7 +70,7 @@ def replay(directory: str, step: int, index: int, run: Path | None, out: Path | 
     (shards/, or $ALEXPREP_DATA); any number of ranks has the same samples.
     """
     from alexprep.pipeline.errors import printable
-    from alexprep.pipeline.order import Plan
+    from alexprep.pipeline.batches.sampler import Plan
     from alexprep.pipeline.receipts import receipt, sample, write_png
 
     records, config_in, stats = _opened(directory, run, given)

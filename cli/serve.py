@@ -92,7 +92,7 @@ def serve(
         from alexprep.pipeline.answers import Answers
         from alexprep.pipeline.health import Health
         from alexprep.pipeline.imaging.codec import use_one_thread
-        from alexprep.pipeline.order import keep_orders
+        from alexprep.pipeline.batches.sampler import keep_orders
         from alexprep.pipeline.storage.files.uri import is_served, location
         from alexprep.pipeline.service import Limits, Service
 

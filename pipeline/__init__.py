@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .config import LoaderConfig, ShardConfig
     from .errors import DataError
-    from .feeds import DamagedRecord
+    from .batches.steps import DamagedRecord
     from .loader import Batch, Loader
     from .shards.manifest import Manifest, read_manifest
     from .shards.reader import Records

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .imaging import kernels
-from .augment import draws
+from .batches.augment import draws
 from .config import LoaderConfig
 from .shards.reader import Records
 

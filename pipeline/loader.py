@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 
 from .config import LoaderConfig
-from .cpu import CpuEngine, as_tensor, recipe_of
+from .batches.cpu_engine import CpuEngine, as_tensor, recipe_of
 from .errors import DataError, UndecodableImage
-from .feeds import Feeds, cache_for
+from .batches.steps import Feeds, cache_for
 from .imaging.kernels import Recipe
 from .shards.manifest import read_manifest
 from .shards.reader import Records
@@ -20,7 +20,7 @@ from .storage.uri import is_served
 from .shards.stats import Stats, stats_for
 from .tickets import MOST_STEPS
 from .storage.trace import Trace, span
-from .views import Feed
+from .batches.views import Feed
 
 
 class Batch(NamedTuple):
@@ -62,7 +62,7 @@ class Loader:
         if config.crop > manifest.config.size:
             raise ValueError(f"crop {config.crop} does not fit into records of {manifest.config.size} pixels")
         if config.device == "gpu":
-            from .graph import require_gpu  # only a GPU needs DALI
+            from .batches.dali_engine import require_gpu  # only a GPU needs DALI
 
             require_gpu(config.device_id or 0)
             if not torch.cuda.is_available():
@@ -168,7 +168,7 @@ class Loader:
             return _Finished(self.config, feeds, step)
         if self.config.device == "cpu":
             return CpuEngine(self.config, feeds.manifest, self.stats, source, self._trace)
-        from .graph import DaliEngine
+        from .batches.dali_engine import DaliEngine
 
         return DaliEngine(self.config, feeds.manifest, self.stats, source)
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from .config import LoaderConfig
 from .errors import DataError
-from .order import shuffled
+from .batches.sampler import shuffled
 from .receipts import Receipt, receipt_of, sample
 from .shards.reader import Records
 from .shards.stats import Stats

@@ -10,11 +10,11 @@ from jaxtyping import UInt8
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from . import reference
-from .augment import colour_shift, draws
+from .batches import reference
+from .batches.augment import colour_shift, draws
 from .config import LoaderConfig
 from .errors import DataError
-from .order import Plan
+from .batches.sampler import Plan
 from .shards.reader import Records
 from .shards.stats import Stats
 from .storage.files import published

@@ -22,9 +22,9 @@ from pyarrow import flight
 
 from .arrow import byte_views, plain
 from .config import LoaderConfig
-from .cpu import DTYPES, Memory
+from .batches.cpu_engine import DTYPES, Memory
 from .errors import DataError, UndecodableImage
-from .feeds import Feeds
+from .batches.steps import Feeds
 from .storage.flight_client import NotHere, NotNeeded, Server, Servers, begun
 from .imaging.codec import decode_record
 from .shards.manifest import Manifest
@@ -32,7 +32,7 @@ from .shards.reader import Records
 from .storage.uri import RemotePath
 from .shards.stats import Stats
 from .tickets import Ticket, digest, shape_of
-from .views import Feed, placed, windows
+from .batches.views import Feed, placed, windows
 
 USUAL = 1.0  # seconds that an answer may take in any case
 SLOW = 4.0  # times the usual time of an answer, after which another server is asked too

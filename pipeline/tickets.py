@@ -18,7 +18,7 @@ from .config import Form, LoaderConfig
 from .errors import DataError
 from .shards.manifest import Manifest
 from .shards.stats import Stats
-from .views import windows
+from .batches.views import windows
 
 VERSION = 1
 MOST_BYTES = 4096  # of a ticket

@@ -4,8 +4,9 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from alexprep.pipeline import augment, selfcheck
-from alexprep.pipeline.augment import _log, colour_shift, draws, normal
+from alexprep.pipeline import selfcheck
+from alexprep.pipeline.batches import augment
+from alexprep.pipeline.batches.augment import _log, colour_shift, draws, normal
 from alexprep.pipeline.counter_rng import permutation
 from alexprep.pipeline.selfcheck import RECORDS, check_draws, check_order
 from hypothesis import given

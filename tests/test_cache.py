@@ -56,12 +56,12 @@ def kept(folder):
 
 def small_pools(monkeypatch):
     """Blocks of 15 records, two to a pool."""
-    from alexprep.pipeline import order
+    from alexprep.pipeline.batches import sampler
 
     for module in ("order", "feeds"):
         monkeypatch.setattr(f"alexprep.pipeline.{module}.BLOCK", 15)
         monkeypatch.setattr(f"alexprep.pipeline.{module}.POOL", 2)
-    order.block_shuffled.cache_clear()
+    sampler.block_shuffled.cache_clear()
 
 
 def test_batches_through_a_failing_store_are_those_of_the_local_folder_and_the_second_epoch_asks_it_for_nothing(many, stored, tmp_path, monkeypatch):

@@ -118,7 +118,7 @@ def test_the_triton_repository_is_one_that_triton_can_parse(run, tmp_path):
 
 @pytest.mark.parametrize("height, width", [(375, 500), (500, 334), (200, 300), (256, 256)])
 def test_triton_s_preprocessing_is_ours_but_for_the_filter(height, width):
-    from alexprep.pipeline.graph import serving
+    from alexprep.pipeline.batches.dali_engine import serving
     from alexprep.pipeline.imaging.codec import square
     from nvidia import dali
 
@@ -132,7 +132,7 @@ def test_triton_s_preprocessing_is_ours_but_for_the_filter(height, width):
 
 
 def test_the_gpu_s_serving_graph_is_in_the_registry():
-    from alexprep.pipeline.graph import serving
+    from alexprep.pipeline.batches.dali_engine import serving
 
     assert len(serving(256, 224, "gpu")) > 100
 

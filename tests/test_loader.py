@@ -12,12 +12,14 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
-from alexprep.pipeline import DataError, Loader, LoaderConfig, Records, compute_stats, order, read_manifest, reference
+from alexprep.pipeline import DataError, Loader, LoaderConfig, Records, compute_stats, read_manifest
+from alexprep.pipeline.batches import sampler
+from alexprep.pipeline.batches import reference
 from alexprep.pipeline.binding import Setup, verdict
-from alexprep.pipeline.feeds import DamagedRecord
-from alexprep.pipeline.graph import DaliEngine, build, check_graph
+from alexprep.pipeline.batches.steps import DamagedRecord
+from alexprep.pipeline.batches.dali_engine import DaliEngine, build, check_graph
 from alexprep.pipeline.storage.files.trace import Trace
-from alexprep.pipeline.views import windows
+from alexprep.pipeline.batches.views import windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -336,7 +338,7 @@ os._exit(0)
     assert ours == theirs
 
 
-@pytest.mark.filterwarnings("ignore::alexprep.pipeline.feeds.DamagedRecord")
+@pytest.mark.filterwarnings("ignore::alexprep.pipeline.batches.steps.DamagedRecord")
 def test_too_many_damaged_records_in_a_row_are_no_accident(shards, tmp_path, monkeypatch):
     copy = shutil.copytree(shards / "jpeg", tmp_path / "shards")
     for record in range(40, 45):
@@ -350,15 +352,15 @@ def test_too_many_damaged_records_in_a_row_are_no_accident(shards, tmp_path, mon
 
 def test_block_shuffle_has_each_block_read_ahead_once_in_one_run(shards, monkeypatch):
     """Nine blocks of 16 records, pools of 2: what is due within a pool's records is asked for before it is used."""
-    monkeypatch.setattr("alexprep.pipeline.order.BLOCK", 16)
-    monkeypatch.setattr("alexprep.pipeline.order.POOL", 2)
-    monkeypatch.setattr("alexprep.pipeline.feeds.BLOCK", 16)
-    monkeypatch.setattr("alexprep.pipeline.feeds.POOL", 2)
-    order.block_shuffled.cache_clear()
+    monkeypatch.setattr("alexprep.pipeline.batches.sampler.BLOCK", 16)
+    monkeypatch.setattr("alexprep.pipeline.batches.sampler.POOL", 2)
+    monkeypatch.setattr("alexprep.pipeline.batches.steps.BLOCK", 16)
+    monkeypatch.setattr("alexprep.pipeline.batches.steps.POOL", 2)
+    sampler.block_shuffled.cache_clear()
     asked = []
     monkeypatch.setattr(Records, "read_ahead", lambda _self, first, count: asked.append((first // 16, first % 16, count)))
     used = [batch.records // 16 for batch in Loader(shards / "raw", crop=CROP, batch_size=8, shuffle="block", prefetch=1)]
-    order.block_shuffled.cache_clear()
+    sampler.block_shuffled.cache_clear()
     blocks = [block for block, _, _ in asked[:9]]
 
     assert {(first, count) for _, first, count in asked} == {(0, 16)}

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from alexprep.pipeline import order as orders
+from alexprep.pipeline.batches import sampler as orders
 from alexprep.pipeline.errors import DataError
 from alexprep.pipeline.counter_rng import argsort, permutation
-from alexprep.pipeline.order import BLOCK, POOL, Plan, block_shuffled, shuffled
+from alexprep.pipeline.batches.sampler import BLOCK, POOL, Plan, block_shuffled, shuffled
 from hypothesis import given
 from hypothesis import strategies as st
 

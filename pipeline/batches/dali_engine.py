@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
-from .config import LoaderConfig
-from .errors import DataError
-from .shards.manifest import Manifest
-from .shards.stats import Stats
+from ..config import LoaderConfig
+from ..errors import DataError
+from ..shards.manifest import Manifest
+from ..shards.stats import Stats
 from .views import Feed, Window, center_mean, channel_mean, divisor, mean_image, windows
 
 try:

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
-from .config import LoaderConfig
-from .errors import DataError
-from .shards.stats import Stats
+from ..config import LoaderConfig
+from ..errors import DataError
+from ..shards.stats import Stats
 
 
 class Window(NamedTuple):

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int32, Shaped, UInt8
 
-from .config import Dtype, LoaderConfig
-from .errors import DataError
-from .imaging.codec import decode_record
-from .imaging.kernels import NUMBERS, Recipe, render
-from .shards.manifest import Manifest
-from .shards.stats import Stats
-from .storage.trace import Trace, span
+from ..config import Dtype, LoaderConfig
+from ..errors import DataError
+from ..imaging.codec import decode_record
+from ..imaging.kernels import NUMBERS, Recipe, render
+from ..shards.manifest import Manifest
+from ..shards.stats import Stats
+from ..storage.trace import Trace, span
 from .views import Feed, center_mean, channel_mean, divisor, mean_image, windows
 
 LINE = 64  # bytes of a cache's line: from there on, native/views.h writes past the caches

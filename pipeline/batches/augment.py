@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 
-from .counter_rng import key, step
+from ..counter_rng import key, step
 
 _PURPOSE = 2
 _TOP, _LEFT, _FLIP, _ALPHA = 0, 1, 2, slice(3, 6)

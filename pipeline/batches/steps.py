@@ -12,14 +12,14 @@ import numpy as np
 from jaxtyping import Int64
 
 from .augment import colour_shift, draws
-from .shards.cache import ShardCache
-from .config import LoaderConfig
-from .errors import DataError
-from .shards.manifest import Manifest
-from .order import BLOCK, POOL, Plan
-from .shards.reader import SEARCH, Records
-from .storage.uri import RemotePath
-from .shards.stats import Stats
+from ..shards.cache import ShardCache
+from ..config import LoaderConfig
+from ..errors import DataError
+from ..shards.manifest import Manifest
+from .sampler import BLOCK, POOL, Plan
+from ..shards.reader import SEARCH, Records
+from ..storage.uri import RemotePath
+from ..shards.stats import Stats
 from .views import Feed
 
 UNMAP_STEPS = 4  # the memory of so many steps' records may pile up before it is given back

@@ -1,0 +1,1 @@
+"""Shards to batches: order, draws, views, and the two engines."""
