@@ -36,7 +36,7 @@ import pyarrow as pa
 import torch
 from alexprep.pipeline import Batch, Loader, LoaderConfig, read_manifest
 from alexprep.pipeline.shards.stats import stats_for
-from alexprep.pipeline.tickets import Ticket, digest
+from alexprep.pipeline.serving.protocol import Ticket, digest
 from pyarrow import flight
 
 BIN = Path(sys.executable).parent

@@ -87,14 +87,14 @@ def serve(
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # before the imports: numpy, OpenCV and Arrow start threads, any of which might get a signal
     with _ended_by_signals():
-        from alexprep.pipeline.access import Secrets
+        from alexprep.pipeline.serving.auth import Secrets
         from alexprep.pipeline.addresses import Address
-        from alexprep.pipeline.answers import Answers
-        from alexprep.pipeline.health import Health
+        from alexprep.pipeline.serving.handlers import Answers
+        from alexprep.pipeline.serving.metrics import Health
         from alexprep.pipeline.imaging.codec import use_one_thread
         from alexprep.pipeline.batches.sampler import keep_orders
         from alexprep.pipeline.storage.files.uri import is_served, location
-        from alexprep.pipeline.service import Limits, Service
+        from alexprep.pipeline.serving.server import Limits, Service
 
         if is_served(location(directory)):
             raise click.UsageError(f"{directory} is served already; give a folder of shards, or an object store's with --cache")
@@ -174,7 +174,7 @@ def _warn_of_exposed(*files: Path | None) -> None:
 
 
 def _log_to_stderr(level: str) -> None:
-    from alexprep.pipeline.health import JsonLines
+    from alexprep.pipeline.serving.metrics import JsonLines
 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())

@@ -18,7 +18,7 @@ from .shards.manifest import read_manifest
 from .shards.reader import Records
 from .storage.uri import is_served
 from .shards.stats import Stats, stats_for
-from .tickets import MOST_STEPS
+from .serving.protocol import MOST_STEPS
 from .storage.trace import Trace, span
 from .batches.views import Feed
 
@@ -79,7 +79,7 @@ class Loader:
             raise DataError(f"the mean image is of {stats.mean_image.shape[0]} pixels a side, the records of {manifest.config.size}")
         self.stats = stats
         if theirs is not None:
-            from .served import ServedFeeds  # only a service needs Flight
+            from .serving.remote_steps import ServedFeeds  # only a service needs Flight
 
             self._feeds: Feeds = ServedFeeds(manifest, self.config, stats or theirs, theirs, self.records)
         else:

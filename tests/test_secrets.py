@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from alexprep.pipeline import DataError, Loader
-from alexprep.pipeline.access import Secrets, Tokens, hmac
+from alexprep.pipeline.serving.auth import Secrets, Tokens, hmac
 from alexprep.pipeline.addresses import Address
-from alexprep.pipeline.answers import Answers
+from alexprep.pipeline.serving.handlers import Answers
 from alexprep.pipeline.storage.files.flight_client import ExposedToken, NotHere, Servers, exposed
 from alexprep.pipeline.storage.files.flight_fs import _files
-from alexprep.pipeline.service import Service
-from alexprep.pipeline.tickets import Ticket
+from alexprep.pipeline.serving.server import Service
+from alexprep.pipeline.serving.protocol import Ticket
 from pyarrow import flight
 
 from .conftest import make_images, make_shards
@@ -235,7 +235,7 @@ def test_a_token_that_was_taken_back_ends_its_answers_on_their_way(tmp_path, ser
     one = service(secrets=Secrets(tokens=path))
     loader_config = Loader(str(folder), batch_size=64, crop=CROP).config
     ticket = Ticket(one.answers.digests["train"], "batches", 0, loader_config).to_bytes()
-    monkeypatch.setattr("alexprep.pipeline.tickets.CHUNK", 4 * 3 * CROP * CROP)  # a message an image
+    monkeypatch.setattr("alexprep.pipeline.serving.protocol.CHUNK", 4 * 3 * CROP * CROP)  # a message an image
     client = flight.connect(one.location)
     readers = {
         token: client.do_get(flight.Ticket(ticket), flight.FlightCallOptions(headers=[(b"authorization", f"Bearer {token}".encode())]))

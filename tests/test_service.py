@@ -23,18 +23,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from alexprep.pipeline import DamagedRecord, DataError, Loader, LoaderConfig, Records, connections, load_stats, read_manifest
-from alexprep.pipeline.access import Secrets, Tokens
+from alexprep.pipeline import DamagedRecord, DataError, Loader, LoaderConfig, Records, load_stats, read_manifest
+from alexprep.pipeline.serving import stalls
+from alexprep.pipeline.serving.auth import Secrets, Tokens
 from alexprep.pipeline.addresses import Address
-from alexprep.pipeline.answers import Answers
-from alexprep.pipeline.connections import hang_up, name_of, taken
+from alexprep.pipeline.serving.handlers import Answers
+from alexprep.pipeline.serving.stalls import hang_up, name_of, taken
 from alexprep.pipeline.storage.files.flight_client import Servers, locations
-from alexprep.pipeline.health import Health
+from alexprep.pipeline.serving.metrics import Health
 from alexprep.pipeline.storage.files.uri import location
-from alexprep.pipeline.served import ServerLeftOut
-from alexprep.pipeline.service import Limits, Service, _Request
+from alexprep.pipeline.serving.remote_steps import ServerLeftOut
+from alexprep.pipeline.serving.server import Limits, Service, _Request
 from alexprep.pipeline.shards.stats import stats_for
-from alexprep.pipeline.tickets import FIELDS, Ticket, WrongTicket, digest, shape_of
+from alexprep.pipeline.serving.protocol import FIELDS, Ticket, WrongTicket, digest, shape_of
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -499,7 +500,7 @@ def test_records_in_several_messages_are_those_of_one(data, encoding, monkeypatc
     folder, location = data[encoding]
     ticket = ticket_of(folder, form="records", batch_size=40)
     whole = flight.connect(location).do_get(flight.Ticket(ticket.to_bytes())).read_all()
-    monkeypatch.setattr("alexprep.pipeline.tickets.STORED", 50_000)
+    monkeypatch.setattr("alexprep.pipeline.serving.protocol.STORED", 50_000)
     parts = list(Answers(str(folder)).to(ticket)[1])
 
     assert len(parts) > 2
@@ -659,10 +660,10 @@ def test_clients_are_named_as_their_connections_are(peer, name):
 
 def stalls_after(monkeypatch, counts, seconds=10.0):
     """The second, of those in which a client has taken so many bytes, at which it is found to stall."""
-    stalls = connections.Stalls(1, seconds)
+    stalls = stalls.Stalls(1, seconds)
     for now, count in enumerate(counts):
-        monkeypatch.setattr(connections, "taken", lambda _, count=count: {"a": count})
-        monkeypatch.setattr(connections.time, "monotonic", lambda now=now: 1000.0 + now)
+        monkeypatch.setattr(stalls, "taken", lambda _, count=count: {"a": count})
+        monkeypatch.setattr(stalls.time, "monotonic", lambda now=now: 1000.0 + now)
         if stalls.among({"a": 1000.0}):
             return now
     return None
@@ -688,7 +689,7 @@ def test_the_watch_goes_on_after_it_could_not_look(data, monkeypatch):
 
     service = Service(Answers(str(data["raw"][0])), Address("127.0.0.1", 0), limits=Limits(stall_seconds=1))
     service._requests.add(_Request("views", "1.2.3.4:5", sending_since=time.monotonic()))
-    monkeypatch.setattr(connections, "taken", taken)
+    monkeypatch.setattr(stalls, "taken", taken)
 
     assert looked.wait(20)
     service._requests.clear()

@@ -19,13 +19,13 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from pyarrow import flight
 
-from .access import Admitted, Guard, Secrets, Tokens
-from .addresses import Address
-from .answers import Answers, log
-from .connections import Stalls, hang_up, name_of
-from .errors import DataError
-from .health import Gauges
-from .tickets import OTHER_DATA, Ticket, WrongTicket
+from .auth import Admitted, Guard, Secrets, Tokens
+from ..addresses import Address
+from .handlers import Answers, log
+from .stalls import Stalls, hang_up, name_of
+from ..errors import DataError
+from .metrics import Gauges
+from .protocol import OTHER_DATA, Ticket, WrongTicket
 
 T = TypeVar("T", pa.RecordBatch, bytes)
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
 
-from .addresses import Address
+from ..addresses import Address
 
 LEAST_TAKEN = 64 << 10  # bytes that tell of a client that reads, and not of a ping that its system answers
 PATIENCE = 10  # times the seconds in which something must be taken, for all of a message

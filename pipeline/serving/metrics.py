@@ -17,9 +17,9 @@ from typing import Any, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from .addresses import Address
-from .config import Form
-from .errors import DataError
+from ..addresses import Address
+from ..config import Form
+from ..errors import DataError
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 MOST_CONNECTIONS = 64

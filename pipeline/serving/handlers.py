@@ -22,22 +22,22 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Shaped, UInt8
 
-from .shards.cache import ShardCache
-from .arrow import numbers
-from .config import LoaderConfig
-from .errors import DataError, UndecodableImage
-from .batches.steps import Feeds, cache_for
-from .storage.flight_client import MOST_READ
-from .imaging.codec import decode_record
-from .imaging.kernels import decode_region, jpeg_header
-from .shards.manifest import MANIFEST, Manifest, files_of, read_manifest
-from .batches.sampler import Plan
-from .shards.reader import Records
-from .storage.uri import RemotePath, present, read_file
-from .shards.stats import MEAN_IMAGE, STATS, Stats, content, stats_for
-from .storage.files import MOST_JSON
-from .tickets import OTHER_DATA, Shape, Ticket, WrongTicket, digest, schema, shape_of
-from .batches.views import Feed, Window, placed, windows
+from ..shards.cache import ShardCache
+from ..arrow import numbers
+from ..config import LoaderConfig
+from ..errors import DataError, UndecodableImage
+from ..batches.steps import Feeds, cache_for
+from ..storage.flight_client import MOST_READ
+from ..imaging.codec import decode_record
+from ..imaging.kernels import decode_region, jpeg_header
+from ..shards.manifest import MANIFEST, Manifest, files_of, read_manifest
+from ..batches.sampler import Plan
+from ..shards.reader import Records
+from ..storage.uri import RemotePath, present, read_file
+from ..shards.stats import MEAN_IMAGE, STATS, Stats, content, stats_for
+from ..storage.files import MOST_JSON
+from .protocol import OTHER_DATA, Shape, Ticket, WrongTicket, digest, schema, shape_of
+from ..batches.views import Feed, Window, placed, windows
 
 log = logging.getLogger("alexprep.serve")
 T = TypeVar("T")
@@ -219,7 +219,7 @@ def _maker(ticket: Ticket, manifest: Manifest, stats: Stats) -> Callable[[Feed],
         fixed = [] if ticket.config.view == "random" else windows(ticket.config.view, manifest.config.size - ticket.config.crop)
         return lambda feed: cut_out(feed, fixed, ticket.config.crop, manifest.config.size, raw=raw)
     try:
-        from .batches.cpu_engine import ViewMaker  # imports torch, which nothing else here needs
+        from ..batches.cpu_engine import ViewMaker  # imports torch, which nothing else here needs
     except ImportError as error:
         raise WrongTicket(f"this server makes no batches, for {error.name} is not installed there: ask for views, or records") from error
     maker = ViewMaker(ticket.config, manifest, stats)

@@ -12,9 +12,9 @@ from typing import Any
 
 from pyarrow import flight
 
-from .addresses import Address
-from .errors import DataError
-from .storage.flight_client import pem, tokens_in
+from ..addresses import Address
+from ..errors import DataError
+from ..storage.flight_client import pem, tokens_in
 
 
 @dataclass(frozen=True)

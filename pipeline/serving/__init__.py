@@ -1,0 +1,1 @@
+"""Batches and records over the network."""
