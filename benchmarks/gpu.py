@@ -26,7 +26,7 @@ import torch
 from alexprep.cli.bench import copying
 from alexprep.pipeline import Loader, ShardConfig, ShardJob, compute_stats, read_manifest
 from alexprep.pipeline.config import Encoding
-from alexprep.pipeline.demo_data import write_demo_data
+from alexprep.pipeline.inspection.demo_data import write_demo_data
 from alexprep.pipeline.preparation.export import export
 from alexprep.pipeline.sources import find_source
 

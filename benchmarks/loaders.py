@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alexprep.pipeline.demo_data import write_demo_data
+from alexprep.pipeline.inspection.demo_data import write_demo_data
 from peers.environments import QUIET, Peer, install_all, last_line, link, missing, options, versions_in
 
 HERE = Path(__file__).parent

@@ -51,7 +51,7 @@ def bench(
     """
     import torch
     from alexprep.pipeline import DataError, Loader, read_manifest
-    from alexprep.pipeline.binding import Setup, Stage, stages_of, verdict
+    from alexprep.pipeline.inspection.bottleneck import Setup, Stage, stages_of, verdict
     from alexprep.pipeline.storage.files.uri import is_served
     from alexprep.pipeline.storage.files.trace import Trace
 

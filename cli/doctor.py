@@ -13,7 +13,7 @@ def doctor(as_json: bool) -> None:
 
     Nothing is installed, and nothing reaches for the network.
     """
-    from alexprep.pipeline.doctor import judge, look
+    from alexprep.pipeline.inspection.doctor import judge, look
 
     findings = judge(look())
     bad = sum(finding.state == "bad" for finding in findings)

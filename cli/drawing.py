@@ -12,7 +12,7 @@ from alexprep.model.figures import chroma, kernels
 from alexprep.model.report import Picture
 from alexprep.pipeline import DataError, Records, read_manifest
 from alexprep.pipeline.batches.sampler import shuffled
-from alexprep.pipeline.receipts import write_png
+from alexprep.pipeline.inspection.replay import write_png
 from alexprep.pipeline.storage.files.files import published, write_json
 
 from .building import split_or_default

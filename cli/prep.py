@@ -184,7 +184,7 @@ def demo_data(out: Path, train: int, val: int, seed: int) -> None:
 
     Grey, CMYK, EXIF-rotated and tiny JPEGs, a PNG named .JPEG, a truncated JPEG and a text file.
     """
-    from alexprep.pipeline.demo_data import CLASSES, write_demo_data
+    from alexprep.pipeline.inspection.demo_data import CLASSES, write_demo_data
 
     total = (train + val) * len(CLASSES) + 1
     bar = Bar("draw", total, "files")

@@ -16,7 +16,7 @@ from alexprep.model.report import Picture, RunView, render
 from alexprep.pipeline import DataError, Manifest, Records, Stats, load_stats, read_manifest
 from alexprep.pipeline.errors import printable
 from alexprep.pipeline.batches.sampler import shuffled
-from alexprep.pipeline.preview import rows as sample_rows
+from alexprep.pipeline.inspection.preview import rows as sample_rows
 from alexprep.pipeline.storage.files.files import published, read_array, read_json
 
 from .evaluating import read_predictions

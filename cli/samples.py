@@ -71,7 +71,7 @@ def replay(directory: str, step: int, index: int, run: Path | None, out: Path | 
     """
     from alexprep.pipeline.errors import printable
     from alexprep.pipeline.batches.sampler import Plan
-    from alexprep.pipeline.receipts import receipt, sample, write_png
+    from alexprep.pipeline.inspection.replay import receipt, sample, write_png
 
     records, config_in, stats = _opened(directory, run, given)
     config = config_in(step // Plan.of(len(records), config_in(0)).steps)
@@ -106,8 +106,8 @@ def preview(directory: str, run: Path | None, epoch: int, count: int, epochs: in
 
     Of the shards in DIRECTORY (shards/, or $ALEXPREP_DATA).
     """
-    from alexprep.pipeline.preview import page, rows, sheet
-    from alexprep.pipeline.receipts import write_png
+    from alexprep.pipeline.inspection.preview import page, rows, sheet
+    from alexprep.pipeline.inspection.replay import write_png
     from alexprep.pipeline.storage.files.files import published
 
     if out.suffix.lower() not in (".html", ".png"):
@@ -127,7 +127,7 @@ def preview(directory: str, run: Path | None, epoch: int, count: int, epochs: in
 
 
 def _check(config: Any, epoch: int, room: int) -> None:  # noqa: ANN401  (LoaderConfig, imported late)
-    from alexprep.pipeline.selfcheck import BOUND, RECORDS, check_draws, check_order
+    from alexprep.pipeline.inspection.randomness import BOUND, RECORDS, check_draws, check_order
 
     if room < 0:
         raise click.UsageError(f"crop {config.crop} does not fit into records of {config.crop + room} pixels")

@@ -24,7 +24,7 @@ from alexprep.model.layout import lay_out
 from alexprep.model.optimizer import RATES, PaperSGD
 from alexprep.model.trainer import Event, NotFinite, Pace, Trainer
 from alexprep.pipeline import DamagedRecord, DataError, Loader, load_stats
-from alexprep.pipeline.receipts import receipt
+from alexprep.pipeline.inspection.replay import receipt
 from alexprep.pipeline.storage.files.files import published
 
 from . import synthetic

@@ -4,11 +4,11 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from alexprep.pipeline import selfcheck
+from alexprep.pipeline.inspection import randomness
 from alexprep.pipeline.batches import augment
 from alexprep.pipeline.batches.augment import _log, colour_shift, draws, normal
 from alexprep.pipeline.counter_rng import permutation
-from alexprep.pipeline.selfcheck import RECORDS, check_draws, check_order
+from alexprep.pipeline.inspection.randomness import RECORDS, check_draws, check_order
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -86,7 +86,7 @@ def neighbours_alike(drawn, _epoch):
     [uneven_offsets, slightly_more_flips, wider_alphas, alphas_of_one_lane, crops_that_hint_at_flips, the_first_epoch_again, neighbours_alike],
 )
 def test_the_tests_of_the_draws_find_what_is_wrong(monkeypatch, spoil):
-    monkeypatch.setattr(selfcheck, "draws", lambda seed, epoch, numbers, room: spoil(draws(seed, epoch, numbers, room), epoch))
+    monkeypatch.setattr(randomness, "draws", lambda seed, epoch, numbers, room: spoil(draws(seed, epoch, numbers, room), epoch))
 
     assert [found for found in check_draws(3, 0, RECORDS, 32) if not found.good]
 
@@ -105,7 +105,7 @@ def runs_of_forty_neighbours(n):
 
 @pytest.mark.parametrize("spoil", [stored_order, one_order_for_ever, runs_of_forty_neighbours])
 def test_the_tests_of_the_order_find_what_is_wrong(monkeypatch, spoil):
-    monkeypatch.setattr(selfcheck, "permutation", lambda _seed, _epoch, n: spoil(n))
+    monkeypatch.setattr(randomness, "permutation", lambda _seed, _epoch, n: spoil(n))
 
     assert [found for found in check_order(3, 0, RECORDS) if not found.good]
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from alexprep.pipeline.doctor import GIB, Facts, judge
+from alexprep.pipeline.inspection.doctor import GIB, Facts, judge
 
 from .conftest import command
 

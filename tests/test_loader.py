@@ -15,7 +15,7 @@ import torch
 from alexprep.pipeline import DataError, Loader, LoaderConfig, Records, compute_stats, read_manifest
 from alexprep.pipeline.batches import sampler
 from alexprep.pipeline.batches import reference
-from alexprep.pipeline.binding import Setup, verdict
+from alexprep.pipeline.inspection.bottleneck import Setup, verdict
 from alexprep.pipeline.batches.steps import DamagedRecord
 from alexprep.pipeline.batches.dali_engine import DaliEngine, build, check_graph
 from alexprep.pipeline.storage.files.trace import Trace

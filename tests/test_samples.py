@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 from alexprep.pipeline import DamagedRecord, DataError, Loader, read_manifest
-from alexprep.pipeline.preview import page, rows, sheet
-from alexprep.pipeline.receipts import receipt, receipt_of, sample
+from alexprep.pipeline.inspection.preview import page, rows, sheet
+from alexprep.pipeline.inspection.replay import receipt, receipt_of, sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -211,7 +211,7 @@ def test_a_preview_that_cannot_be_is_one_clear_sentence(data, tmp_path, argument
 
 def test_a_sheet_that_would_fill_the_memory_is_refused(data, monkeypatch):
     loader = Loader(data, batch_size=12, crop=CROP)
-    monkeypatch.setattr("alexprep.pipeline.preview.MOST_PIXELS", 4 * 3 * 64 * 64)
+    monkeypatch.setattr("alexprep.pipeline.inspection.preview.MOST_PIXELS", 4 * 3 * 64 * 64)
     configs = dict.fromkeys((0, 1), loader.config)
 
     assert len(rows(loader.records, configs, loader.stats, 4)) == 4

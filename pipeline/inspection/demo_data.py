@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .storage.files import published_folder
+from ..storage.files import published_folder
 
 CLASSES = ("bars", "checkers", "circle", "cross", "dots", "ring", "rungs", "square", "star", "triangle")
 _SCALE = 2  # drawn twice as large and scaled down: smooth edges

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from .imaging import kernels
+from ..imaging import kernels
 
 DALI = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
 DALI_MAJOR = {"nvidia-dali-cuda120": 12, "nvidia-dali-cuda130": 13}

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from .imaging import kernels
-from .batches.augment import draws
-from .config import LoaderConfig
-from .shards.reader import Records
+from ..imaging import kernels
+from ..batches.augment import draws
+from ..config import LoaderConfig
+from ..shards.reader import Records
 
 SAMPLE = 256  # records that decoding and augmenting are measured with; they fit into no processor's cache
 BLOCK = 4 << 20  # bytes of a read from storage

@@ -10,14 +10,14 @@ from jaxtyping import UInt8
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from .batches import reference
-from .batches.augment import colour_shift, draws
-from .config import LoaderConfig
-from .errors import DataError
-from .batches.sampler import Plan
-from .shards.reader import Records
-from .shards.stats import Stats
-from .storage.files import published
+from ..batches import reference
+from ..batches.augment import colour_shift, draws
+from ..config import LoaderConfig
+from ..errors import DataError
+from ..batches.sampler import Plan
+from ..shards.reader import Records
+from ..shards.stats import Stats
+from ..storage.files import published
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from .batches.augment import Draws, draws
-from .counter_rng import permutation
+from ..batches.augment import Draws, draws
+from ..counter_rng import permutation
 
 BOUND = 5.5  # standard deviations; |z| is beyond it with a probability of 4e-8
 NORMAL = NormalDist()

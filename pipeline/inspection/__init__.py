@@ -1,0 +1,1 @@
+"""Tools that look: replay, preview, statistical tests, bottlenecks, the machine."""
