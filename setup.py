@@ -30,6 +30,6 @@ setup(
         # the same for processors of 2013 and later
         compiled("alexprep.pipeline.imaging._kernels_avx2", "pipeline/imaging/native/module_avx2.c", "-fwrapv", "-mavx2", "-mbmi", "-mbmi2", "-mf16c"),
         # -fno-math-errno: a square root is one instruction
-        compiled("alexprep.model._kernels", "model/native/kernels.c", "-fno-math-errno"),
+        compiled("alexprep.model.networks._kernels", "model/networks/native/kernels.c", "-fno-math-errno"),
     ],
 )

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from alexprep.model.layers import ResponseNorm, plain_norm
+from alexprep.model.networks.layers import ResponseNorm, plain_norm
 from torch import Tensor, nn
 
 

@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from alexprep.model.alexnet import AlexNet
-from alexprep.model.layers import dropout_keys
+from alexprep.model.networks.alexnet import AlexNet
+from alexprep.model.networks.layers import dropout_keys
 from alexprep.model.optimizer import RATES, PaperSGD
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from alexprep.model.alexnet import AlexNet, Switches
-from alexprep.model.cifar import INITIAL, FourLayers
+from alexprep.model.networks.alexnet import AlexNet, Switches
+from alexprep.model.networks.cifar import INITIAL, FourLayers
 from alexprep.model.distributed import Ranks
 from alexprep.model.layout import TOWERS, Name, choose, unfit
 from alexprep.pipeline import DataError, Manifest, read_manifest

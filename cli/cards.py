@@ -59,7 +59,7 @@ model-index: {json.dumps(_index(trained, results))}
 ## Use
 
 ```python
-from alexprep.model.deployed import load
+from alexprep.model.networks.inference import load
 
 model, config = load(".")       # this folder
 probabilities = model(pixels)   # float32[batch, 3, {settings.crop}, {settings.crop}], RGB, 0 to 255

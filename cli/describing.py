@@ -5,9 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from alexprep.model.alexnet import AlexNet, parameters
+from alexprep.model.networks.alexnet import AlexNet, parameters
 from alexprep.model.analysis import Calibration, ClassRow, Confusion
-from alexprep.model.describe import Row, describe
+from alexprep.model.networks.summary import Row, describe
 from alexprep.model.evaluator import Evaluation
 from alexprep.pipeline.errors import printable
 

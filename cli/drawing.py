@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from alexprep.model.alexnet import PRESETS
+from alexprep.model.networks.alexnet import PRESETS
 from alexprep.model.distributed import Ranks
 from alexprep.model.figures import chroma, kernels
 from alexprep.model.report import Picture

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from alexprep.model.alexnet import AlexNet
+from alexprep.model.networks.alexnet import AlexNet
 from alexprep.model.distributed import Ranks, cpus_of_a_rank
 from alexprep.model.evaluator import FIVE, Predictions, averaged, outputs, predict
 from alexprep.pipeline import DataError, Loader, Manifest, Records, Stats, read_manifest

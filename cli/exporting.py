@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from alexprep.model.alexnet import Switches
-from alexprep.model.deployed import CONFIG, WEIGHTS, Architecture, Deployed, config_of, load
+from alexprep.model.networks.alexnet import Switches
+from alexprep.model.networks.inference import CONFIG, WEIGHTS, Architecture, Deployed, config_of, load
 from alexprep.model.distributed import Ranks
 from alexprep.pipeline import DataError
 from alexprep.pipeline.sources.listing import some

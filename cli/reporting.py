@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from alexprep.model.alexnet import PRESETS
+from alexprep.model.networks.alexnet import PRESETS
 from alexprep.model.analysis import calibration, confusions, worst_mistakes
 from alexprep.model.evaluator import Predictions
 from alexprep.model.figures import chroma, kernels

@@ -166,7 +166,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "drops": "0.2222,0.4444,0.6667,0.8889",
     },
     "owt": {"mean": "channel", "divide": 1.0, "colour": 0.0, "schedule": "fixed", "epochs": 90, "drops": "0.3333,0.6667"},
-    # the four-layer nets of sections 3.1 and 3.3, on CIFAR-10's 32 pixels; the paper gives no more of them (model/cifar.py)
+    # the four-layer nets of sections 3.1 and 3.3, on CIFAR-10's 32 pixels; the paper gives no more of them (model/networks/cifar.py)
     "cifar": CIFAR,
     "cifar-2012": CIFAR,
 }

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from alexprep.model.alexnet import parameters
-from alexprep.model.describe import multiply_adds
+from alexprep.model.networks.alexnet import parameters
+from alexprep.model.networks.summary import multiply_adds
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
 from alexprep.model.evaluator import Evaluation, Predictions, outputs, predict

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from .alexnet import AlexNet
+from .networks.alexnet import AlexNet
 from .errors import TrainingError
 from .evaluator import Evaluation
-from .layers import dropout_keys
+from .networks.layers import dropout_keys
 from .layout import Layout
 from .optimizer import PaperSGD
 from .schedule import Schedule

@@ -284,7 +284,7 @@ def test_two_ranks_train_to_the_weights_of_one(data, tmp_path, preset):
         assert run.returncode == 0, run.stderr
         weights.append(torch.load(out / "last.pt", weights_only=True)["model"])
     one, two = weights
-    from alexprep.model.alexnet import AlexNet
+    from alexprep.model.networks.alexnet import AlexNet
 
     start = AlexNet(preset, classes=2, width=0.05, crop=64).state_dict()
     moved = max((one[name] - start[name]).abs().max().item() for name in one)

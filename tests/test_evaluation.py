@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from alexprep.cli.evaluating import read_predictions, write_predictions
-from alexprep.model.alexnet import AlexNet
+from alexprep.model.networks.alexnet import AlexNet
 from alexprep.model.analysis import by_class, calibration, confusions, worst_mistakes
-from alexprep.model.cifar import FourLayers
+from alexprep.model.networks.cifar import FourLayers
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
 from alexprep.model.evaluator import Predictions, averaged, interval, predict

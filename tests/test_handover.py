@@ -10,9 +10,9 @@ import pytest
 import torch
 from alexprep.cli.evaluating import Trained
 from alexprep.cli.exporting import _deployed
-from alexprep.model.alexnet import parameters
-from alexprep.model.cifar import FourLayers
-from alexprep.model.deployed import load
+from alexprep.model.networks.alexnet import parameters
+from alexprep.model.networks.cifar import FourLayers
+from alexprep.model.networks.inference import load
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
 from alexprep.pipeline import Loader

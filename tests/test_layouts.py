@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 import torch
-from alexprep.model.alexnet import AlexNet, Switches
+from alexprep.model.networks.alexnet import AlexNet, Switches
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
 from alexprep.model.layout import Layout, bytes_a_step, choose, lay_out, unfit
 from alexprep.model.optimizer import RATES, PaperSGD
-from alexprep.model.parallel import Split, sent
+from alexprep.model.networks.partition import Split, sent
 from alexprep.model.schedule import Timetable
 from alexprep.model.trainer import Pace, Trainer
 

@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from alexprep.model import kernels
-from alexprep.model.alexnet import PRESETS, TORCHVISION_MEAN, TORCHVISION_STD, AlexNet, Switches, from_torchvision, parameters
-from alexprep.model.describe import describe, multiply_adds
-from alexprep.model.layers import Dropout, GroupedLinear, ResponseNorm, WithinMapNorm, dropout_keys, mask, plain_norm, plain_within
+from alexprep.model.networks import kernels
+from alexprep.model.networks.alexnet import PRESETS, TORCHVISION_MEAN, TORCHVISION_STD, AlexNet, Switches, from_torchvision, parameters
+from alexprep.model.networks.summary import describe, multiply_adds
+from alexprep.model.networks.layers import Dropout, GroupedLinear, ResponseNorm, WithinMapNorm, dropout_keys, mask, plain_norm, plain_within
 from alexprep.pipeline.imaging.codec import square
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -395,7 +395,7 @@ def test_masks_are_fair_and_independent():
 
 COMPILED_MASK = """
 import sys, torch
-from alexprep.model.layers import dropout_keys, mask
+from alexprep.model.networks.layers import dropout_keys, mask
 
 compiled, keys = torch.compile(mask), dropout_keys(1, 5, torch.arange(64)).to(sys.argv[1])
 for place in ((6, 4096, 0), (7, 4096, 0), (7, 100, 1948)):

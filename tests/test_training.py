@@ -5,8 +5,8 @@ import math
 
 import pytest
 import torch
-from alexprep.model import kernels
-from alexprep.model.alexnet import AlexNet
+from alexprep.model.networks import kernels
+from alexprep.model.networks.alexnet import AlexNet
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
 from alexprep.model.evaluator import evaluate, probabilities

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .layers import Dropout, GroupedLinear, NoDropout, ResponseNorm, WithinMapNorm
-from .parallel import WHOLE, Split
+from .partition import WHOLE, Split
 
 Activation = Literal["relu", "tanh"]
 

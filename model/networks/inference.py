@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .alexnet import AlexNet, Switches
 from .cifar import INITIAL, FourLayers
-from .errors import TrainingError
+from ..errors import TrainingError
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FORMAT = 1
