@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from alexprep.model.evaluator import interval
+from alexprep.model.evaluation.evaluator import interval
 from alexprep.pipeline.errors import printable
 
 from .evaluating import Trained

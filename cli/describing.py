@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from alexprep.model.networks.alexnet import AlexNet, parameters
-from alexprep.model.analysis import Calibration, ClassRow, Confusion
+from alexprep.model.evaluation.analysis import Calibration, ClassRow, Confusion
 from alexprep.model.networks.summary import Row, describe
-from alexprep.model.evaluator import Evaluation
+from alexprep.model.evaluation.evaluator import Evaluation
 from alexprep.pipeline.errors import printable
 
 HEADERS = ("layer", "kernel", "output", "a tower", "parameters", "multiply-adds", "activation")

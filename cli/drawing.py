@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from alexprep.model.networks.alexnet import PRESETS
 from alexprep.model.distributed import Ranks
-from alexprep.model.figures import chroma, kernels
+from alexprep.model.evaluation.figures import chroma, kernels
 from alexprep.model.report import Picture
 from alexprep.pipeline import DataError, Records, read_manifest
 from alexprep.pipeline.batches.sampler import shuffled

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from alexprep.model.networks.alexnet import AlexNet
 from alexprep.model.distributed import Ranks, cpus_of_a_rank
-from alexprep.model.evaluator import FIVE, Predictions, averaged, outputs, predict
+from alexprep.model.evaluation.evaluator import FIVE, Predictions, averaged, outputs, predict
 from alexprep.pipeline import DataError, Loader, Manifest, Records, Stats, read_manifest
 from alexprep.pipeline.config import Views
 from alexprep.pipeline.storage.files.uri import Location

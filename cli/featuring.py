@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from alexprep.model.distributed import Ranks
-from alexprep.model.neighbours import Neighbours, features, nearest
+from alexprep.model.evaluation.neighbours import Neighbours, features, nearest
 from alexprep.pipeline import Manifest
 from alexprep.pipeline.storage.files.files import published
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
-from alexprep.model.evaluator import FIVE, probabilities
+from alexprep.model.evaluation.evaluator import FIVE, probabilities
 from alexprep.pipeline import DataError
 from alexprep.pipeline.batches import reference
 from alexprep.pipeline.errors import UndecodableImage

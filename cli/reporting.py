@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from alexprep.model.networks.alexnet import PRESETS
-from alexprep.model.analysis import calibration, confusions, worst_mistakes
-from alexprep.model.evaluator import Predictions
-from alexprep.model.figures import chroma, kernels
+from alexprep.model.evaluation.analysis import calibration, confusions, worst_mistakes
+from alexprep.model.evaluation.evaluator import Predictions
+from alexprep.model.evaluation.figures import chroma, kernels
 from alexprep.model.report import Picture, RunView, render
 from alexprep.pipeline import DataError, Manifest, Records, Stats, load_stats, read_manifest
 from alexprep.pipeline.errors import printable

@@ -19,7 +19,7 @@ from alexprep.model.networks.alexnet import parameters
 from alexprep.model.networks.summary import multiply_adds
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
-from alexprep.model.evaluator import Evaluation, Predictions, outputs, predict
+from alexprep.model.evaluation.evaluator import Evaluation, Predictions, outputs, predict
 from alexprep.model.layout import lay_out
 from alexprep.model.optimizer import RATES, PaperSGD
 from alexprep.model.trainer import Event, NotFinite, Pace, Trainer

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from .analysis import Calibration
-from .evaluator import interval
+from .evaluation.analysis import Calibration
+from .evaluation.evaluator import interval
 
 Rows = Sequence[dict[str, Any]]
 MOST_ROWS = 150_000  # points of the curves of all runs together; beyond, neighbours are averaged

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .networks.alexnet import AlexNet
 from .errors import TrainingError
-from .evaluator import Evaluation
+from .evaluation.evaluator import Evaluation
 from .networks.layers import dropout_keys
 from .layout import Layout
 from .optimizer import PaperSGD

@@ -9,7 +9,7 @@ from alexprep.model.networks import kernels
 from alexprep.model.networks.alexnet import AlexNet
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
-from alexprep.model.evaluator import evaluate, probabilities
+from alexprep.model.evaluation.evaluator import evaluate, probabilities
 from alexprep.model.layout import Layout
 from alexprep.model.optimizer import RATES, PaperSGD, plain_update
 from alexprep.model.schedule import SCRIPT, Phase, Plateau, Timetable, drops_at
@@ -208,7 +208,7 @@ def fake_batches(step, _colour):
 
 
 def run(trainer, states=None, error=0.5):
-    from alexprep.model.evaluator import Evaluation
+    from alexprep.model.evaluation.evaluator import Evaluation
 
     saved = states if states is not None else {}
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float32, Float64, Int64
 from torch import Tensor, nn
 
-from .errors import TrainingError
+from ..errors import TrainingError
 
 
 @dataclass(frozen=True, eq=False)

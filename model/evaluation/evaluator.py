@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 
-from .distributed import Ranks
-from .errors import TrainingError
+from ..distributed import Ranks
+from ..errors import TrainingError
 
 FIVE = 5  # best classes that are kept of each image
 Batches = Iterable[tuple[Tensor, Tensor, Tensor]]
