@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from alexprep.model.networks.alexnet import AlexNet
 from alexprep.model.networks.layers import dropout_keys
-from alexprep.model.optimizer import RATES, PaperSGD
+from alexprep.model.training.optimizer import RATES, PaperSGD
 from torch import Tensor, nn
 from torch.nn import functional as F
 

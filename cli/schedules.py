@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from alexprep.model.schedule import Phase
+from alexprep.model.training.schedule import Phase
 
 from .settings import Settings, schedule_of
 

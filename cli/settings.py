@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from alexprep.model.schedule import SCRIPT, Plateau, Schedule, Timetable, drops_at
+from alexprep.model.training.schedule import SCRIPT, Plateau, Schedule, Timetable, drops_at
 from alexprep.pipeline.config import LoaderConfig, check
 from alexprep.pipeline.errors import DataError
 from alexprep.pipeline.storage.files.uri import read_file

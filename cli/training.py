@@ -20,9 +20,9 @@ from alexprep.model.networks.summary import multiply_adds
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
 from alexprep.model.evaluation.evaluator import Evaluation, Predictions, outputs, predict
-from alexprep.model.layout import lay_out
-from alexprep.model.optimizer import RATES, PaperSGD
-from alexprep.model.trainer import Event, NotFinite, Pace, Trainer
+from alexprep.model.training.parallel_layout import lay_out
+from alexprep.model.training.optimizer import RATES, PaperSGD
+from alexprep.model.training.trainer import Event, NotFinite, Pace, Trainer
 from alexprep.pipeline import DamagedRecord, DataError, Loader, load_stats
 from alexprep.pipeline.inspection.replay import receipt
 from alexprep.pipeline.storage.files.files import published

@@ -7,11 +7,11 @@ import torch
 from alexprep.model.networks.alexnet import AlexNet, Switches
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
-from alexprep.model.layout import Layout, bytes_a_step, choose, lay_out, unfit
-from alexprep.model.optimizer import RATES, PaperSGD
+from alexprep.model.training.parallel_layout import Layout, bytes_a_step, choose, lay_out, unfit
+from alexprep.model.training.optimizer import RATES, PaperSGD
 from alexprep.model.networks.partition import Split, sent
-from alexprep.model.schedule import Timetable
-from alexprep.model.trainer import Pace, Trainer
+from alexprep.model.training.schedule import Timetable
+from alexprep.model.training.trainer import Pace, Trainer
 
 from .ranks import on_ranks
 

@@ -10,10 +10,10 @@ from alexprep.model.networks.alexnet import AlexNet
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
 from alexprep.model.evaluation.evaluator import evaluate, probabilities
-from alexprep.model.layout import Layout
-from alexprep.model.optimizer import RATES, PaperSGD, plain_update
-from alexprep.model.schedule import SCRIPT, Phase, Plateau, Timetable, drops_at
-from alexprep.model.trainer import Pace, Trainer
+from alexprep.model.training.parallel_layout import Layout
+from alexprep.model.training.optimizer import RATES, PaperSGD, plain_update
+from alexprep.model.training.schedule import SCRIPT, Phase, Plateau, Timetable, drops_at
+from alexprep.model.training.trainer import Pace, Trainer
 from torch import nn
 
 SMALL = {"width": 0.05, "classes": 4, "crop": 64}

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from .networks.alexnet import AlexNet
-from .errors import TrainingError
-from .evaluation.evaluator import Evaluation
-from .networks.layers import dropout_keys
-from .layout import Layout
+from ..networks.alexnet import AlexNet
+from ..errors import TrainingError
+from ..evaluation.evaluator import Evaluation
+from ..networks.layers import dropout_keys
+from .parallel_layout import Layout
 from .optimizer import PaperSGD
 from .schedule import Schedule
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .networks.kernels import update
+from ..networks.kernels import update
 
 
 @dataclass(frozen=True)
