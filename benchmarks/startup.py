@@ -24,7 +24,7 @@ from alexprep.pipeline import Records, ShardConfig, ShardJob, read_manifest
 from alexprep.pipeline.config import Encoding
 from alexprep.pipeline.inspection.demo_data import write_demo_data
 from alexprep.pipeline.sources import find_source
-from alexprep.pipeline.storage.files.files import file_sha256
+from alexprep.pipeline.storage.files import file_sha256
 from alexprep.pipeline.shards.writer import Row, ShardWriter
 
 ROWS = 4096

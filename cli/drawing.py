@@ -9,11 +9,11 @@ import torch
 from alexprep.model.networks.alexnet import PRESETS
 from alexprep.model.distributed import Ranks
 from alexprep.model.evaluation.figures import chroma, kernels
-from alexprep.model.report import Picture
+from alexprep.model.report.report.report import Picture
 from alexprep.pipeline import DataError, Records, read_manifest
 from alexprep.pipeline.batches.sampler import shuffled
 from alexprep.pipeline.inspection.replay import write_png
-from alexprep.pipeline.storage.files.files import published, write_json
+from alexprep.pipeline.storage.files import published, write_json
 
 from .building import split_or_default
 from .evaluating import Trained, measure

@@ -14,8 +14,8 @@ from alexprep.model.distributed import Ranks, cpus_of_a_rank
 from alexprep.model.evaluation.evaluator import FIVE, Predictions, averaged, outputs, predict
 from alexprep.pipeline import DataError, Loader, Manifest, Records, Stats, read_manifest
 from alexprep.pipeline.config import Views
-from alexprep.pipeline.storage.files.uri import Location
-from alexprep.pipeline.storage.files.files import published
+from alexprep.pipeline.storage.uri import Location
+from alexprep.pipeline.storage.files import published
 
 from .building import builder, on_device
 from .common import Bar

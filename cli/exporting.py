@@ -16,7 +16,7 @@ from alexprep.model.networks.inference import CONFIG, WEIGHTS, Architecture, Dep
 from alexprep.model.distributed import Ranks
 from alexprep.pipeline import DataError
 from alexprep.pipeline.sources.listing import some
-from alexprep.pipeline.storage.files.files import published, published_folder
+from alexprep.pipeline.storage.files import published, published_folder
 from alexprep.pipeline.batches.views import center_mean
 
 from .cards import card, preprocessing, triton_configs, triton_notes

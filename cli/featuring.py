@@ -10,7 +10,7 @@ import torch
 from alexprep.model.distributed import Ranks
 from alexprep.model.evaluation.neighbours import Neighbours, features, nearest
 from alexprep.pipeline import Manifest
-from alexprep.pipeline.storage.files.files import published
+from alexprep.pipeline.storage.files import published
 
 from .evaluating import Trained, watched
 

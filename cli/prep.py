@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 from alexprep.pipeline.config import ShardConfig
-from alexprep.pipeline.storage.files.uri import location
+from alexprep.pipeline.storage.uri import location
 
 from .bench import bench
 from .common import Bar, Commands, print_json, say, wrong_values

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from alexprep.pipeline.storage.files.files import published
+from alexprep.pipeline.storage.files import published
 
 from .common import say
 

@@ -12,12 +12,12 @@ from alexprep.model.networks.alexnet import PRESETS
 from alexprep.model.evaluation.analysis import calibration, confusions, worst_mistakes
 from alexprep.model.evaluation.evaluator import Predictions
 from alexprep.model.evaluation.figures import chroma, kernels
-from alexprep.model.report import Picture, RunView, render
+from alexprep.model.report.report.report import Picture, RunView, render
 from alexprep.pipeline import DataError, Manifest, Records, Stats, load_stats, read_manifest
 from alexprep.pipeline.errors import printable
 from alexprep.pipeline.batches.sampler import shuffled
 from alexprep.pipeline.inspection.preview import rows as sample_rows
-from alexprep.pipeline.storage.files.files import published, read_array, read_json
+from alexprep.pipeline.storage.files import published, read_array, read_json
 
 from .evaluating import read_predictions
 from .runs import PREDICTIONS, RunFolder, checkpoint_stats, first_kernels, load_checkpoint, start_of

@@ -14,7 +14,7 @@ import torch
 from alexprep.pipeline.errors import DataError
 from alexprep.pipeline.imaging.moments import Colours
 from alexprep.pipeline.shards.stats import Stats
-from alexprep.pipeline.storage.files.files import lock, published, remove_partials, write_array
+from alexprep.pipeline.storage.files import lock, published, remove_partials, write_array
 
 from .settings import Settings, resolve
 

@@ -108,7 +108,7 @@ def preview(directory: str, run: Path | None, epoch: int, count: int, epochs: in
     """
     from alexprep.pipeline.inspection.preview import page, rows, sheet
     from alexprep.pipeline.inspection.replay import write_png
-    from alexprep.pipeline.storage.files.files import published
+    from alexprep.pipeline.storage.files import published
 
     if out.suffix.lower() not in (".html", ".png"):
         raise click.UsageError(f"--out must end in .html or .png, got {out}")

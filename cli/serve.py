@@ -93,7 +93,7 @@ def serve(
         from alexprep.pipeline.serving.metrics import Health
         from alexprep.pipeline.imaging.codec import use_one_thread
         from alexprep.pipeline.batches.sampler import keep_orders
-        from alexprep.pipeline.storage.files.uri import is_served, location
+        from alexprep.pipeline.storage.uri import is_served, location
         from alexprep.pipeline.serving.server import Limits, Service
 
         if is_served(location(directory)):
@@ -166,7 +166,7 @@ def _until_stopped(service: Any) -> None:  # noqa: ANN401  (Service, imported la
 
 def _warn_of_exposed(*files: Path | None) -> None:
     """Log a warning of each file of secrets that others can read or change."""
-    from alexprep.pipeline.storage.files.flight_client import exposed
+    from alexprep.pipeline.storage.flight_client import exposed
 
     for path in files:
         if path is not None and (warning := exposed(path)):
@@ -193,7 +193,7 @@ def _many_connections() -> None:
 def _print_status(addresses: str, *, as_json: bool) -> None:
     """Print how each server does; DataError if one does not say."""
     from alexprep.pipeline.errors import DataError
-    from alexprep.pipeline.storage.files.flight_client import Servers, locations
+    from alexprep.pipeline.storage.flight_client import Servers, locations
 
     found: dict[str, Any] = {}
     for location in locations(addresses):
@@ -216,7 +216,7 @@ def _print_status(addresses: str, *, as_json: bool) -> None:
 
 def _status(answer: bytes) -> dict[str, Any]:
     """Return what a server says of itself; NotHere if that cannot be."""
-    from alexprep.pipeline.storage.files.flight_client import NotHere
+    from alexprep.pipeline.storage.flight_client import NotHere
 
     try:
         facts = json.loads(answer)

@@ -9,7 +9,7 @@ from typing import Any
 from alexprep.model.training.schedule import SCRIPT, Plateau, Schedule, Timetable, drops_at
 from alexprep.pipeline.config import LoaderConfig, check
 from alexprep.pipeline.errors import DataError
-from alexprep.pipeline.storage.files.uri import read_file
+from alexprep.pipeline.storage.uri import read_file
 
 from .loggers import LOGGERS, names_of
 

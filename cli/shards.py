@@ -123,8 +123,8 @@ def finalize(directory: str, as_json: bool) -> None:
     Needs no source: job.json says which shards there must be; the ones still missing are named.
     """
     from alexprep.pipeline.preparation.finalize import finalize as commit
-    from alexprep.pipeline.storage.files.uri import location
-    from alexprep.pipeline.storage.files.files import lock
+    from alexprep.pipeline.storage.uri import location
+    from alexprep.pipeline.storage.files import lock
 
     folder = location(directory)
     if not folder.is_dir():
@@ -196,7 +196,7 @@ def repair(directory: str, src: str, reading: dict[str, Any], deep: bool, worker
     from alexprep.pipeline.shards.manifest import read_manifest
     from alexprep.pipeline.preparation.repair import RepairJob, start_over
     from alexprep.pipeline.preparation.plan import read_plan
-    from alexprep.pipeline.storage.files.uri import location
+    from alexprep.pipeline.storage.uri import location
     from alexprep.pipeline.preparation.job import ShardJob
     from alexprep.pipeline.sources import find_source
 

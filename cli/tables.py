@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from alexprep.pipeline.storage.files.files import published
+from alexprep.pipeline.storage.files import published
 
 from .ablation import PAPER, Cell
 

@@ -25,7 +25,7 @@ from alexprep.model.training.optimizer import RATES, PaperSGD
 from alexprep.model.training.trainer import Event, NotFinite, Pace, Trainer
 from alexprep.pipeline import DamagedRecord, DataError, Loader, load_stats
 from alexprep.pipeline.inspection.replay import receipt
-from alexprep.pipeline.storage.files.files import published
+from alexprep.pipeline.storage.files import published
 
 from . import synthetic
 from .building import builder, check_data, choose_layout, on_device, validation_split

@@ -148,10 +148,10 @@ def snapshot(directory):
     return {path.name: path.read_bytes() for path in directory.iterdir() if not path.name.startswith(".")}
 
 
-def restore(files, directory):
+def restore(contents, directory):
     for path in directory.iterdir():
         path.unlink()
-    for name, data in files.items():
+    for name, data in contents.items():
         (directory / name).write_bytes(data)
 
 

@@ -33,9 +33,9 @@ def engines():
 
     found = {"not compiled": None}
     if kernels.COMPILED:
-        found["compiled"] = import_module("alexprep.pipeline._kernels")
+        found["compiled"] = import_module("alexprep.pipeline.imaging._kernels")
         if kernels.HAS_AVX2:
-            found["compiled for AVX2"] = import_module("alexprep.pipeline._kernels_avx2")
+            found["compiled for AVX2"] = import_module("alexprep.pipeline.imaging._kernels_avx2")
     return found
 
 

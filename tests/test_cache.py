@@ -12,7 +12,7 @@ import pytest
 import torch
 from alexprep.pipeline import DataError, Loader, read_manifest
 from alexprep.pipeline.shards.cache import ShardCache
-from alexprep.pipeline.storage.files.uri import location
+from alexprep.pipeline.storage.uri import location
 
 from .conftest import command, make_images, make_shards, stream
 from .test_remote import Proxy, proxy, server, upload, uri  # noqa: F401  (fixtures)

@@ -13,7 +13,7 @@ import torch
 from alexprep.cli.common import _limit
 from alexprep.model.environment import launched
 from alexprep.model.errors import TrainingError
-from alexprep.pipeline.storage.files.files import published_folder
+from alexprep.pipeline.storage.files import published_folder
 
 from .conftest import command, make_shards, training_shards
 
@@ -162,7 +162,7 @@ def test_demo_data_are_whole_or_not_there_after_ctrl_c(tmp_path):
 
 
 def test_a_folder_is_published_whole_and_what_dead_processes_left_is_removed(tmp_path):
-    from alexprep.pipeline.storage.files.files import aside
+    from alexprep.pipeline.storage.files import aside
 
     left = aside(tmp_path / "out", 2**22 + 1)  # no process has this number
     left.mkdir()
@@ -201,7 +201,7 @@ def raised_by(file, error):
 
 
 def test_a_folder_that_another_process_writes_is_said_to_be_so(images, tmp_path):
-    from alexprep.pipeline.storage.files.files import lock
+    from alexprep.pipeline.storage.files import lock
 
     (tmp_path / "out").mkdir()
     with lock(tmp_path / "out"):

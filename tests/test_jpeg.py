@@ -31,7 +31,7 @@ def compiled(request, monkeypatch):
     """Both builds of the same loops, one after the other."""
     if not COMPILED:
         pytest.skip("installed without a compiler")
-    if request.param == "_kernels_avx2" and not import_module("alexprep.pipeline._kernels").runs_avx2():
+    if request.param == "_kernels_avx2" and not import_module("alexprep.pipeline.imaging._kernels").runs_avx2():
         pytest.skip("a processor without AVX2")
     module = import_module(f"alexprep.pipeline.{request.param}")
     monkeypatch.setattr(kernels, "_kernels", module)
@@ -311,9 +311,9 @@ print("decoded", decoded)
 @pytest.mark.parametrize("source", ["module.c", "module_avx2.c"])
 def test_no_damage_makes_the_codec_touch_foreign_memory(tmp_path, source):
     """Under AddressSanitizer and UndefinedBehaviorSanitizer, thousands of damaged files."""
-    native, library = ROOT / "pipeline" / "native", tmp_path / "_kernels.so"
+    native, library = ROOT / "pipeline" / "imaging" / "native", tmp_path / "_kernels.so"
     flags = [] if source == "module.c" else ["-mavx2", "-mbmi", "-mbmi2"]
-    if flags and not (COMPILED and import_module("alexprep.pipeline._kernels").runs_avx2()):
+    if flags and not (COMPILED and import_module("alexprep.pipeline.imaging._kernels").runs_avx2()):
         pytest.skip("a processor without AVX2")
     main = tmp_path / "main.c"
     main.write_text(f'#define MODULE "_kernels"\n#define INITIALISE PyInit__kernels\n#include "{native}/module.c"\n')

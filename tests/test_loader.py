@@ -18,7 +18,7 @@ from alexprep.pipeline.batches import reference
 from alexprep.pipeline.inspection.bottleneck import Setup, verdict
 from alexprep.pipeline.batches.steps import DamagedRecord
 from alexprep.pipeline.batches.dali_engine import DaliEngine, build, check_graph
-from alexprep.pipeline.storage.files.trace import Trace
+from alexprep.pipeline.storage.trace import Trace
 from alexprep.pipeline.batches.views import windows
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -21,7 +21,7 @@ from alexprep.pipeline.imaging.codec import decode_record
 from alexprep.pipeline.preparation.repair import AppendJob
 from alexprep.pipeline.sources import find_source
 from alexprep.pipeline.shards.stats import StatsCheck
-from alexprep.pipeline.storage.files.files import aside
+from alexprep.pipeline.storage.files import aside
 from alexprep.pipeline.preparation.verify import Verification
 from hypothesis import example, given, settings
 from hypothesis import strategies as st

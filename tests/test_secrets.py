@@ -17,8 +17,8 @@ from alexprep.pipeline import DataError, Loader
 from alexprep.pipeline.serving.auth import Secrets, Tokens, hmac
 from alexprep.pipeline.addresses import Address
 from alexprep.pipeline.serving.handlers import Answers
-from alexprep.pipeline.storage.files.flight_client import ExposedToken, NotHere, Servers, exposed
-from alexprep.pipeline.storage.files.flight_fs import _files
+from alexprep.pipeline.storage.flight_client import ExposedToken, NotHere, Servers, exposed
+from alexprep.pipeline.storage.flight_fs import _files
 from alexprep.pipeline.serving.server import Service
 from alexprep.pipeline.serving.protocol import Ticket
 from pyarrow import flight
@@ -341,7 +341,7 @@ def test_a_clients_mistake_is_counted_as_one_and_not_as_damage(service, folder):
 
 
 def test_a_rest_that_a_server_asks_for_is_bounded():
-    from alexprep.pipeline.storage.files.flight_client import LONGEST_REST, _facts
+    from alexprep.pipeline.storage.flight_client import LONGEST_REST, _facts
 
     def said(facts):
         error = ValueError()

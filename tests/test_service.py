@@ -29,9 +29,9 @@ from alexprep.pipeline.serving.auth import Secrets, Tokens
 from alexprep.pipeline.addresses import Address
 from alexprep.pipeline.serving.handlers import Answers
 from alexprep.pipeline.serving.stalls import hang_up, name_of, taken
-from alexprep.pipeline.storage.files.flight_client import Servers, locations
+from alexprep.pipeline.storage.flight_client import Servers, locations
 from alexprep.pipeline.serving.metrics import Health
-from alexprep.pipeline.storage.files.uri import location
+from alexprep.pipeline.storage.uri import location
 from alexprep.pipeline.serving.remote_steps import ServerLeftOut
 from alexprep.pipeline.serving.server import Limits, Service, _Request
 from alexprep.pipeline.shards.stats import stats_for
@@ -660,11 +660,11 @@ def test_clients_are_named_as_their_connections_are(peer, name):
 
 def stalls_after(monkeypatch, counts, seconds=10.0):
     """The second, of those in which a client has taken so many bytes, at which it is found to stall."""
-    stalls = stalls.Stalls(1, seconds)
+    watch = stalls.Stalls(1, seconds)
     for now, count in enumerate(counts):
         monkeypatch.setattr(stalls, "taken", lambda _, count=count: {"a": count})
         monkeypatch.setattr(stalls.time, "monotonic", lambda now=now: 1000.0 + now)
-        if stalls.among({"a": 1000.0}):
+        if watch.among({"a": 1000.0}):
             return now
     return None
 

@@ -202,7 +202,7 @@ def test_a_worker_that_dies_is_reported_and_the_job_continues(images, tmp_path):
 
 
 def test_two_jobs_on_one_folder_are_kept_apart(images, tmp_path):
-    from alexprep.pipeline.storage.files.files import lock
+    from alexprep.pipeline.storage.files import lock
 
     with lock(tmp_path), pytest.raises(DataError, match="being written by another process"):
         make_shards(images, tmp_path, size=32)

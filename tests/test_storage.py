@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from alexprep.pipeline.errors import DataError
-from alexprep.pipeline.storage.files.files import lock, published, read_json, remove_partials, write_json
+from alexprep.pipeline.storage.files import lock, published, read_json, remove_partials, write_json
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path):

@@ -1,4 +1,4 @@
-"""Records of shards: Arrow IPC files, mapped into memory and read without a copy. FORMAT.md specifies them, writing.py writes them."""
+"""Records of shards: Arrow IPC files, mapped into memory and read without a copy. FORMAT.md specifies them, writer.py writes them."""
 
 import ctypes
 import json

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from .evaluation.analysis import Calibration
-from .evaluation.evaluator import interval
+from ..evaluation.analysis import Calibration
+from ..evaluation.evaluator import interval
 
 Rows = Sequence[dict[str, Any]]
 MOST_ROWS = 150_000  # points of the curves of all runs together; beyond, neighbours are averaged
@@ -53,9 +53,9 @@ def render(runs: Sequence[RunView], *, live: bool = False) -> str:
     """Return the page; `live`: it asks data.json beside it for news (`curve_data`)."""
     from jinja2 import Environment, PackageLoader
 
-    environment = Environment(loader=PackageLoader("alexprep.model", "page"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(loader=PackageLoader("alexprep.model.report", "page"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"picture": _picture, "share": lambda value: f"{100 * value:.2f}"}
-    parts = {name: files("alexprep.model").joinpath("page", name).read_text(encoding="utf-8") for name in _EMBEDDED}
+    parts = {name: files("alexprep.model.report").joinpath("page", name).read_text(encoding="utf-8") for name in _EMBEDDED}
     return environment.get_template("report.html").render(
         title=f"AlexNet, run {runs[0].name}" if len(runs) == 1 else f"AlexNet, {len(runs)} runs",
         runs=runs,
