@@ -20,7 +20,9 @@ def compiled(name: str, source: str, *flags: str) -> Extension:
     return Extension(name, [source], depends=beside, extra_compile_args=["-O3", "-ffp-contract=off", "-Wno-psabi", "-g0", *flags], optional=True)
 
 
-folders = {package(path.parent): str(path.parent.relative_to(ROOT)) for top in ("pipeline", "model", "cli") for path in (ROOT / top).rglob("__init__.py")}
+folders = {
+    package(path.parent): str(path.parent.relative_to(ROOT)) for top in ("pipeline", "model", "cli") for path in (ROOT / top).rglob("__init__.py")
+}
 setup(
     packages=sorted(folders),
     package_dir=folders,
@@ -28,7 +30,9 @@ setup(
         # -fwrapv: damaged files overflow sums, which are then thrown away
         compiled("alexprep.pipeline.imaging._kernels", "pipeline/imaging/native/module.c", "-fwrapv"),
         # the same for processors of 2013 and later
-        compiled("alexprep.pipeline.imaging._kernels_avx2", "pipeline/imaging/native/module_avx2.c", "-fwrapv", "-mavx2", "-mbmi", "-mbmi2", "-mf16c"),
+        compiled(
+            "alexprep.pipeline.imaging._kernels_avx2", "pipeline/imaging/native/module_avx2.c", "-fwrapv", "-mavx2", "-mbmi", "-mbmi2", "-mf16c"
+        ),
         # -fno-math-errno: a square root is one instruction
         compiled("alexprep.model.networks._kernels", "model/networks/native/kernels.c", "-fno-math-errno"),
     ],

@@ -5,8 +5,8 @@ import resource
 import time
 
 import numpy as np
-from alexprep.pipeline.counter_rng import permutation
 from alexprep.pipeline.batches.sampler import shuffled
+from alexprep.pipeline.counter_rng import permutation
 
 
 def main() -> None:

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from alexprep.model.networks.alexnet import AlexNet
 from alexprep.model.distributed import Ranks
+from alexprep.model.networks.alexnet import AlexNet
 from alexprep.model.networks.layers import dropout_keys
-from alexprep.model.training.parallel_layout import NAMES, Name, bytes_a_step, lay_out, unfit
 from alexprep.model.networks.partition import sent
+from alexprep.model.training.parallel_layout import NAMES, Name, bytes_a_step, lay_out, unfit
 from torch import distributed, multiprocessing
 from torch.nn import functional as F
 

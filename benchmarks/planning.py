@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from alexprep.pipeline.config import ShardConfig
-from alexprep.pipeline.shards.manifest import Shard, Sidecar
 from alexprep.pipeline.imaging.moments import Moments
 from alexprep.pipeline.preparation.job import ShardJob
+from alexprep.pipeline.shards.manifest import Shard, Sidecar
 from alexprep.pipeline.sources import Listing, Source
 
 IN_A_CLASS = 650

@@ -43,9 +43,9 @@ import cv2
 import numpy as np
 import simplejpeg
 from alexprep.pipeline.config import Subsampling
-from alexprep.pipeline.inspection.demo_data import write_demo_data
 from alexprep.pipeline.imaging.codec import decode, square, use_one_thread
 from alexprep.pipeline.imaging.kernels import encode_jpeg
+from alexprep.pipeline.inspection.demo_data import write_demo_data
 from peers.environments import QUIET, Peer, install_all, last_line, link, missing, options, versions_in
 from PIL import Image
 

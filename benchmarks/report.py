@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from alexprep.model.report.report.report import RunView, render
+from alexprep.model.report.report import RunView, render
 
 
 def view(name: str, count: int) -> RunView:

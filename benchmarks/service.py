@@ -35,8 +35,8 @@ from typing import Any
 import pyarrow as pa
 import torch
 from alexprep.pipeline import Batch, Loader, LoaderConfig, read_manifest
-from alexprep.pipeline.shards.stats import stats_for
 from alexprep.pipeline.serving.protocol import Ticket, digest
+from alexprep.pipeline.shards.stats import stats_for
 from pyarrow import flight
 
 BIN = Path(sys.executable).parent

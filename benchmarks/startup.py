@@ -23,9 +23,9 @@ import pyarrow as pa
 from alexprep.pipeline import Records, ShardConfig, ShardJob, read_manifest
 from alexprep.pipeline.config import Encoding
 from alexprep.pipeline.inspection.demo_data import write_demo_data
+from alexprep.pipeline.shards.writer import Row, ShardWriter
 from alexprep.pipeline.sources import find_source
 from alexprep.pipeline.storage.files import file_sha256
-from alexprep.pipeline.shards.writer import Row, ShardWriter
 
 ROWS = 4096
 

@@ -52,8 +52,8 @@ def bench(
     import torch
     from alexprep.pipeline import DataError, Loader, read_manifest
     from alexprep.pipeline.inspection.bottleneck import Setup, Stage, stages_of, verdict
-    from alexprep.pipeline.storage.uri import is_served
     from alexprep.pipeline.storage.trace import Trace
+    from alexprep.pipeline.storage.uri import is_served
 
     if trace is not None and (trace.is_dir() or not trace.parent.is_dir()):
         raise click.UsageError(f"--trace {trace} is no name that a file can have here")

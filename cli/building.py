@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from alexprep.model.distributed import Ranks
 from alexprep.model.networks.alexnet import AlexNet, Switches
 from alexprep.model.networks.cifar import INITIAL, FourLayers
-from alexprep.model.distributed import Ranks
 from alexprep.model.training.parallel_layout import TOWERS, Name, choose, unfit
 from alexprep.pipeline import DataError, Manifest, read_manifest
 from torch import Tensor, nn

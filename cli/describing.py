@@ -5,10 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from alexprep.model.networks.alexnet import AlexNet, parameters
 from alexprep.model.evaluation.analysis import Calibration, ClassRow, Confusion
-from alexprep.model.networks.summary import Row, describe
 from alexprep.model.evaluation.evaluator import Evaluation
+from alexprep.model.networks.alexnet import AlexNet, parameters
+from alexprep.model.networks.summary import Row, describe
 from alexprep.pipeline.errors import printable
 
 HEADERS = ("layer", "kernel", "output", "a tower", "parameters", "multiply-adds", "activation")

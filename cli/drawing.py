@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from alexprep.model.networks.alexnet import PRESETS
 from alexprep.model.distributed import Ranks
 from alexprep.model.evaluation.figures import chroma, kernels
-from alexprep.model.report.report.report import Picture
+from alexprep.model.networks.alexnet import PRESETS
+from alexprep.model.report.report import Picture
 from alexprep.pipeline import DataError, Records, read_manifest
 from alexprep.pipeline.batches.sampler import shuffled
 from alexprep.pipeline.inspection.replay import write_png

@@ -9,13 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from alexprep.model.networks.alexnet import AlexNet
 from alexprep.model.distributed import Ranks, cpus_of_a_rank
 from alexprep.model.evaluation.evaluator import FIVE, Predictions, averaged, outputs, predict
+from alexprep.model.networks.alexnet import AlexNet
 from alexprep.pipeline import DataError, Loader, Manifest, Records, Stats, read_manifest
 from alexprep.pipeline.config import Views
-from alexprep.pipeline.storage.uri import Location
 from alexprep.pipeline.storage.files import published
+from alexprep.pipeline.storage.uri import Location
 
 from .building import builder, on_device
 from .common import Bar

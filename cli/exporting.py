@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from alexprep.model.distributed import Ranks
 from alexprep.model.networks.alexnet import Switches
 from alexprep.model.networks.inference import CONFIG, WEIGHTS, Architecture, Deployed, config_of, load
-from alexprep.model.distributed import Ranks
 from alexprep.pipeline import DataError
+from alexprep.pipeline.batches.views import center_mean
 from alexprep.pipeline.sources.listing import some
 from alexprep.pipeline.storage.files import published, published_folder
-from alexprep.pipeline.batches.views import center_mean
 
 from .cards import card, preprocessing, triton_configs, triton_notes
 from .evaluating import Trained

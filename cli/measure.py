@@ -59,9 +59,9 @@ def evaluate(
     Every record counts once, at any number of ranks. Several checkpoints are measured together: the mean of their probabilities.
     """
     import torch
-    from alexprep.model.evaluation.analysis import by_class, calibration, confusions
     from alexprep.model.distributed import joined
     from alexprep.model.environment import launched
+    from alexprep.model.evaluation.analysis import by_class, calibration, confusions
     from alexprep.pipeline import read_manifest
 
     from .building import split_or_default

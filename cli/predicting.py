@@ -10,9 +10,9 @@ from alexprep.model.errors import TrainingError
 from alexprep.model.evaluation.evaluator import FIVE, probabilities
 from alexprep.pipeline import DataError
 from alexprep.pipeline.batches import reference
+from alexprep.pipeline.batches.views import windows
 from alexprep.pipeline.errors import UndecodableImage
 from alexprep.pipeline.imaging.codec import square
-from alexprep.pipeline.batches.views import windows
 from jaxtyping import UInt8
 
 from .evaluating import Trained

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from alexprep.model.networks.alexnet import PRESETS
 from alexprep.model.evaluation.analysis import calibration, confusions, worst_mistakes
 from alexprep.model.evaluation.evaluator import Predictions
 from alexprep.model.evaluation.figures import chroma, kernels
-from alexprep.model.report.report.report import Picture, RunView, render
+from alexprep.model.networks.alexnet import PRESETS
+from alexprep.model.report.report import Picture, RunView, render
 from alexprep.pipeline import DataError, Manifest, Records, Stats, load_stats, read_manifest
-from alexprep.pipeline.errors import printable
 from alexprep.pipeline.batches.sampler import shuffled
+from alexprep.pipeline.errors import printable
 from alexprep.pipeline.inspection.preview import rows as sample_rows
 from alexprep.pipeline.storage.files import published, read_array, read_json
 

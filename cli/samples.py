@@ -69,8 +69,8 @@ def replay(directory: str, step: int, index: int, run: Path | None, out: Path | 
     The PNG shows the sample before the mean is subtracted, and carries the receipt as its comment. Of the shards in DIRECTORY
     (shards/, or $ALEXPREP_DATA); any number of ranks has the same samples.
     """
-    from alexprep.pipeline.errors import printable
     from alexprep.pipeline.batches.sampler import Plan
+    from alexprep.pipeline.errors import printable
     from alexprep.pipeline.inspection.replay import receipt, sample, write_png
 
     records, config_in, stats = _opened(directory, run, given)

@@ -87,14 +87,14 @@ def serve(
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # before the imports: numpy, OpenCV and Arrow start threads, any of which might get a signal
     with _ended_by_signals():
-        from alexprep.pipeline.serving.auth import Secrets
         from alexprep.pipeline.addresses import Address
+        from alexprep.pipeline.batches.sampler import keep_orders
+        from alexprep.pipeline.imaging.codec import use_one_thread
+        from alexprep.pipeline.serving.auth import Secrets
         from alexprep.pipeline.serving.handlers import Answers
         from alexprep.pipeline.serving.metrics import Health
-        from alexprep.pipeline.imaging.codec import use_one_thread
-        from alexprep.pipeline.batches.sampler import keep_orders
-        from alexprep.pipeline.storage.uri import is_served, location
         from alexprep.pipeline.serving.server import Limits, Service
+        from alexprep.pipeline.storage.uri import is_served, location
 
         if is_served(location(directory)):
             raise click.UsageError(f"{directory} is served already; give a folder of shards, or an object store's with --cache")

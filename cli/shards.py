@@ -123,8 +123,8 @@ def finalize(directory: str, as_json: bool) -> None:
     Needs no source: job.json says which shards there must be; the ones still missing are named.
     """
     from alexprep.pipeline.preparation.finalize import finalize as commit
-    from alexprep.pipeline.storage.uri import location
     from alexprep.pipeline.storage.files import lock
+    from alexprep.pipeline.storage.uri import location
 
     folder = location(directory)
     if not folder.is_dir():
@@ -149,8 +149,8 @@ def verify(directory: str, deep: bool, duplicates: bool, workers: int | None, as
     A flipped bit anywhere in a shard is found and named. `alexprep repair` makes damaged shards again.
     """
     from alexprep.pipeline.preparation.diff import DuplicateSearch
-    from alexprep.pipeline.shards.manifest import read_manifest
     from alexprep.pipeline.preparation.verify import strays
+    from alexprep.pipeline.shards.manifest import read_manifest
 
     manifest = read_manifest(directory)
     check = _checked(manifest, deep=deep, workers=workers)
@@ -193,12 +193,12 @@ def verify(directory: str, deep: bool, duplicates: bool, workers: int | None, as
 def repair(directory: str, src: str, reading: dict[str, Any], deep: bool, workers: int | None, max_bad: float) -> None:
     """Make damaged or missing shards of DIRECTORY again, and only those, from the source that they were made from."""
     from alexprep.pipeline.errors import DataError
-    from alexprep.pipeline.shards.manifest import read_manifest
-    from alexprep.pipeline.preparation.repair import RepairJob, start_over
-    from alexprep.pipeline.preparation.plan import read_plan
-    from alexprep.pipeline.storage.uri import location
     from alexprep.pipeline.preparation.job import ShardJob
+    from alexprep.pipeline.preparation.plan import read_plan
+    from alexprep.pipeline.preparation.repair import RepairJob, start_over
+    from alexprep.pipeline.shards.manifest import read_manifest
     from alexprep.pipeline.sources import find_source
+    from alexprep.pipeline.storage.uri import location
 
     folder = location(directory)
     try:

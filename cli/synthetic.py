@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from alexprep.pipeline import Manifest, ShardConfig, Stats
-from alexprep.pipeline.shards.manifest import Shard, Split
 from alexprep.pipeline.imaging.moments import Colours
+from alexprep.pipeline.shards.manifest import Shard, Split
 from torch import Tensor
 
 from .settings import Settings

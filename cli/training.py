@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from alexprep.model.networks.alexnet import parameters
-from alexprep.model.networks.summary import multiply_adds
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
 from alexprep.model.evaluation.evaluator import Evaluation, Predictions, outputs, predict
-from alexprep.model.training.parallel_layout import lay_out
+from alexprep.model.networks.alexnet import parameters
+from alexprep.model.networks.summary import multiply_adds
 from alexprep.model.training.optimizer import RATES, PaperSGD
+from alexprep.model.training.parallel_layout import lay_out
 from alexprep.model.training.trainer import Event, NotFinite, Pace, Trainer
 from alexprep.pipeline import DamagedRecord, DataError, Loader, load_stats
 from alexprep.pipeline.inspection.replay import receipt

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from alexprep.model.report.report.report import curve_data, render
+from alexprep.model.report.report import curve_data, render
 from alexprep.pipeline.errors import DataError
 
 from .common import say

@@ -11,13 +11,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .batches.steps import DamagedRecord
     from .config import LoaderConfig, ShardConfig
     from .errors import DataError
-    from .batches.steps import DamagedRecord
     from .loader import Batch, Loader
+    from .preparation.job import ShardJob
     from .shards.manifest import Manifest, read_manifest
     from .shards.reader import Records
-    from .preparation.job import ShardJob
     from .shards.stats import Stats, compute_stats, load_stats
 
 __all__ = [
@@ -38,18 +38,18 @@ __all__ = [
 
 _HOME = {
     "Batch": "loader",
-    "DamagedRecord": "feeds",
+    "DamagedRecord": "batches.steps",
     "DataError": "errors",
     "Loader": "loader",
     "LoaderConfig": "config",
-    "Manifest": "manifest",
-    "Records": "records",
+    "Manifest": "shards.manifest",
+    "Records": "shards.reader",
     "ShardConfig": "config",
-    "ShardJob": "sharding",
-    "Stats": "stats",
-    "compute_stats": "stats",
-    "load_stats": "stats",
-    "read_manifest": "manifest",
+    "ShardJob": "preparation.job",
+    "Stats": "shards.stats",
+    "compute_stats": "shards.stats",
+    "load_stats": "shards.stats",
+    "read_manifest": "shards.manifest",
 }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 SERVED = ("grpc://", "grpc+tls://")  # schemes of the addresses of `alexprep serve`
 
+
 @dataclass(frozen=True)
 class Address:
     """HOST:PORT of a server."""

@@ -9,18 +9,18 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .config import LoaderConfig
 from .batches.cpu_engine import CpuEngine, as_tensor, recipe_of
-from .errors import DataError, UndecodableImage
 from .batches.steps import Feeds, cache_for
+from .batches.views import Feed
+from .config import LoaderConfig
+from .errors import DataError, UndecodableImage
 from .imaging.kernels import Recipe
+from .serving.protocol import MOST_STEPS
 from .shards.manifest import read_manifest
 from .shards.reader import Records
-from .storage.uri import is_served
 from .shards.stats import Stats, stats_for
-from .serving.protocol import MOST_STEPS
 from .storage.trace import Trace, span
-from .batches.views import Feed
+from .storage.uri import is_served
 
 
 class Batch(NamedTuple):

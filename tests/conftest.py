@@ -18,7 +18,9 @@ SHARED = ROOT.parent / "shared" / "data"
 # Shapes and dtypes of every array are checked while the tests run; an int may stand for a float. Not in config: it checks
 # what users give it by itself.
 CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
-MODULES = [".".join(("alexprep", *path.relative_to(ROOT).with_suffix("").parts)) for top in ("pipeline", "model") for path in (ROOT / top).rglob("*.py")]
+MODULES = [
+    ".".join(("alexprep", *path.relative_to(ROOT).with_suffix("").parts)) for top in ("pipeline", "model") for path in (ROOT / top).rglob("*.py")
+]
 install_import_hook([name for name in MODULES if not name.endswith((".config", ".__init__"))], CHECKER)
 
 

@@ -14,15 +14,15 @@ import traceback
 from concurrent.futures import Future
 from pathlib import Path
 
-from alexprep.pipeline.storage.files import files
 from alexprep.pipeline.config import ShardConfig
 from alexprep.pipeline.errors import DataError
-from alexprep.pipeline.shards.manifest import read_manifest
-from alexprep.pipeline.preparation.repair import AppendJob, RepairJob
 from alexprep.pipeline.preparation.job import ShardJob
-from alexprep.pipeline.sources import find_source
+from alexprep.pipeline.preparation.repair import AppendJob, RepairJob
 from alexprep.pipeline.preparation.shard_task import make_shard
 from alexprep.pipeline.preparation.verify import Verification
+from alexprep.pipeline.shards.manifest import read_manifest
+from alexprep.pipeline.sources import find_source
+from alexprep.pipeline.storage.files import files
 
 CONFIG = ShardConfig(size=8, records_per_shard=8)
 

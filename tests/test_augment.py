@@ -4,10 +4,10 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from alexprep.pipeline.inspection import randomness
 from alexprep.pipeline.batches import augment
 from alexprep.pipeline.batches.augment import _log, colour_shift, draws, normal
 from alexprep.pipeline.counter_rng import permutation
+from alexprep.pipeline.inspection import randomness
 from alexprep.pipeline.inspection.randomness import RECORDS, check_draws, check_order
 from hypothesis import given
 from hypothesis import strategies as st

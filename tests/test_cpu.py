@@ -7,8 +7,8 @@ import pytest
 import torch
 from alexprep.pipeline import Loader, compute_stats, read_manifest
 from alexprep.pipeline.batches import reference
-from alexprep.pipeline.imaging import kernels
 from alexprep.pipeline.batches.cpu_engine import LINE, CpuEngine, Memory, laid_out, plain_views
+from alexprep.pipeline.imaging import kernels
 from alexprep.pipeline.imaging.kernels import NUMBERS, Recipe, encode_jpeg, render
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st

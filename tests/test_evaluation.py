@@ -7,14 +7,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from alexprep.cli.evaluating import read_predictions, write_predictions
-from alexprep.model.networks.alexnet import AlexNet
-from alexprep.model.evaluation.analysis import by_class, calibration, confusions, worst_mistakes
-from alexprep.model.networks.cifar import FourLayers
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
+from alexprep.model.evaluation.analysis import by_class, calibration, confusions, worst_mistakes
 from alexprep.model.evaluation.evaluator import Predictions, averaged, interval, predict
 from alexprep.model.evaluation.figures import chroma, kernels
 from alexprep.model.evaluation.neighbours import features, nearest
+from alexprep.model.networks.alexnet import AlexNet
+from alexprep.model.networks.cifar import FourLayers
 from alexprep.pipeline import DataError, Records, read_manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st

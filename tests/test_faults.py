@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
-from alexprep.pipeline.shards.manifest import read_manifest
 from alexprep.pipeline.preparation.repair import AppendJob
-from alexprep.pipeline.sources import find_source
 from alexprep.pipeline.preparation.verify import Verification
+from alexprep.pipeline.shards.manifest import read_manifest
+from alexprep.pipeline.sources import find_source
 
 from . import faults
 from .conftest import ROOT, command, jpeg, make_images, picture

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 import simplejpeg
-from alexprep.pipeline.imaging import codec
 from alexprep.pipeline.errors import UndecodableImage
+from alexprep.pipeline.imaging import codec
 from alexprep.pipeline.imaging.codec import decode, decode_record, square, without_metadata
 from PIL import Image, PngImagePlugin
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from alexprep.cli.evaluating import Trained
 from alexprep.cli.exporting import _deployed
+from alexprep.model.distributed import Ranks
+from alexprep.model.errors import TrainingError
 from alexprep.model.networks.alexnet import parameters
 from alexprep.model.networks.cifar import FourLayers
 from alexprep.model.networks.inference import load
-from alexprep.model.distributed import Ranks
-from alexprep.model.errors import TrainingError
 from alexprep.pipeline import Loader
 from safetensors import safe_open
 

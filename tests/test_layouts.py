@@ -4,12 +4,12 @@ import dataclasses
 
 import pytest
 import torch
-from alexprep.model.networks.alexnet import AlexNet, Switches
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
-from alexprep.model.training.parallel_layout import Layout, bytes_a_step, choose, lay_out, unfit
-from alexprep.model.training.optimizer import RATES, PaperSGD
+from alexprep.model.networks.alexnet import AlexNet, Switches
 from alexprep.model.networks.partition import Split, sent
+from alexprep.model.training.optimizer import RATES, PaperSGD
+from alexprep.model.training.parallel_layout import Layout, bytes_a_step, choose, lay_out, unfit
 from alexprep.model.training.schedule import Timetable
 from alexprep.model.training.trainer import Pace, Trainer
 

@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 import torch
 from alexprep.pipeline import DataError, Loader, LoaderConfig, Records, compute_stats, read_manifest
-from alexprep.pipeline.batches import sampler
-from alexprep.pipeline.batches import reference
-from alexprep.pipeline.inspection.bottleneck import Setup, verdict
-from alexprep.pipeline.batches.steps import DamagedRecord
+from alexprep.pipeline.batches import reference, sampler
 from alexprep.pipeline.batches.dali_engine import DaliEngine, build, check_graph
-from alexprep.pipeline.storage.trace import Trace
+from alexprep.pipeline.batches.steps import DamagedRecord
 from alexprep.pipeline.batches.views import windows
+from alexprep.pipeline.inspection.bottleneck import Setup, verdict
+from alexprep.pipeline.storage.trace import Trace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

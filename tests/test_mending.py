@@ -15,14 +15,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from alexprep.pipeline import DataError, Records, compute_stats, read_manifest
+from alexprep.pipeline.imaging.codec import decode_record
 from alexprep.pipeline.preparation.diff import DuplicateSearch, close_pairs, difference
 from alexprep.pipeline.preparation.export import export
-from alexprep.pipeline.imaging.codec import decode_record
 from alexprep.pipeline.preparation.repair import AppendJob
-from alexprep.pipeline.sources import find_source
-from alexprep.pipeline.shards.stats import StatsCheck
-from alexprep.pipeline.storage.files import aside
 from alexprep.pipeline.preparation.verify import Verification
+from alexprep.pipeline.shards.stats import StatsCheck
+from alexprep.pipeline.sources import find_source
+from alexprep.pipeline.storage.files import aside
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image

@@ -9,8 +9,8 @@ import pytest
 import torch
 from alexprep.model.networks import kernels
 from alexprep.model.networks.alexnet import PRESETS, TORCHVISION_MEAN, TORCHVISION_STD, AlexNet, Switches, from_torchvision, parameters
-from alexprep.model.networks.summary import describe, multiply_adds
 from alexprep.model.networks.layers import Dropout, GroupedLinear, ResponseNorm, WithinMapNorm, dropout_keys, mask, plain_norm, plain_within
+from alexprep.model.networks.summary import describe, multiply_adds
 from alexprep.pipeline.imaging.codec import square
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from alexprep.pipeline.batches import sampler as orders
-from alexprep.pipeline.errors import DataError
-from alexprep.pipeline.counter_rng import argsort, permutation
 from alexprep.pipeline.batches.sampler import BLOCK, POOL, Plan, block_shuffled, shuffled
+from alexprep.pipeline.counter_rng import argsort, permutation
+from alexprep.pipeline.errors import DataError
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from alexprep.pipeline import read_manifest
 from alexprep.pipeline.errors import DataError
-from alexprep.pipeline.storage.uri import RemotePath, location
 from alexprep.pipeline.storage.files import published
+from alexprep.pipeline.storage.uri import RemotePath, location
 
 from . import shapes
 from .conftest import command, make_images, make_shards

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from alexprep.model.report.report.report import Picture, RunView, curve_data, render
+from alexprep.model.report.report import Picture, RunView, curve_data, render
 
 from .conftest import command, training_shards
 from .test_cli import TINY

@@ -14,13 +14,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from alexprep.pipeline import DataError, Loader
-from alexprep.pipeline.serving.auth import Secrets, Tokens, hmac
 from alexprep.pipeline.addresses import Address
+from alexprep.pipeline.serving.auth import Secrets, Tokens, hmac
 from alexprep.pipeline.serving.handlers import Answers
+from alexprep.pipeline.serving.protocol import Ticket
+from alexprep.pipeline.serving.server import Service
 from alexprep.pipeline.storage.flight_client import ExposedToken, NotHere, Servers, exposed
 from alexprep.pipeline.storage.flight_fs import _files
-from alexprep.pipeline.serving.server import Service
-from alexprep.pipeline.serving.protocol import Ticket
 from pyarrow import flight
 
 from .conftest import make_images, make_shards

@@ -24,18 +24,18 @@ import pyarrow as pa
 import pytest
 import torch
 from alexprep.pipeline import DamagedRecord, DataError, Loader, LoaderConfig, Records, load_stats, read_manifest
+from alexprep.pipeline.addresses import Address
 from alexprep.pipeline.serving import stalls
 from alexprep.pipeline.serving.auth import Secrets, Tokens
-from alexprep.pipeline.addresses import Address
 from alexprep.pipeline.serving.handlers import Answers
-from alexprep.pipeline.serving.stalls import hang_up, name_of, taken
-from alexprep.pipeline.storage.flight_client import Servers, locations
 from alexprep.pipeline.serving.metrics import Health
-from alexprep.pipeline.storage.uri import location
+from alexprep.pipeline.serving.protocol import FIELDS, Ticket, WrongTicket, digest, shape_of
 from alexprep.pipeline.serving.remote_steps import ServerLeftOut
 from alexprep.pipeline.serving.server import Limits, Service, _Request
+from alexprep.pipeline.serving.stalls import hang_up, name_of, taken
 from alexprep.pipeline.shards.stats import stats_for
-from alexprep.pipeline.serving.protocol import FIELDS, Ticket, WrongTicket, digest, shape_of
+from alexprep.pipeline.storage.flight_client import Servers, locations
+from alexprep.pipeline.storage.uri import location
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec

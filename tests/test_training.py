@@ -5,13 +5,13 @@ import math
 
 import pytest
 import torch
-from alexprep.model.networks import kernels
-from alexprep.model.networks.alexnet import AlexNet
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
 from alexprep.model.evaluation.evaluator import evaluate, probabilities
-from alexprep.model.training.parallel_layout import Layout
+from alexprep.model.networks import kernels
+from alexprep.model.networks.alexnet import AlexNet
 from alexprep.model.training.optimizer import RATES, PaperSGD, plain_update
+from alexprep.model.training.parallel_layout import Layout
 from alexprep.model.training.schedule import SCRIPT, Phase, Plateau, Timetable, drops_at
 from alexprep.model.training.trainer import Pace, Trainer
 from torch import nn

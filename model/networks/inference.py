@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..errors import TrainingError
 from .alexnet import AlexNet, Switches
 from .cifar import INITIAL, FourLayers
-from ..errors import TrainingError
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FORMAT = 1

@@ -10,9 +10,9 @@ from torch._C._distributed_c10d import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
-from ..networks.alexnet import AlexNet
 from ..distributed import Ranks
 from ..errors import TrainingError
+from ..networks.alexnet import AlexNet
 from ..networks.layers import ResponseNorm
 from ..networks.partition import WHOLE, Split, sent
 

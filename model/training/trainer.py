@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from ..networks.alexnet import AlexNet
 from ..errors import TrainingError
 from ..evaluation.evaluator import Evaluation
+from ..networks.alexnet import AlexNet
 from ..networks.layers import dropout_keys
-from .parallel_layout import Layout
 from .optimizer import PaperSGD
+from .parallel_layout import Layout
 from .schedule import Schedule
 
 Batches = Callable[[int, bool], Iterable[tuple[Tensor, Tensor, Tensor]]]

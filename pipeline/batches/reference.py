@@ -3,12 +3,12 @@
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from .augment import colour_shift, draws
 from ..config import LoaderConfig
 from ..imaging.codec import decode_record
-from .sampler import Plan
 from ..shards.reader import Records
 from ..shards.stats import Stats
+from .augment import colour_shift, draws
+from .sampler import Plan
 
 
 def batch(records: Records, config: LoaderConfig, stats: Stats, step: int) -> Float32[np.ndarray, "..."]:

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Int64, UInt64
 
 from ..config import LoaderConfig, Shuffle
-from ..errors import DataError
 from ..counter_rng import ORDER, argsort, key, permutation, step
+from ..errors import DataError
 
 _OF_BLOCKS, _IN_POOLS = 3, 4  # purposes of keys; hashing.py has 1, augment.py 2
 BLOCK = 512  # neighbouring records, about 20 MB of JPEG records: read in one run, any disk or object store is at its full rate

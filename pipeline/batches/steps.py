@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from .augment import colour_shift, draws
-from ..shards.cache import ShardCache
 from ..config import LoaderConfig
 from ..errors import DataError
+from ..shards.cache import ShardCache
 from ..shards.manifest import Manifest
-from .sampler import BLOCK, POOL, Plan
 from ..shards.reader import SEARCH, Records
-from ..storage.uri import RemotePath
 from ..shards.stats import Stats
+from ..storage.uri import RemotePath
+from .augment import colour_shift, draws
+from .sampler import BLOCK, POOL, Plan
 from .views import Feed
 
 UNMAP_STEPS = 4  # the memory of so many steps' records may pile up before it is given back

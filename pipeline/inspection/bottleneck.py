@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..imaging import kernels
 from ..batches.augment import draws
 from ..config import LoaderConfig
+from ..imaging import kernels
 from ..shards.reader import Records
 
 SAMPLE = 256  # records that decoding and augmenting are measured with; they fit into no processor's cache

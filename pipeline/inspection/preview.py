@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from ..batches.sampler import shuffled
 from ..config import LoaderConfig
 from ..errors import DataError
-from ..batches.sampler import shuffled
-from .replay import Receipt, receipt_of, sample
 from ..shards.reader import Records
 from ..shards.stats import Stats
+from .replay import Receipt, receipt_of, sample
 
 _GAP = 6  # white pixels between pictures
 _SWATCH = 16  # pixels a side: mid-grey, shifted as the view's colour is

@@ -12,9 +12,9 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..batches import reference
 from ..batches.augment import colour_shift, draws
+from ..batches.sampler import Plan
 from ..config import LoaderConfig
 from ..errors import DataError
-from ..batches.sampler import Plan
 from ..shards.reader import Records
 from ..shards.stats import Stats
 from ..storage.files import published

@@ -13,11 +13,11 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from . import process_pool
 from ..config import ShardConfig
 from ..errors import DataError, UndecodableImage
 from ..imaging.codec import use_one_thread
 from ..sources import Place, Reader
+from . import process_pool
 from .shard_task import Bad, ShardTask, Ticks, make_record, make_shard
 
 

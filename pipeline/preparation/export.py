@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..errors import DataError
-from ..shards.manifest import Manifest
 from ..names import safe_part
+from ..shards.manifest import Manifest
 from ..shards.reader import Records
-from ..storage.uri import Location, RemotePath
 from ..shards.stats import check_written
 from ..storage.files import published_folder
+from ..storage.uri import Location, RemotePath
 
 Shape = Literal["parquet", "webdataset", "imagefolder", "ffcv-ready"]
 ROW_GROUP = 100  # images; about the size that the Hub's viewer wants

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from ..errors import DataError
 from ..shards.manifest import MANIFEST, Manifest, Sidecar, Split, read_finished, read_manifest, read_sidecar
-from .plan import JOB, Plan, read_plan
-from ..storage.uri import Location, present
 from ..storage.files import published
+from ..storage.uri import Location, present
+from .plan import JOB, Plan, read_plan
 from .shard_task import Bad
 
 QUARANTINE = "quarantine.jsonl"

@@ -10,16 +10,16 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from .finalize import QUARANTINE, finalize, write_quarantine
 from ..config import ShardConfig
 from ..errors import DataError
 from ..shards.manifest import MANIFEST, Manifest, files_of, read_finished, read_manifest
-from .plan import Shuffle, make_plan, read_plan
-from ..storage.uri import Location, location, present
 from ..sources import Place, Source
 from ..storage.files import lock, remove_partials
-from .shard_task import Bad, ShardTask
+from ..storage.uri import Location, location, present
 from .executors import Engine, Workers, crashes_alone, worker_died
+from .finalize import QUARANTINE, finalize, write_quarantine
+from .plan import Shuffle, make_plan, read_plan
+from .shard_task import Bad, ShardTask
 
 ANOTHER = "the source's files or the options were different. Give the same ones to continue it, choose another --out, or delete the folder"
 

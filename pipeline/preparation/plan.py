@@ -13,14 +13,14 @@ import numpy as np
 from jaxtyping import Int64
 
 from ..config import ShardConfig
-from ..errors import DataError
-from ..shards.manifest import FORMAT_VERSION, left_out
-from ..names import safe_file, safe_part
 from ..counter_rng import permutation
-from ..storage.uri import Location
+from ..errors import DataError
+from ..names import safe_file, safe_part
+from ..shards.manifest import FORMAT_VERSION, left_out
 from ..sources import Listing, Source
 from ..sources.listing import feed
 from ..storage.files import read_json, write_json
+from ..storage.uri import Location
 
 JOB = "job.json"
 

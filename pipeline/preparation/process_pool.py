@@ -13,7 +13,11 @@ from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
-_NEEDED = ["alexprep.pipeline.preparation.quiet_forkserver", "__main__", "alexprep.pipeline.preparation.executors"]  # the second because every worker looks at it
+_NEEDED = [
+    "alexprep.pipeline.preparation.quiet_forkserver",
+    "__main__",
+    "alexprep.pipeline.preparation.executors",
+]  # the second because every worker looks at it
 
 
 def context() -> ForkServerContext:

@@ -6,16 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.compute as pc
 
-from .finalize import commit, extend, sidecars_of
 from ..errors import DataError
 from ..shards.manifest import MANIFEST, Manifest, read_manifest, read_sidecar, sidecar_path
-from .plan import read_plan
 from ..shards.reader import Records
-from ..storage.uri import Location, location, present
-from .job import Progress, ShardJob
 from ..sources import Listing, Source
 from ..sources.listing import shown, some
 from ..storage.files import file_sha256, lock, remove_partials
+from ..storage.uri import Location, location, present
+from .finalize import commit, extend, sidecars_of
+from .job import Progress, ShardJob
+from .plan import read_plan
 
 
 class RepairJob:

@@ -12,13 +12,13 @@ from ..config import ShardConfig
 from ..errors import UndecodableImage
 from ..imaging.codec import square
 from ..imaging.kernels import encode_jpeg
-from ..shards.manifest import Shard, Sidecar, sums_digest
 from ..imaging.moments import MomentsCounter
-from ..storage.uri import Location
+from ..shards.manifest import Shard, Sidecar, sums_digest
+from ..shards.writer import Row, ShardWriter, schema
 from ..sources import Listing, Place, Reader
 from ..sources.listing import shown
 from ..storage.files import published
-from ..shards.writer import Row, ShardWriter, schema
+from ..storage.uri import Location
 
 
 class Bad(NamedTuple):

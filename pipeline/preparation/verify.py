@@ -15,13 +15,13 @@ import numpy as np
 from jaxtyping import Float32
 
 from ..errors import DataError
-from ..shards.manifest import MANIFEST, Manifest, Shard, read_sidecar
 from ..imaging.moments import Moments, MomentsCounter
-from .process_pool import context, settle
+from ..shards.manifest import MANIFEST, Manifest, Shard, read_sidecar
 from ..shards.reader import Records
-from ..storage.uri import Location, present
 from ..shards.stats import MEAN_IMAGE, STATS, compute_stats
 from ..storage.files import file_sha256, read_array, read_json
+from ..storage.uri import Location, present
+from .process_pool import context, settle
 
 
 class Problem(NamedTuple):

@@ -22,22 +22,22 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Shaped, UInt8
 
-from ..shards.cache import ShardCache
 from ..arrow import numbers
+from ..batches.sampler import Plan
+from ..batches.steps import Feeds, cache_for
+from ..batches.views import Feed, Window, placed, windows
 from ..config import LoaderConfig
 from ..errors import DataError, UndecodableImage
-from ..batches.steps import Feeds, cache_for
-from ..storage.flight_client import MOST_READ
 from ..imaging.codec import decode_record
 from ..imaging.kernels import decode_region, jpeg_header
+from ..shards.cache import ShardCache
 from ..shards.manifest import MANIFEST, Manifest, files_of, read_manifest
-from ..batches.sampler import Plan
 from ..shards.reader import Records
-from ..storage.uri import RemotePath, present, read_file
 from ..shards.stats import MEAN_IMAGE, STATS, Stats, content, stats_for
 from ..storage.files import MOST_JSON
+from ..storage.flight_client import MOST_READ
+from ..storage.uri import RemotePath, present, read_file
 from .protocol import OTHER_DATA, Shape, Ticket, WrongTicket, digest, schema, shape_of
-from ..batches.views import Feed, Window, placed, windows
 
 log = logging.getLogger("alexprep.serve")
 T = TypeVar("T")

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 import pyarrow as pa
 
+from ..batches.views import windows
 from ..config import Form, LoaderConfig
 from ..errors import DataError
 from ..shards.manifest import Manifest
 from ..shards.stats import Stats
-from ..batches.views import windows
 
 VERSION = 1
 MOST_BYTES = 4096  # of a ticket

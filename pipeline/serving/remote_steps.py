@@ -21,18 +21,18 @@ from jaxtyping import Int64, UInt8
 from pyarrow import flight
 
 from ..arrow import byte_views, plain
-from ..config import LoaderConfig
 from ..batches.cpu_engine import DTYPES, Memory
-from ..errors import DataError, UndecodableImage
 from ..batches.steps import Feeds
-from ..storage.flight_client import NotHere, NotNeeded, Server, Servers, begun
+from ..batches.views import Feed, placed, windows
+from ..config import LoaderConfig
+from ..errors import DataError, UndecodableImage
 from ..imaging.codec import decode_record
 from ..shards.manifest import Manifest
 from ..shards.reader import Records
-from ..storage.uri import RemotePath
 from ..shards.stats import Stats
+from ..storage.flight_client import NotHere, NotNeeded, Server, Servers, begun
+from ..storage.uri import RemotePath
 from .protocol import Ticket, digest, shape_of
-from ..batches.views import Feed, placed, windows
 
 USUAL = 1.0  # seconds that an answer may take in any case
 SLOW = 4.0  # times the usual time of an answer, after which another server is asked too

@@ -19,13 +19,13 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from pyarrow import flight
 
-from .auth import Admitted, Guard, Secrets, Tokens
 from ..addresses import Address
-from .handlers import Answers, log
-from .stalls import Stalls, hang_up, name_of
 from ..errors import DataError
+from .auth import Admitted, Guard, Secrets, Tokens
+from .handlers import Answers, log
 from .metrics import Gauges
 from .protocol import OTHER_DATA, Ticket, WrongTicket
+from .stalls import Stalls, hang_up, name_of
 
 T = TypeVar("T", pa.RecordBatch, bytes)
 

@@ -17,9 +17,9 @@ from queue import Empty, SimpleQueue
 from typing import IO
 
 from ..errors import DataError
-from .manifest import Shard, is_sha256
-from ..storage.uri import RemotePath, retried
 from ..storage.files import file_sha256
+from ..storage.uri import RemotePath, retried
+from .manifest import Shard, is_sha256
 
 CHUNK = 8 << 20  # bytes of one read from the store
 ATTEMPTS = 3  # downloads of a shard, each with its own retries of a failing store, before its bytes are taken for wrong

@@ -16,8 +16,8 @@ from ..config import ShardConfig
 from ..errors import DataError
 from ..imaging.moments import Moments
 from ..names import safe_file, safe_part
-from ..storage.uri import Location, location
 from ..storage.files import read_array, read_json, write_array, write_json
+from ..storage.uri import Location, location
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"

@@ -12,14 +12,14 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Int32, Int64, UInt8
 
-from .cache import ShardCache
 from ..arrow import byte_strings, plain
 from ..config import ShardConfig
 from ..errors import DataError, printable
 from ..imaging.codec import decode_record
 from ..imaging.kernels import stored_strings
-from .manifest import Manifest
 from ..storage.uri import RemotePath, present
+from .cache import ShardCache
+from .manifest import Manifest
 from .writer import ROWS_A_BATCH, schema
 
 SEARCH = 1000  # damaged records in a row that are passed over, before it is taken for more than an accident

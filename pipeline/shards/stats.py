@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from ..errors import DataError
-from .manifest import Manifest
 from ..imaging.moments import Colours, Moments, MomentsCounter, colours, mean_image
-from .reader import Records
 from ..storage.files import file_sha256, read_array, read_json, write_array, write_json
+from .manifest import Manifest
+from .reader import Records
 
 STATS, MEAN_IMAGE = "stats.json", "mean_image.npy"
 NUMBERS = ("split", "images", "pixels", "mean", "covariance", "eigenvalues", "eigenvectors")

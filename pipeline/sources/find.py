@@ -9,13 +9,13 @@ from ..errors import DataError
 from ..storage.uri import Location, RemotePath, is_served, location
 from .classes import LabelOrder, all_classes, declared_classes, leave_out_unknown, name_classes
 from .formats.folder import Folder
+from .formats.parquet import list_parquet
+from .formats.tars import list_tars
+from .formats.tfrecord import list_tfrecords
 from .labels import ClassOf, missing_from_ilsvrc2012
 from .layout import Layout, layout_of
 from .listing import Found, Source, listing_of, some
-from .formats.parquet import list_parquet
 from .splits import ORDER
-from .formats.tars import list_tars
-from .formats.tfrecord import list_tfrecords
 
 
 def find_source(

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 from pyarrow.fs import FileInfo, FileSelector, FileSystemHandler, FileType
 
-from .flight_client import MOST_READ, NotHere, Servers
 from ..names import safe_file
+from .flight_client import MOST_READ, NotHere, Servers
 
 LISTED_SECONDS = 10.0  # that a list of files is believed
 LARGEST = 1 << 60  # bytes of a file; no file system has larger ones

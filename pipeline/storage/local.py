@@ -4,7 +4,7 @@ import os
 import stat
 from pathlib import Path
 
-from .errors import DataError
+from ..errors import DataError
 
 
 def read_local(path: Path, limit: int) -> bytes:

@@ -11,12 +11,12 @@ from itertools import islice
 
 from ...errors import DataError
 from ...storage.uri import Location
-from .archives import Member, Passed, members
 from ..heads import begins, compression, is_tar
 from ..labels import NUMBERED, ClassOf
 from ..listing import WNID, Found, Place, clean_name, shown, some
 from ..reading import RangeReader, read_range
 from ..splits import apart, exact_split, folder_splits, is_called_a_split, is_junk_path, settled
+from .archives import Member, Passed, members
 from .webdataset import Tar, list_webdataset
 
 LOOKED_AT = 16  # members that tell what a tar is

@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from ...errors import DataError
 from ...storage.uri import Location
-from .archives import Member, Passed, members
 from ..classes import Unlabelled, from_zero, label_of
 from ..heads import IMAGE
 from ..listing import WNID, Found, Place, shown, some, unread
 from ..reading import RangeReader, read_range
 from ..splits import apart, folder_splits, is_junk_path, split_of
+from .archives import Member, Passed, members
 
 MAX_LABEL, MAX_JSON = 1 << 10, 1 << 20  # bytes
 NUMBERS, IDS = ("label", "cls", "class", "target"), ("class_id", "wnid", "synset")  # of a json; a text in NUMBERS may be a description
