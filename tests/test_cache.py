@@ -58,7 +58,7 @@ def small_pools(monkeypatch):
     """Blocks of 15 records, two to a pool."""
     from alexprep.pipeline.batches import sampler
 
-    for module in ("order", "feeds"):
+    for module in ("batches.sampler", "batches.steps"):
         monkeypatch.setattr(f"alexprep.pipeline.{module}.BLOCK", 15)
         monkeypatch.setattr(f"alexprep.pipeline.{module}.POOL", 2)
     sampler.block_shuffled.cache_clear()

@@ -33,7 +33,7 @@ def compiled(request, monkeypatch):
         pytest.skip("installed without a compiler")
     if request.param == "_kernels_avx2" and not import_module("alexprep.pipeline.imaging._kernels").runs_avx2():
         pytest.skip("a processor without AVX2")
-    module = import_module(f"alexprep.pipeline.{request.param}")
+    module = import_module(f"alexprep.pipeline.imaging.{request.param}")
     monkeypatch.setattr(kernels, "_kernels", module)
     return module
 

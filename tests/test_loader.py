@@ -342,7 +342,7 @@ def test_too_many_damaged_records_in_a_row_are_no_accident(shards, tmp_path, mon
     copy = shutil.copytree(shards / "jpeg", tmp_path / "shards")
     for record in range(40, 45):
         damage(copy, record, 200)
-    for module in ("feeds", "records"):
+    for module in ("batches.steps", "shards.reader"):
         monkeypatch.setattr(f"alexprep.pipeline.{module}.SEARCH", 4)
 
     with pytest.raises(DataError, match="damaged records, 4 in a row; alexprep repair"):

@@ -4,13 +4,14 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ..errors import DataError
 from ..storage.uri import Location, RemotePath
 from .splits import is_junk
 
 
+@runtime_checkable
 class Tree(Protocol):
     """What lies in one folder; `below` is a path in it, "" the folder itself."""
 
