@@ -14,8 +14,9 @@ def package(folder: Path) -> str:
 
 
 def compiled(name: str, source: str, *flags: str) -> Extension:
-    """Return a compiled module; it is rebuilt when any file beside its source changes. -ffp-contract=off: one set of bits everywhere; -g0: no paths of the build."""
+    """Return a compiled module, which is rebuilt when any file beside its source changes."""
     beside = sorted(str(path.relative_to(ROOT)) for path in (ROOT / source).parent.glob("*.[ch]"))
+    # -ffp-contract=off: no fused multiply-add, the bits are the same everywhere; -g0: no paths of the build.
     # optional: without a compiler, kernels.py computes the same with numpy or torch
     return Extension(name, [source], depends=beside, extra_compile_args=["-O3", "-ffp-contract=off", "-Wno-psabi", "-g0", *flags], optional=True)
 

@@ -23,7 +23,7 @@ import pyarrow as pa
 from alexprep.pipeline import Records, ShardConfig, ShardJob, read_manifest
 from alexprep.pipeline.config import Encoding
 from alexprep.pipeline.inspection.demo_data import write_demo_data
-from alexprep.pipeline.shards.writer import Row, ShardWriter
+from alexprep.pipeline.shards.writer import RecordRow, ShardWriter
 from alexprep.pipeline.sources import find_source
 from alexprep.pipeline.storage.files import file_sha256
 
@@ -68,7 +68,9 @@ def draw(folder: Path, encoding: Encoding) -> Path:
         numbers = [number % len(few) for number in range(ROWS)]
         for number in numbers:
             image = few.image(number)
-            writer.append(Row(image.tobytes() if encoding == "jpeg" else image, int(few.labels(np.array([number]))[0]), few.key(number), 400, 300))
+            writer.append(
+                RecordRow(image.tobytes() if encoding == "jpeg" else image, int(few.labels(np.array([number]))[0]), few.key(number), 400, 300)
+            )
         writer.close()
     labels = few.labels(np.array(numbers)).tolist()
     shard = {"file": name, "rows": ROWS, "bytes": (one / name).stat().st_size, "sha256": file_sha256(one / name)}

@@ -30,7 +30,7 @@ ALIKE = (
 
 
 @dataclass(frozen=True)
-class Cell:
+class Trial:
     """One run of the grid."""
 
     name: str  # of its row
@@ -91,10 +91,10 @@ def grid(given: Mapping[str, Any], axes: Sequence[str]) -> dict[str, Settings]:
     return rows
 
 
-def cells(rows: Mapping[str, Settings], seeds: int, out: Path) -> list[Cell]:
+def cells(rows: Mapping[str, Settings], seeds: int, out: Path) -> list[Trial]:
     """Return a run for each row and seed, all rows' first seed first."""
     return [
-        Cell(name, replace(row, seed=row.seed + seed), RunFolder(out / name / f"seed-{row.seed + seed}"))
+        Trial(name, replace(row, seed=row.seed + seed), RunFolder(out / name / f"seed-{row.seed + seed}"))
         for seed in range(seeds)
         for name, row in rows.items()
     ]

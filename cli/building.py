@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from alexprep.model.distributed import Ranks
-from alexprep.model.networks.alexnet import AlexNet, Switches
+from alexprep.model.networks.alexnet import Ablations, AlexNet
 from alexprep.model.networks.cifar import INITIAL, FourLayers
 from alexprep.model.training.parallel_layout import TOWERS, Name, choose, unfit
 from alexprep.pipeline import DataError, Manifest, read_manifest
@@ -68,7 +68,7 @@ def split_or_default(manifest: Manifest, split: str | None) -> str:
     return name
 
 
-class Own(nn.Module):
+class UserNetwork(nn.Module):
     """A network of the user's, which is given images only. Its weights have the names that it gave them."""
 
     def __init__(self, network: nn.Module) -> None:
@@ -93,7 +93,7 @@ class Own(nn.Module):
         return self.network.load_state_dict(state, *arguments, **options)
 
 
-def own(settings: Settings, classes: int) -> Own:
+def own(settings: Settings, classes: int) -> UserNetwork:
     """Return the network that package:function of the settings makes, its weights by the settings' seed; DataError if it cannot."""
     module, _, function = settings.model.partition(":")
     torch.manual_seed(settings.seed)
@@ -114,7 +114,7 @@ def own(settings: Settings, classes: int) -> Own:
         raise DataError(f"--model {settings.model} does not take images of [2,3,{settings.crop},{settings.crop}]: {error}") from error
     if shape != (2, classes) or not any(True for _ in network.parameters()):
         raise DataError(f"--model {settings.model} gives {list(shape)} for two images instead of [2,{classes}], or has no parameters")
-    return Own(network.train())
+    return UserNetwork(network.train())
 
 
 def builder(settings: Settings, classes: int) -> Callable[..., AlexNet]:
@@ -124,7 +124,7 @@ def builder(settings: Settings, classes: int) -> Callable[..., AlexNet]:
     if settings.preset in INITIAL:
         options: dict[str, Any] = {"activation": settings.activation, "norm": settings.norm}
         return partial(FourLayers, settings.preset, classes=classes, width=settings.width, crop=settings.crop, seed=settings.seed, **options)  # type: ignore[return-value]  # the trainer asks no more of it
-    switches = Switches(**{field.name: getattr(settings, field.name) for field in fields(Switches)})
+    switches = Ablations(**{field.name: getattr(settings, field.name) for field in fields(Ablations)})
     return partial(AlexNet, settings.preset, classes=classes, width=settings.width, crop=settings.crop, seed=settings.seed, switches=switches)
 
 

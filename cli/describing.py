@@ -8,7 +8,7 @@ from typing import Any
 from alexprep.model.evaluation.analysis import Calibration, ClassRow, Confusion
 from alexprep.model.evaluation.evaluator import Evaluation
 from alexprep.model.networks.alexnet import AlexNet, parameters
-from alexprep.model.networks.summary import Row, describe
+from alexprep.model.networks.summary import LayerRow, describe
 from alexprep.pipeline.errors import printable
 
 HEADERS = ("layer", "kernel", "output", "a tower", "parameters", "multiply-adds", "activation")
@@ -33,13 +33,13 @@ def to_json(model: AlexNet, crop: int) -> dict[str, Any]:
     return {"layers": [asdict(row) for row in rows], "towers": model.preset.towers, **totals}
 
 
-def _cells(row: Row, towers: int) -> tuple[str, ...]:
+def _cells(row: LayerRow, towers: int) -> tuple[str, ...]:
     output = "x".join(map(str, row.output))
     own = "x".join(map(str, (row.output[0] // towers, *row.output[1:]))) if towers > 1 and row.output[0] % towers == 0 else output
     return (row.layer, row.kernel, output, own, f"{row.parameters:,}", f"{row.multiply_adds:,}", f"{row.activation_bytes:,}")
 
 
-def _total(rows: Sequence[Row]) -> tuple[str, ...]:
+def _total(rows: Sequence[LayerRow]) -> tuple[str, ...]:
     sums = (sum(getattr(row, name) for row in rows) for name in ("parameters", "multiply_adds", "activation_bytes"))
     return ("all", "", "", "", *(f"{total:,}" for total in sums))
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from alexprep.model.distributed import Ranks
-from alexprep.model.networks.alexnet import Switches
+from alexprep.model.networks.alexnet import Ablations
 from alexprep.model.networks.inference import CONFIG, WEIGHTS, Architecture, Deployed, config_of, load
 from alexprep.pipeline import DataError
 from alexprep.pipeline.batches.views import center_mean
@@ -71,7 +71,7 @@ class _Export:
 
     def _config(self) -> dict[str, Any]:
         settings = self.trained.settings
-        switches = Switches(**{field.name: getattr(settings, field.name) for field in fields(Switches)})
+        switches = Ablations(**{field.name: getattr(settings, field.name) for field in fields(Ablations)})
         architecture = Architecture(settings.preset, len(self.trained.classes), settings.width, settings.crop, switches)
         facts = {"record_size": self._size, "mean": settings.mean, "step": self.trained.step, "plan": self.trained.plan, "model": settings.model}
         return config_of(architecture, list(self.trained.classes), facts)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
-from .ablation import Cell
+from .ablation import Trial
 from .common import Bar, say
 from .entry import again
 from .safety import SIGNALS, STOPPED
@@ -29,14 +29,14 @@ class Job:
     failed: dict[str, str] = field(default_factory=dict)  # label -> why
     _running: set["subprocess.Popen[bytes]"] = field(default_factory=set)
 
-    def run(self, todo: Sequence[Cell]) -> None:
+    def run(self, todo: Sequence[Trial]) -> None:
         """Run them all; what fails is noted in `failed`, and the others go on. After a signal, none is begun."""
         bar = Bar("ablate", len(todo), "runs")
         places: queue.SimpleQueue[int] = queue.SimpleQueue()
         for place in range(self.at_once):
             places.put(place)
         with self._listening(), tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(self.at_once) as pool:
-            futures: dict[Future[None], Cell] = {
+            futures: dict[Future[None], Trial] = {
                 pool.submit(self._run, cell, places, Path(folder) / str(number)): cell for number, cell in enumerate(todo)
             }
             for done, future in enumerate(as_completed(futures), 1):
@@ -44,7 +44,7 @@ class Job:
                 bar.at(done, futures[future].label)
         bar.close()
 
-    def _run(self, cell: Cell, places: "queue.SimpleQueue[int]", scratch: Path) -> None:
+    def _run(self, cell: Trial, places: "queue.SimpleQueue[int]", scratch: Path) -> None:
         if self.stopped:
             return
         place = places.get()
@@ -58,7 +58,7 @@ class Job:
             self.failed[cell.label] = f"{last[0]} ({log})"
             say(f"{cell.label}: failed: {self.failed[cell.label]}")
 
-    def _start(self, cell: Cell, place: int, scratch: Path) -> int:
+    def _start(self, cell: Trial, place: int, scratch: Path) -> int:
         """Run a cell to its end; return the exit code."""
         directory = cell.folder.directory
         directory.parent.mkdir(parents=True, exist_ok=True)
@@ -102,7 +102,7 @@ class Job:
                 signal.signal(number, handler)
 
 
-def _log(cell: Cell) -> Path:
+def _log(cell: Trial) -> Path:
     return cell.folder.directory.with_suffix(".log")
 
 

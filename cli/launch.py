@@ -21,14 +21,14 @@ from .safety import REQUEUE, SIGNALS, STOPPED
 
 
 @dataclass(frozen=True)
-class Layout:
+class Place:
     """Where the work is done."""
 
     device: str  # "cpu" or "gpu"
     ranks: int
 
 
-def choose_layout(device: str, gpus: int | None, cpu_ranks: int | None) -> Layout:
+def choose_layout(device: str, gpus: int | None, cpu_ranks: int | None) -> Place:
     """Return the layout asked for, or the nearest this machine has, with a line that says so.
 
     Raises DataError if `device` "gpu" is asked for and cannot be had, click.UsageError for a contradiction.
@@ -40,19 +40,19 @@ def choose_layout(device: str, gpus: int | None, cpu_ranks: int | None) -> Layou
     launcher = launched()
     joining = None if launcher is None else launcher.world_size  # then it is not for us to say how many there are
     if cpu_ranks or device == "cpu":
-        return Layout("cpu", joining or cpu_ranks or 1)
+        return Place("cpu", joining or cpu_ranks or 1)
     count = _gpus()
     if count == 0:
         if device == "gpu":
             raise DataError(_why_no_gpu())
         if gpus and not joining:
             say(f"{_why_no_gpu().partition(': use device')[0]}. Going on in one process on the CPU")
-        return Layout("cpu", joining or 1)
+        return Place("cpu", joining or 1)
     if joining:
-        return Layout("gpu", joining)
+        return Place("gpu", joining)
     if gpus and gpus > count:
         say(f"{gpus} GPUs were asked for, this machine has {count}: going on with {count}")
-    return Layout("gpu", min(gpus or 1, count))
+    return Place("gpu", min(gpus or 1, count))
 
 
 def alone(device: str) -> str:

@@ -17,11 +17,11 @@ from jaxtyping import UInt8
 
 from .evaluating import Trained
 
-Answer = list[tuple[str, int, float]]  # class, label, probability; the most probable first
+TopClasses = list[tuple[str, int, float]]  # class, label, probability; the most probable first
 MOST_BYTES = 1 << 30  # of an image's file
 
 
-def classify(checkpoint: Path, images: Sequence[Path], ranks: Ranks, own: str = "") -> Iterator[tuple[Path, Answer]]:
+def classify(checkpoint: Path, images: Sequence[Path], ranks: Ranks, own: str = "") -> Iterator[tuple[Path, TopClasses]]:
     """Yield the five most probable classes of each image; DataError names one that is none, before any is classified."""
     trained = Trained.load(checkpoint, ranks, own)
     for path in images:

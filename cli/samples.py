@@ -69,12 +69,12 @@ def replay(directory: str, step: int, index: int, run: Path | None, out: Path | 
     The PNG shows the sample before the mean is subtracted, and carries the receipt as its comment. Of the shards in DIRECTORY
     (shards/, or $ALEXPREP_DATA); any number of ranks has the same samples.
     """
-    from alexprep.pipeline.batches.sampler import Plan
+    from alexprep.pipeline.batches.sampler import Sampler
     from alexprep.pipeline.errors import printable
     from alexprep.pipeline.inspection.replay import receipt, sample, write_png
 
     records, config_in, stats = _opened(directory, run, given)
-    config = config_in(step // Plan.of(len(records), config_in(0)).steps)
+    config = config_in(step // Sampler.of(len(records), config_in(0)).steps)
     made = receipt(records, config, stats, step, index)
     path = out or Path(f"step-{step}-index-{index}.png")
     write_png(path, sample(records, config, stats, made), made)

@@ -91,7 +91,7 @@ def serve(
         from alexprep.pipeline.batches.sampler import keep_orders
         from alexprep.pipeline.imaging.codec import use_one_thread
         from alexprep.pipeline.serving.auth import Secrets
-        from alexprep.pipeline.serving.handlers import Answers
+        from alexprep.pipeline.serving.handlers import RequestHandler
         from alexprep.pipeline.serving.metrics import Health
         from alexprep.pipeline.serving.server import Limits, Service
         from alexprep.pipeline.storage.uri import is_served, location
@@ -107,7 +107,7 @@ def serve(
         _warn_of_exposed(tokens, tls_key)
         use_one_thread()  # OpenCV's own would be as many again
         _many_connections()
-        answers = Answers(directory, None if cache is None else str(cache), cache_size)
+        answers = RequestHandler(directory, None if cache is None else str(cache), cache_size)
     service = Service(answers, address, secrets, Limits(max_requests, threads, stall_seconds))
     health = None if side is None else Health(side, service.gauges, lambda: not service.draining)
     facts = {"location": service.location, "http": None if health is None else health.url, "data": directory, "plan": answers.manifest.plan}

@@ -7,10 +7,10 @@ from typing import Any
 
 from alexprep.pipeline.storage.files import published
 
-from .ablation import PAPER, Cell
+from .ablation import PAPER, Trial
 
 
-def outcome(cell: Cell) -> dict[str, Any]:
+def outcome(cell: Trial) -> dict[str, Any]:
     """Return what a finished run has come to: errors are shares of 1."""
     rows = cell.folder.rows()
     results = {row["views"]: row for row in rows if row["event"] == "result"}
@@ -26,7 +26,7 @@ def outcome(cell: Cell) -> dict[str, Any]:
     }
 
 
-def summary(done: Sequence[Cell], base: str) -> list[dict[str, Any]]:
+def summary(done: Sequence[Trial], base: str) -> list[dict[str, Any]]:
     """Return a row for each name: its runs, and the change against those of the row `base` with the same seed, in percent with its spread."""
     by_name: dict[str, list[dict[str, Any]]] = {}
     for cell in done:

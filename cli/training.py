@@ -22,7 +22,7 @@ from alexprep.model.networks.alexnet import parameters
 from alexprep.model.networks.summary import multiply_adds
 from alexprep.model.training.optimizer import RATES, PaperSGD
 from alexprep.model.training.parallel_layout import lay_out
-from alexprep.model.training.trainer import Event, NotFinite, Pace, Trainer
+from alexprep.model.training.trainer import Event, NotFinite, Trainer, TrainerConfig
 from alexprep.pipeline import DamagedRecord, DataError, Loader, load_stats
 from alexprep.pipeline.inspection.replay import receipt
 from alexprep.pipeline.storage.files import published
@@ -81,7 +81,7 @@ class Run:
             self.model = copy.deepcopy(self.whole)
         self._loaders: dict[str, Loader] = {}
         self._loggers = Loggers("", folder.directory, {})
-        pace = Pace(
+        pace = TrainerConfig(
             settings.lr,
             self.manifest.split("train").records // settings.batch_size,
             settings.steps or None,

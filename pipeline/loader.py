@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 
 from .batches.cpu_engine import CpuEngine, as_tensor, recipe_of
-from .batches.steps import Feeds, cache_for
-from .batches.views import Feed
+from .batches.steps import StepSource, cache_for
+from .batches.views import StepInput
 from .config import LoaderConfig
 from .errors import DataError, UndecodableImage
 from .imaging.kernels import Recipe
@@ -81,9 +81,9 @@ class Loader:
         if theirs is not None:
             from .serving.remote_steps import ServedFeeds  # only a service needs Flight
 
-            self._feeds: Feeds = ServedFeeds(manifest, self.config, stats or theirs, theirs, self.records)
+            self._feeds: StepSource = ServedFeeds(manifest, self.config, stats or theirs, theirs, self.records)
         else:
-            self._feeds = Feeds(manifest, self.config, stats, self.records, cache)
+            self._feeds = StepSource(manifest, self.config, stats, self.records, cache)
         self._step = 0
         self._trace = trace
         self._engine: Any = None
@@ -161,7 +161,7 @@ class Loader:
         feeds = self._feeds
         feeds.start(step)
 
-        def source(i: int) -> Feed:
+        def source(i: int) -> StepInput:
             return feeds(step + i)
 
         if feeds.finished:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from alexprep.pipeline import Loader, compute_stats, read_manifest
 from alexprep.pipeline.batches import reference
-from alexprep.pipeline.batches.cpu_engine import LINE, CpuEngine, Memory, laid_out, plain_views
+from alexprep.pipeline.batches.cpu_engine import LINE, BufferPool, CpuEngine, laid_out, plain_views
 from alexprep.pipeline.imaging import kernels
 from alexprep.pipeline.imaging.kernels import NUMBERS, Recipe, encode_jpeg, render
 from hypothesis import HealthCheck, given, settings
@@ -44,7 +44,7 @@ def test_compiled_views_are_those_of_numpy(compiled, draw, raw, kind, planes, me
         encoded = [encode_jpeg(image, 95) for image in pixels]
         images, pixels = [np.frombuffer(one.data, np.uint8) for one in encoded], [one.pixels for one in encoded]
     shape = (records, views, *((3, crop, crop) if planes else (crop, crop, 3)))
-    memory = Memory(1)
+    memory = BufferPool(1)
     out, expected = memory.lease(shape, TYPES[kind]), np.zeros(shape, TYPES[kind])
     out[...] = 0
     for i in range(records):

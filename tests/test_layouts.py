@@ -6,12 +6,12 @@ import pytest
 import torch
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
-from alexprep.model.networks.alexnet import AlexNet, Switches
-from alexprep.model.networks.partition import Split, sent
+from alexprep.model.networks.alexnet import Ablations, AlexNet
+from alexprep.model.networks.partition import Partition, sent
 from alexprep.model.training.optimizer import RATES, PaperSGD
-from alexprep.model.training.parallel_layout import Layout, bytes_a_step, choose, lay_out, unfit
+from alexprep.model.training.parallel_layout import ParallelLayout, bytes_a_step, choose, lay_out, unfit
 from alexprep.model.training.schedule import Timetable
-from alexprep.model.training.trainer import Pace, Trainer
+from alexprep.model.training.trainer import Trainer, TrainerConfig
 
 from .ranks import on_ranks
 
@@ -40,7 +40,7 @@ LOSSES, GRADIENTS, WEIGHTS = 2e-4, 2e-4, 2e-3
 
 def network(name, **parts):
     given = NETWORKS[name]
-    switches = Switches(**given.get("switches", {}))
+    switches = Ablations(**given.get("switches", {}))
     return AlexNet(given["preset"], width=0.0625, classes=CLASSES, crop=64, seed=3, switches=switches, **parts)
 
 
@@ -60,13 +60,13 @@ def batches(step, feed, device):
 def train(name, ranks, layout_name, **pace):
     """Train over all steps; return losses, the first gradients and the last weights of the whole network, and the bytes sent in the last step."""
     whole = network(name).to(ranks.device)
-    layout = lay_out(layout_name, ranks, whole) if ranks.world_size > 1 else Layout(ranks)
+    layout = lay_out(layout_name, ranks, whole) if ranks.world_size > 1 else ParallelLayout(ranks)
     model = whole
     if layout_name != "data":
         model = network(name, convs=layout.convs, fcs=layout.fcs).to(ranks.device)
         model.load_state_dict(layout.part(whole.state_dict()))
     rates = dataclasses.replace(RATES["source"])
-    trainer = Trainer(model, PaperSGD(model, rates), Timetable(0.002, 1, ()), Pace(0.002, STEPS, log_steps=1, **pace), layout)
+    trainer = Trainer(model, PaperSGD(model, rates), Timetable(0.002, 1, ()), TrainerConfig(0.002, STEPS, log_steps=1, **pace), layout)
     losses, first, before, counted = [], {}, {}, {}
     for event in trainer.run(lambda step, _colour: batches(step, layout.feed, ranks.device), lambda: None, lambda _name: None):
         if event["event"] == "step":
@@ -180,7 +180,7 @@ def test_a_norm_that_sees_more_maps_than_the_other_tower_has_is_refused():
 @pytest.mark.parametrize(("units", "of"), [(5, 2), (6, 2), (1000, 3), (2, 4)])
 def test_the_rows_of_all_parts_are_the_whole(units, of):
     whole = torch.randn(units, 3)
-    parts = [Split(index, of).rows(whole) for index in range(of)]
+    parts = [Partition(index, of).rows(whole) for index in range(of)]
 
     assert len({part.shape for part in parts}) == 1
     assert torch.equal(torch.cat(parts)[:units], whole)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from alexprep.model.networks import kernels
-from alexprep.model.networks.alexnet import PRESETS, TORCHVISION_MEAN, TORCHVISION_STD, AlexNet, Switches, from_torchvision, parameters
+from alexprep.model.networks.alexnet import PRESETS, TORCHVISION_MEAN, TORCHVISION_STD, Ablations, AlexNet, from_torchvision, parameters
 from alexprep.model.networks.layers import Dropout, GroupedLinear, ResponseNorm, WithinMapNorm, dropout_keys, mask, plain_norm, plain_within
 from alexprep.model.networks.summary import describe, multiply_adds
 from alexprep.pipeline.imaging.codec import square
@@ -279,12 +279,12 @@ def test_inverted_dropout_doubles_in_training_and_does_nothing_later():
 
 
 SWITCHED = {
-    "tanh": Switches(activation="tanh"),
-    "no norm": Switches(norm=False),
-    "pooling 2/2": Switches(overlap=False),
-    "no dropout": Switches(dropout=False),
-    "no exchange": Switches(exchange=False),
-    "sixth": Switches(sixth=True),
+    "tanh": Ablations(activation="tanh"),
+    "no norm": Ablations(norm=False),
+    "pooling 2/2": Ablations(overlap=False),
+    "no dropout": Ablations(dropout=False),
+    "no exchange": Ablations(exchange=False),
+    "sixth": Ablations(sixth=True),
 }
 
 
@@ -301,13 +301,13 @@ def test_what_the_ablations_change(name):
         assert (rows["conv6"].output, rows["conv6"].kernel) == ((256, 6, 6), "3x3x256 / 1")
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, 3, 64, 64, generator=generator) * 60
-    plain, changed = (AlexNet(width=0.1, classes=3, crop=64, switches=s) for s in (Switches(), switches))
+    plain, changed = (AlexNet(width=0.1, classes=3, crop=64, switches=s) for s in (Ablations(), switches))
     assert changed.train()(images, dropout_keys(0, 0, torch.arange(2))).isfinite().all()
     assert not torch.equal(plain.eval()(images), changed.eval()(images))
 
 
 def test_without_exchange_a_tower_sees_nothing_of_the_other_before_fc7():
-    model = AlexNet(width=0.1, classes=3, crop=64, switches=Switches(exchange=False)).eval()
+    model = AlexNet(width=0.1, classes=3, crop=64, switches=Ablations(exchange=False)).eval()
     seen = []
     model.fc6.register_forward_hook(lambda _l, _i, output: seen.append(output))
     with torch.no_grad():
@@ -324,7 +324,7 @@ def test_without_exchange_a_tower_sees_nothing_of_the_other_before_fc7():
 @pytest.mark.parametrize(("preset", "switches"), [("owt", {"exchange": False}), ("one-gpu", {"exchange": False})])
 def test_one_tower_has_no_exchange_to_leave_out(preset, switches):
     with pytest.raises(ValueError, match="one tower"):
-        AlexNet(preset, switches=Switches(**switches))
+        AlexNet(preset, switches=Ablations(**switches))
 
 
 def torchvisions_alexnet(classes):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from alexprep.pipeline.batches import sampler as orders
-from alexprep.pipeline.batches.sampler import BLOCK, POOL, Plan, block_shuffled, shuffled
+from alexprep.pipeline.batches.sampler import BLOCK, POOL, Sampler, block_shuffled, shuffled
 from alexprep.pipeline.counter_rng import argsort, permutation
 from alexprep.pipeline.errors import DataError
 from hypothesis import given
@@ -19,7 +19,7 @@ def block_permutation(seed, epoch, n):
 
 
 def global_batch(records, batch_size, seed, world, step, **options):
-    return np.concatenate([Plan(records, batch_size, seed, rank, world, **options)(step)[1] for rank in range(world)])
+    return np.concatenate([Sampler(records, batch_size, seed, rank, world, **options)(step)[1] for rank in range(world)])
 
 
 def test_the_stream_is_fixed_for_ever():
@@ -133,7 +133,7 @@ def test_the_global_batch_does_not_depend_on_the_world_size(seed, step, world, s
 def test_evaluation_takes_every_record_exactly_once_at_any_world_size(records, batch_size, world):
     seen = []
     for rank in range(world):
-        plan = Plan(records, batch_size, 0, rank, world, shuffle="none", drop_last=False)
+        plan = Sampler(records, batch_size, 0, rank, world, shuffle="none", drop_last=False)
         parts = [plan(step)[1] for step in range(plan.steps)]
         assert all(len(part) for part in parts)
         seen += [record for part in parts for record in part.tolist()]
@@ -143,4 +143,4 @@ def test_evaluation_takes_every_record_exactly_once_at_any_world_size(records, b
 
 def test_a_data_set_smaller_than_a_batch_is_refused():
     with pytest.raises(DataError, match="7 records are fewer than one batch of 8"):
-        Plan(7, 8)
+        Sampler(7, 8)

@@ -16,7 +16,7 @@ import pytest
 from alexprep.pipeline import DataError, Loader
 from alexprep.pipeline.addresses import Address
 from alexprep.pipeline.serving.auth import Secrets, Tokens, hmac
-from alexprep.pipeline.serving.handlers import Answers
+from alexprep.pipeline.serving.handlers import RequestHandler
 from alexprep.pipeline.serving.protocol import Ticket
 from alexprep.pipeline.serving.server import Service
 from alexprep.pipeline.storage.flight_client import ExposedToken, NotHere, Servers, exposed
@@ -67,7 +67,7 @@ def service(folder):
     running = []
 
     def serve(**options):
-        made = Service(Answers(str(folder)), Address("127.0.0.1", 0), **options)
+        made = Service(RequestHandler(str(folder)), Address("127.0.0.1", 0), **options)
         threading.Thread(target=made.serve, daemon=True).start()
         running.append(made)
         return made

@@ -27,7 +27,7 @@ from alexprep.pipeline import DamagedRecord, DataError, Loader, LoaderConfig, Re
 from alexprep.pipeline.addresses import Address
 from alexprep.pipeline.serving import stalls
 from alexprep.pipeline.serving.auth import Secrets, Tokens
-from alexprep.pipeline.serving.handlers import Answers
+from alexprep.pipeline.serving.handlers import RequestHandler
 from alexprep.pipeline.serving.metrics import Health
 from alexprep.pipeline.serving.protocol import FIELDS, Ticket, WrongTicket, digest, shape_of
 from alexprep.pipeline.serving.remote_steps import ServerLeftOut
@@ -109,7 +109,7 @@ def data(tmp_path_factory):
     jpeg = training_shards(root, 40)
     make_shards(root / "images", root / "raw", size=72, encoding="raw")
     assert command("alexprep", "stats", root / "raw", "--pca").returncode == 0
-    services = {name: Service(Answers(str(folder)), Address("127.0.0.1", 0)) for name, folder in {"jpeg": jpeg, "raw": root / "raw"}.items()}
+    services = {name: Service(RequestHandler(str(folder)), Address("127.0.0.1", 0)) for name, folder in {"jpeg": jpeg, "raw": root / "raw"}.items()}
     yield {"jpeg": (jpeg, services["jpeg"].location), "raw": (root / "raw", services["raw"].location)}
     for service in services.values():
         service.drain(1)
@@ -339,7 +339,7 @@ def test_damaged_records_are_named_or_passed_over_as_from_shards(data, tmp_path,
     copy = shutil.copytree(data["jpeg"][0], tmp_path / "shards")
     for record in (3, 30):
         damage(copy, record, 200)
-    service = Service(Answers(str(copy)), Address("127.0.0.1", 0))
+    service = Service(RequestHandler(str(copy)), Address("127.0.0.1", 0))
     options = {"batch_size": 20, "crop": CROP, "form": form}
     with pytest.raises(DataError, match=r"damaged records; alexprep repair makes their shards again:\n  record (3|30) \("):
         stream(Loader(service.location, **options), 4)
@@ -364,7 +364,7 @@ def test_records_that_damage_has_made_a_few_bytes_long_are_passed_over_too(data,
     content = path.read_bytes()
     assert content.count(ends.tobytes()) == 1
     path.write_bytes(content.replace(ends.tobytes(), wrong.tobytes()))
-    service = Service(Answers(str(copy)), Address("127.0.0.1", 0))
+    service = Service(RequestHandler(str(copy)), Address("127.0.0.1", 0))
     options = {"batch_size": 20, "crop": CROP, "form": form, "on_bad": "skip"}
     with pytest.warns(DamagedRecord):
         served = stream(Loader(service.location, **options), 6)
@@ -501,7 +501,7 @@ def test_records_in_several_messages_are_those_of_one(data, encoding, monkeypatc
     ticket = ticket_of(folder, form="records", batch_size=40)
     whole = flight.connect(location).do_get(flight.Ticket(ticket.to_bytes())).read_all()
     monkeypatch.setattr("alexprep.pipeline.serving.protocol.STORED", 50_000)
-    parts = list(Answers(str(folder)).to(ticket)[1])
+    parts = list(RequestHandler(str(folder)).to(ticket)[1])
 
     assert len(parts) > 2
     assert pa.Table.from_batches(parts).equals(whole.combine_chunks())
@@ -687,7 +687,7 @@ def test_the_watch_goes_on_after_it_could_not_look(data, monkeypatch):
         looked.set()
         return {}
 
-    service = Service(Answers(str(data["raw"][0])), Address("127.0.0.1", 0), limits=Limits(stall_seconds=1))
+    service = Service(RequestHandler(str(data["raw"][0])), Address("127.0.0.1", 0), limits=Limits(stall_seconds=1))
     service._requests.add(_Request("views", "1.2.3.4:5", sending_since=time.monotonic()))
     monkeypatch.setattr(stalls, "taken", taken)
 
@@ -699,7 +699,7 @@ def test_the_watch_goes_on_after_it_could_not_look(data, monkeypatch):
 def test_files_that_nobody_takes_hold_little_too(data, server):
     folder, _ = data["raw"]
     one = server(folder)
-    name, size = max(((name, size) for name, size in Answers(str(folder)).files().items()), key=lambda pair: pair[1])
+    name, size = max(((name, size) for name, size in RequestHandler(str(folder)).files().items()), key=lambda pair: pair[1])
     body = json.dumps({"file": name, "offset": 0, "length": min(size, 8 << 20)}).encode()
     before = one.resident()
     clients = [flight.connect(one.location) for _ in range(40)]
@@ -725,7 +725,7 @@ def test_probes_are_answered_while_others_drip(data, server):
 
 
 def test_a_request_in_the_moment_of_draining_is_not_waited_for(data):
-    service = Service(Answers(str(data["jpeg"][0])), Address("127.0.0.1", 0))
+    service = Service(RequestHandler(str(data["jpeg"][0])), Address("127.0.0.1", 0))
     service.draining = True
     with pytest.raises(flight.FlightUnavailableError):
         service._admitted("views", "ipv4:127.0.0.1:1")
@@ -735,7 +735,7 @@ def test_a_request_in_the_moment_of_draining_is_not_waited_for(data):
 
 
 def test_servers_listen_on_ipv6_too(data):
-    service = Service(Answers(str(data["jpeg"][0])), Address.parse("[::1]:0"))
+    service = Service(RequestHandler(str(data["jpeg"][0])), Address.parse("[::1]:0"))
     side = Health(Address.parse("[::1]:0"), service.gauges, lambda: True)
     with urllib.request.urlopen(side.url + "/readyz", timeout=10) as answer:
         assert answer.status == 200
@@ -960,7 +960,7 @@ def test_data_that_is_neither_served_nor_synthetic_is_a_usage_error(data):
 def test_many_trainers_at_once_get_their_own_batches(data):
     """Sixteen of them against one server that takes four requests at a time: all are sent away now and then, and none gets another's."""
     folder, _ = data["jpeg"]
-    service = Service(Answers(str(folder)), Address("127.0.0.1", 0), limits=Limits(requests=4, retry_after=0.01))
+    service = Service(RequestHandler(str(folder)), Address("127.0.0.1", 0), limits=Limits(requests=4, retry_after=0.01))
     right = [False] * 16
 
     def train(rank):

@@ -11,9 +11,9 @@ from alexprep.model.evaluation.evaluator import evaluate, probabilities
 from alexprep.model.networks import kernels
 from alexprep.model.networks.alexnet import AlexNet
 from alexprep.model.training.optimizer import RATES, PaperSGD, plain_update
-from alexprep.model.training.parallel_layout import Layout
+from alexprep.model.training.parallel_layout import ParallelLayout
 from alexprep.model.training.schedule import SCRIPT, Phase, Plateau, Timetable, drops_at
-from alexprep.model.training.trainer import Pace, Trainer
+from alexprep.model.training.trainer import Trainer, TrainerConfig
 from torch import nn
 
 SMALL = {"width": 0.05, "classes": 4, "crop": 64}
@@ -197,7 +197,9 @@ def test_evaluation_leaves_the_network_in_training_and_refuses_what_is_not_finit
 def make_trainer(**pace):
     model = AlexNet(**SMALL)
     schedule = Timetable(0.01, 3, SCRIPT)
-    return Trainer(model, PaperSGD(model, RATES["source"]), schedule, Pace(lr=0.01, epoch_steps=4, log_steps=1, **pace), Layout(Ranks()))
+    return Trainer(
+        model, PaperSGD(model, RATES["source"]), schedule, TrainerConfig(lr=0.01, epoch_steps=4, log_steps=1, **pace), ParallelLayout(Ranks())
+    )
 
 
 def fake_batches(step, _colour):

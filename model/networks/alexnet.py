@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .layers import Dropout, GroupedLinear, NoDropout, ResponseNorm, WithinMapNorm
-from .partition import WHOLE, Split
+from .partition import WHOLE, Partition
 
 Activation = Literal["relu", "tanh"]
 
@@ -70,7 +70,7 @@ PRESETS = {
 
 
 @dataclass(frozen=True)
-class Switches:
+class Ablations:
     """What the paper's ablations change."""
 
     activation: Activation = "relu"
@@ -97,9 +97,9 @@ class AlexNet(nn.Module):
         width: float = 1.0,
         crop: int = 224,
         seed: int = 0,
-        switches: Switches = Switches(),
-        convs: Split = WHOLE,
-        fcs: Split = WHOLE,
+        switches: Ablations = Ablations(),
+        convs: Partition = WHOLE,
+        fcs: Partition = WHOLE,
     ) -> None:
         """Build the network; `width` scales the number of kernels of every layer but the last.
 
@@ -203,7 +203,7 @@ class AlexNet(nn.Module):
         wider, before = self.convs.halo(x, norm.reach)
         return norm(wider)[:, before : before + x.shape[1]]
 
-    def _dropout(self, layer: int, split: Split, units: int) -> nn.Module:
+    def _dropout(self, layer: int, split: Partition, units: int) -> nn.Module:
         if not self.switches.dropout:
             return NoDropout()
         whole = self.preset.dropout_first  # then it has all units before it

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import TrainingError
-from .alexnet import AlexNet, Switches
+from .alexnet import Ablations, AlexNet
 from .cifar import INITIAL, FourLayers
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -26,7 +26,7 @@ class Architecture:
     classes: int
     width: float
     crop: int
-    switches: Switches
+    switches: Ablations
 
     def build(self) -> nn.Module:
         """Return the network; its weights are to be loaded."""
@@ -81,7 +81,7 @@ def load(folder: str | Path) -> tuple[Deployed, dict[str, Any]]:
         values = dict(config["architecture"])
         if not all(isinstance(value, bool) for name, value in values["switches"].items() if name != "activation"):
             raise TypeError("a switch must be true or false")
-        architecture = Architecture(**values | {"switches": Switches(**values["switches"])})
+        architecture = Architecture(**values | {"switches": Ablations(**values["switches"])})
         with torch.device("meta"):  # so that a config that claims too much costs no memory
             model = Deployed(architecture.build(), torch.zeros(3, architecture.crop, architecture.crop))
         model.load_state_dict(load_file(folder / WEIGHTS), assign=True)

@@ -16,7 +16,7 @@ from torch import Tensor, distributed
 sent: Counter[str] = Counter()  # bytes that this rank has sent, by what for; benchmarks and tests read it
 
 
-class Split:
+class Partition:
     """One of `of` equal parts of every layer's maps or units; `group` are the ranks that have them."""
 
     def __init__(self, index: int = 0, of: int = 1, group: object = None, *, batches: bool = False) -> None:
@@ -67,14 +67,14 @@ class Split:
         return torch.cat([before, x, after], 1), before.shape[1]
 
 
-WHOLE = Split()
+WHOLE = Partition()
 
 
 class _Join(torch.autograd.Function):
     """All-gather along a dimension, whose gradient is a reduce-scatter."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, split: Split, dim: int, alike: bool, factor: float) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001, FBT001
+    def forward(ctx, x: Tensor, split: Partition, dim: int, alike: bool, factor: float) -> Tensor:  # type: ignore[no-untyped-def]  # noqa: ANN001, FBT001
         ctx.split, ctx.dim, ctx.alike, ctx.factor = split, dim, alike, factor
         mine = _last(x, dim)
         parts = [torch.empty_like(mine) for _ in range(split.of)]

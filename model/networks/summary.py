@@ -10,7 +10,7 @@ from .layers import GroupedLinear, NoDropout
 
 
 @dataclass(frozen=True)
-class Row:
+class LayerRow:
     """One layer of one image's forward pass."""
 
     layer: str
@@ -22,9 +22,9 @@ class Row:
     activation_bytes: int  # of the output, at the given bytes a number
 
 
-def describe(model: AlexNet, crop: int = 224, number_bytes: int = 4) -> list[Row]:
+def describe(model: AlexNet, crop: int = 224, number_bytes: int = 4) -> list[LayerRow]:
     """Return the layers in the order in which they are computed."""
-    rows: list[Row] = []
+    rows: list[LayerRow] = []
 
     def note(name: str, layer: nn.Module, output: Tensor) -> None:
         shape = tuple(output.shape[1:])
@@ -32,7 +32,7 @@ def describe(model: AlexNet, crop: int = 224, number_bytes: int = 4) -> list[Row
         count = sum(parameter.numel() for parameter in layer.parameters())
         multiply_adds = 0 if weight is None else weight.numel() * output[0, 0].numel()
         groups = getattr(layer, "groups", 1) if weight is not None else model.preset.towers
-        rows.append(Row(name, _kernel(layer), shape, groups, count, multiply_adds, number_bytes * output[0].numel()))
+        rows.append(LayerRow(name, _kernel(layer), shape, groups, count, multiply_adds, number_bytes * output[0].numel()))
 
     layers = [(name, layer) for name, layer in model.named_children() if not isinstance(layer, nn.Identity | NoDropout)]
     hooks = [layer.register_forward_hook(lambda layer, _, output, name=name: note(name, layer, output)) for name, layer in layers]

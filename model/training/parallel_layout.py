@@ -14,7 +14,7 @@ from ..distributed import Ranks
 from ..errors import TrainingError
 from ..networks.alexnet import AlexNet
 from ..networks.layers import ResponseNorm
-from ..networks.partition import WHOLE, Split, sent
+from ..networks.partition import WHOLE, Partition, sent
 
 Name = Literal["data", "towers", "hybrid"]
 Choice = Literal["auto", "data", "towers", "hybrid"]
@@ -24,13 +24,13 @@ State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Layout:
+class ParallelLayout:
     """A network on several ranks (one: all of it)."""
 
     ranks: Ranks
     name: Name = "data"
-    convs: Split = WHOLE
-    fcs: Split = WHOLE
+    convs: Partition = WHOLE
+    fcs: Partition = WHOLE
     feed: tuple[int, int] = (0, 1)  # which part of each batch this rank is given, of how many
     averaging: Any = None  # the process group that averages gradients; None: there is nothing to average
     half_gradients: bool = False  # averaged as bfloat16
@@ -71,7 +71,7 @@ class Layout:
         distributed.all_gather(parts, values.contiguous(), group=self.fcs.group)
         return torch.cat(parts)
 
-    def _split(self, name: str) -> Split:
+    def _split(self, name: str) -> Partition:
         return self.fcs if name.startswith("fc") else self.convs
 
     def _gathered(self, name: str, value: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ def _counted(hook: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     return counting
 
 
-def lay_out(name: Name, ranks: Ranks, whole: AlexNet, *, half_gradients: bool = False) -> Layout:
+def lay_out(name: Name, ranks: Ranks, whole: AlexNet, *, half_gradients: bool = False) -> ParallelLayout:
     """Return the layout of `whole` on these ranks; all must call it. TrainingError if the network or the number of ranks does not allow it."""
     why_not = unfit(name, whole, ranks.world_size)
     if why_not:
@@ -103,18 +103,18 @@ def lay_out(name: Name, ranks: Ranks, whole: AlexNet, *, half_gradients: bool = 
     shapes = {key: value.shape for key, value in whole.state_dict().items()}
     world, rank = ranks.world_size, ranks.rank
     if world == 1:
-        return Layout(ranks, shapes=shapes)
+        return ParallelLayout(ranks, shapes=shapes)
     if name == "data":
-        return Layout(ranks, feed=(rank, world), averaging=distributed.group.WORLD, half_gradients=half_gradients, shapes=shapes)
+        return ParallelLayout(ranks, feed=(rank, world), averaging=distributed.group.WORLD, half_gradients=half_gradients, shapes=shapes)
     if name == "hybrid":
-        fcs = Split(rank, world, distributed.group.WORLD, batches=True)
-        return Layout(ranks, name, WHOLE, fcs, (rank, world), distributed.group.WORLD, half_gradients, shapes)
+        fcs = Partition(rank, world, distributed.group.WORLD, batches=True)
+        return ParallelLayout(ranks, name, WHOLE, fcs, (rank, world), distributed.group.WORLD, half_gradients, shapes)
     copies = world // TOWERS
     networks = [distributed.new_group([TOWERS * copy + tower for tower in range(TOWERS)]) for copy in range(copies)]
     twins = [distributed.new_group(list(range(tower, world, TOWERS))) for tower in range(TOWERS)] if copies > 1 else [None] * TOWERS
     copy, tower = divmod(rank, TOWERS)
-    split = Split(tower, TOWERS, networks[copy])
-    return Layout(ranks, name, split, split, (copy, copies), twins[tower], half_gradients, shapes)
+    split = Partition(tower, TOWERS, networks[copy])
+    return ParallelLayout(ranks, name, split, split, (copy, copies), twins[tower], half_gradients, shapes)
 
 
 def unfit(name: Name, whole: AlexNet, world_size: int) -> str:

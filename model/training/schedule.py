@@ -35,7 +35,7 @@ class Schedule(Protocol):
 
 
 @dataclass(frozen=True)
-class Event:
+class ScheduleEvent:
     """What holds from some share of the run on."""
 
     share: float  # of the run's epochs
@@ -46,25 +46,25 @@ class Event:
 
 # The authors' script: 95 epochs, of which these begin at epoch 22, 49, ...
 SCRIPT = (
-    Event(22 / 95, 1),
-    Event(49 / 95, 2),
-    Event(66 / 95, 2, 0.1, colour=False),
-    Event(73 / 95, 2, 0.0, colour=False),
-    Event(81 / 95, 3, 0.0, colour=False),
+    ScheduleEvent(22 / 95, 1),
+    ScheduleEvent(49 / 95, 2),
+    ScheduleEvent(66 / 95, 2, 0.1, colour=False),
+    ScheduleEvent(73 / 95, 2, 0.0, colour=False),
+    ScheduleEvent(81 / 95, 3, 0.0, colour=False),
 )
 
 
-def drops_at(shares: Sequence[float]) -> tuple[Event, ...]:
+def drops_at(shares: Sequence[float]) -> tuple[ScheduleEvent, ...]:
     """Return events that only divide the learning rate by 10, at these shares of the run."""
-    return tuple(Event(share, drops) for drops, share in enumerate(sorted(shares), 1))
+    return tuple(ScheduleEvent(share, drops) for drops, share in enumerate(sorted(shares), 1))
 
 
 class Timetable:
     """Events that are fixed beforehand. With another number of epochs they keep their share of the run, but none begins with the first epoch."""
 
-    def __init__(self, lr: float, epochs: int, events: Sequence[Event]) -> None:
+    def __init__(self, lr: float, epochs: int, events: Sequence[ScheduleEvent]) -> None:
         """Start at `lr` and end after `epochs`; `events` are in order."""
-        self._lr, self._epochs, self._events = lr, epochs, (Event(0, 0), *events)
+        self._lr, self._epochs, self._events = lr, epochs, (ScheduleEvent(0, 0), *events)
 
     def phase(self, epoch: int) -> Phase:
         """Return what the last event that has begun says."""

@@ -16,17 +16,17 @@ from ..evaluation.evaluator import Evaluation
 from ..networks.alexnet import AlexNet
 from ..networks.layers import dropout_keys
 from .optimizer import PaperSGD
-from .parallel_layout import Layout
+from .parallel_layout import ParallelLayout
 from .schedule import Schedule
 
-Batches = Callable[[int, bool], Iterable[tuple[Tensor, Tensor, Tensor]]]
+BatchSource = Callable[[int, bool], Iterable[tuple[Tensor, Tensor, Tensor]]]
 Event = dict[str, Any]
 
 _DIVERGED = "training has diverged. Train with a lower --lr: anew, or with --resume from the last checkpoint if there is one"
 
 
 @dataclass(frozen=True)
-class Pace:
+class TrainerConfig:
     """How often things happen, in steps."""
 
     lr: float  # at the start
@@ -61,7 +61,7 @@ class Trainer:
     save(name)              keeps `state_dict()` as "last" or "best"; called on every rank
     """
 
-    def __init__(self, model: AlexNet, optimizer: PaperSGD, schedule: Schedule, pace: Pace, layout: Layout) -> None:
+    def __init__(self, model: AlexNet, optimizer: PaperSGD, schedule: Schedule, pace: TrainerConfig, layout: ParallelLayout) -> None:
         """Take the parts; the model is this rank's part, on its device already."""
         self.model, self.optimizer, self.schedule, self.pace, self.layout = model, optimizer, schedule, pace, layout
         self.step = 0
@@ -76,7 +76,7 @@ class Trainer:
 
     def run(
         self,
-        batches: Batches,
+        batches: BatchSource,
         evaluate: Callable[[], Evaluation | None],
         save: Callable[[str], None],
         stop: Callable[[], bool] = lambda: False,

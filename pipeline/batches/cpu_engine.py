@@ -24,7 +24,7 @@ from ..imaging.kernels import NUMBERS, Recipe, render
 from ..shards.manifest import Manifest
 from ..shards.stats import Stats
 from ..storage.trace import Trace, span
-from .views import Feed, center_mean, channel_mean, divisor, mean_image, windows
+from .views import StepInput, center_mean, channel_mean, divisor, mean_image, windows
 
 LINE = 64  # bytes of a cache's line: from there on, native/views.h writes past the caches
 DTYPES = {"float32": np.float32, "bfloat16": np.uint16, "float16": np.float16}  # numpy has no bfloat16
@@ -34,7 +34,7 @@ DTYPES = {"float32": np.float32, "bfloat16": np.uint16, "float16": np.float16}  
 class _Step:
     """A batch that threads are making."""
 
-    feed: Feed
+    feed: StepInput
     windows: Int32[np.ndarray, "b v 3"]
     offsets: Float32[np.ndarray, "b 3"]
     views: Any  # an array of any type
@@ -51,7 +51,7 @@ class ViewMaker:
         self._channel = channel_mean(config, stats)
         self._recipe = recipe_of(config, manifest, stats)
 
-    def begin(self, feed: Feed, lease: Callable[[tuple[int, ...], Any], Any] = np.empty) -> _Step:
+    def begin(self, feed: StepInput, lease: Callable[[tuple[int, ...], Any], Any] = np.empty) -> _Step:
         """Return the step with room for its views; `lease(shape, dtype)` gives an array."""
         count, recipe = len(feed.images), self._recipe
         placed = np.array([self._fixed] * count, np.int32) if feed.windows is None else np.stack(feed.windows, 1).astype(np.int32)[:, None]
@@ -65,7 +65,7 @@ class ViewMaker:
             pixels = images[i] if self._raw else decode_record(images[i], size)
             plain_views(pixels, step.windows[i], step.offsets[i], self._recipe, step.views[i])
 
-    def views(self, feed: Feed) -> Shaped[np.ndarray, "b v ..."]:
+    def views(self, feed: StepInput) -> Shaped[np.ndarray, "b v ..."]:
         """Return the views of all records, made here and now; bfloat16 as uint16."""
         step = self.begin(feed)
         self.make(step, 0, len(feed.images))
@@ -76,14 +76,14 @@ class CpuEngine:
     """Makes one batch after another."""
 
     def __init__(
-        self, config: LoaderConfig, manifest: Manifest, stats: Stats | None, source: Callable[[int], Feed], trace: Trace | None = None
+        self, config: LoaderConfig, manifest: Manifest, stats: Stats | None, source: Callable[[int], StepInput], trace: Trace | None = None
     ) -> None:
         """Take step after step from `source`, from 0 on; `trace` is told what each thread does."""
         self._source, self._config, self._trace = source, config, trace
         self._threads = config.threads or 1
         self._maker = ViewMaker(config, manifest, stats)
         self._pool = ThreadPoolExecutor(self._threads, "alexprep")
-        self._memory = Memory(config.prefetch + 3)
+        self._memory = BufferPool(config.prefetch + 3)
         self._ahead: deque[_Step | DataError] = deque()
         self._next = 0
 
@@ -167,7 +167,7 @@ def plain_views(
         view[...] = torch.from_numpy(np.ascontiguousarray(part)).bfloat16().view(torch.uint16).numpy() if view.dtype == np.uint16 else part
 
 
-class Memory:
+class BufferPool:
     """Batches' memory, used again when nothing of a batch is left: fresh pages cost as much as the conversion."""
 
     def __init__(self, keep: int) -> None:

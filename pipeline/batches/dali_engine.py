@@ -16,7 +16,7 @@ from ..config import LoaderConfig
 from ..errors import DataError
 from ..shards.manifest import Manifest
 from ..shards.stats import Stats
-from .views import Feed, Window, center_mean, channel_mean, divisor, mean_image, windows
+from .views import StepInput, Window, center_mean, channel_mean, divisor, mean_image, windows
 
 try:
     from nvidia import dali
@@ -30,7 +30,7 @@ except ImportError as error:
 _backend: Any = backend  # a C++ module that its own stubs do not describe
 
 
-def build(config: LoaderConfig, manifest: Manifest, stats: Stats | None, batch: int, source: Callable[[int], Feed]) -> Any:  # noqa: ANN401
+def build(config: LoaderConfig, manifest: Manifest, stats: Stats | None, batch: int, source: Callable[[int], StepInput]) -> Any:  # noqa: ANN401
     """Return a DALI pipeline whose outputs are (views, labels, records), `batch` records at most a step.
 
     Views are float32 (or float16 on a GPU) of shape (crop, crop, 3) laid out as the config says; for "ten", (10, ...).
@@ -143,7 +143,7 @@ class _Inputs:
     has to wait for the GIL for every record.
     """
 
-    def __init__(self, source: Callable[[int], Feed], room: int, ring: int) -> None:
+    def __init__(self, source: Callable[[int], StepInput], room: int, ring: int) -> None:
         self._source, self._room = source, np.float32(max(room, 1))
         self._ring: list[Any] = [None] * ring
 
@@ -162,7 +162,7 @@ class _Inputs:
 class DaliEngine:
     """Makes one batch after another on a GPU."""
 
-    def __init__(self, config: LoaderConfig, manifest: Manifest, stats: Stats | None, source: Callable[[int], Feed]) -> None:
+    def __init__(self, config: LoaderConfig, manifest: Manifest, stats: Stats | None, source: Callable[[int], StepInput]) -> None:
         """Take step after step from `source`, from 0 on."""
         share = -(-config.batch_size // config.world_size)
         self._config, self._pipeline = config, build(config, manifest, stats, share, source)

@@ -8,13 +8,13 @@ from ..imaging.codec import decode_record
 from ..shards.reader import Records
 from ..shards.stats import Stats
 from .augment import colour_shift, draws
-from .sampler import Plan
+from .sampler import Sampler
 
 
 def batch(records: Records, config: LoaderConfig, stats: Stats, step: int) -> Float32[np.ndarray, "..."]:
     """Return the images of `step` as `Loader` gives them: (b, 3, crop, crop), or (b, 10, 3, crop, crop) for ten views."""
     random, room = config.view == "random", records.manifest.config.size - config.crop
-    epoch, numbers = Plan.of(len(records), config)(step)
+    epoch, numbers = Sampler.of(len(records), config)(step)
     drawn = draws(config.seed, epoch, numbers, room, mirror=config.mirror)
     shifts = np.zeros((len(numbers), 3), np.float32)
     if random and config.colour:

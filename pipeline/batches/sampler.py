@@ -93,7 +93,7 @@ def keep_orders(count: int) -> None:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Sampler:
     """The steps of one rank through `records` records, epoch after epoch."""
 
     records: int
@@ -110,7 +110,7 @@ class Plan:
             raise DataError(f"{self.records} records are fewer than one batch of {self.batch_size}; use a smaller batch size")
 
     @classmethod
-    def of(cls, records: int, config: LoaderConfig) -> "Plan":
+    def of(cls, records: int, config: LoaderConfig) -> "Sampler":
         """Return the plan of a loader: random views are shuffled, and drop a partial last batch; others take every record in stored order."""
         random = config.view == "random"
         shuffle = config.shuffle if random else "none"

@@ -19,8 +19,8 @@ from ..shards.reader import SEARCH, Records
 from ..shards.stats import Stats
 from ..storage.uri import RemotePath
 from .augment import colour_shift, draws
-from .sampler import BLOCK, POOL, Plan
-from .views import Feed
+from .sampler import BLOCK, POOL, Sampler
+from .views import StepInput
 
 UNMAP_STEPS = 4  # the memory of so many steps' records may pile up before it is given back
 
@@ -29,7 +29,7 @@ class DamagedRecord(UserWarning):
     """A record is damaged, and another one was given in its place."""
 
 
-class Feeds:
+class StepSource:
     """The feeds of one rank, from shards."""
 
     finished = False  # whether it gives the views themselves, for which no engine is needed
@@ -37,7 +37,7 @@ class Feeds:
     def __init__(self, manifest: Manifest, config: LoaderConfig, stats: Stats | None, records: Records, cache: ShardCache | None = None) -> None:
         """Take the split's records; `cache` is where they are kept, if they are of an object store."""
         self.tell: Callable[[str], None] = _warn  # of damaged records
-        self.manifest, self.records, self.plan = manifest, records, Plan.of(len(records), config)
+        self.manifest, self.records, self.plan = manifest, records, Sampler.of(len(records), config)
         self.substitutes: dict[int, int] = {}  # damaged records met so far, and what is given instead
         self._config, self._stats, self._cache = config, stats, cache
         self._room = manifest.config.size - config.crop
@@ -53,7 +53,7 @@ class Feeds:
     def stop(self) -> None:
         """Expect none."""
 
-    def __call__(self, step: int) -> Feed:
+    def __call__(self, step: int) -> StepInput:
         """Return what an engine is given for `step`: views into the mapped shards, and this step's draws."""
         if self._cache is not None or self.plan.shuffle == "block":
             self._read_blocks_ahead(step)
@@ -62,21 +62,21 @@ class Feeds:
         epoch, numbers = self.plan(step)
         return self.feed(epoch, numbers)
 
-    def feed(self, epoch: int, numbers: Int64[np.ndarray, "b"]) -> Feed:
+    def feed(self, epoch: int, numbers: Int64[np.ndarray, "b"]) -> StepInput:
         """Return what an engine is given for these records in that epoch."""
         return self.drawn(epoch, self.stored(numbers))
 
-    def stored(self, numbers: Int64[np.ndarray, "b"]) -> Feed:
+    def stored(self, numbers: Int64[np.ndarray, "b"]) -> StepInput:
         """Return these records without draws."""
         numbers = self.substituted(numbers)
         images, labels = self.records.several(numbers)
-        return Feed(images, labels, numbers, np.zeros((len(numbers), 3), np.float32), None)
+        return StepInput(images, labels, numbers, np.zeros((len(numbers), 3), np.float32), None)
 
     def substituted(self, numbers: Int64[np.ndarray, "b"]) -> Int64[np.ndarray, "b"]:
         """Return the records that are given instead of these: themselves, but for those known to be damaged."""
         return np.array([self.substitutes.get(number, number) for number in numbers.tolist()], np.int64) if self.substitutes else numbers
 
-    def drawn(self, epoch: int, feed: Feed) -> Feed:
+    def drawn(self, epoch: int, feed: StepInput) -> StepInput:
         """Return the feed with its draws, if its views are random."""
         config = self._config
         if config.view != "random":

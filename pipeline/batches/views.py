@@ -21,7 +21,7 @@ class Window(NamedTuple):
     flip: Any
 
 
-class Feed(NamedTuple):
+class StepInput(NamedTuple):
     """One step's input: b records with their views. The arrays are fresh: an engine may keep them."""
 
     images: list[UInt8[np.ndarray, "..."]]
@@ -43,7 +43,7 @@ def windows(view: str, room: int) -> list[Window]:
     return [Window(top, left, 0) for top, left in five] + [Window(top, room - left, 1) for top, left in five]
 
 
-def placed(feed: Feed, fixed: list[Window]) -> list[list[Window]]:
+def placed(feed: StepInput, fixed: list[Window]) -> list[list[Window]]:
     """Return where the views of each record of a feed are cut out: one drawn for it, or the `fixed` ones if it has none."""
     if feed.windows is None:
         return [fixed] * len(feed.images)

@@ -129,8 +129,10 @@ def _triangle(draw: ImageDraw.ImageDraw, x: float, y: float, r: float, ink: Colo
     draw.polygon(_polygon(x, y, [r] * 3, _turn(rng)), ink)
 
 
-Shape = Callable[[ImageDraw.ImageDraw, float, float, float, Colour, np.random.Generator], None]
-_SHAPES: dict[str, Shape] = dict(zip(CLASSES, (_bars, _checkers, _circle, _cross, _dots, _ring, _rungs, _square, _star, _triangle), strict=True))
+ShapeDrawer = Callable[[ImageDraw.ImageDraw, float, float, float, Colour, np.random.Generator], None]
+_SHAPES: dict[str, ShapeDrawer] = dict(
+    zip(CLASSES, (_bars, _checkers, _circle, _cross, _dots, _ring, _rungs, _square, _star, _triangle), strict=True)
+)
 
 
 def _bytes(image: Image.Image, kind: str, **options: object) -> bytes:

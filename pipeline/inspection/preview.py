@@ -23,7 +23,7 @@ _RED = (255, 40, 40)
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class SampleRow:
     """One record, and its view in each of some epochs."""
 
     original: UInt8[np.ndarray, "s s 3"]
@@ -39,7 +39,7 @@ class Row:
         return image
 
 
-def rows(records: Records, configs: dict[int, LoaderConfig], stats: Stats, count: int) -> list[Row]:
+def rows(records: Records, configs: dict[int, LoaderConfig], stats: Stats, count: int) -> list[SampleRow]:
     """Return `count` records in the order of the first epoch of `configs`, and what training makes of them in each, by the epoch's config.
 
     DataError if there are no records, or the sheet would be too large.
@@ -55,11 +55,11 @@ def rows(records: Records, configs: dict[int, LoaderConfig], stats: Stats, count
     for number in shuffled(config.seed, first, len(records))[:count].tolist():
         receipts = {epoch: receipt_of(records, config, stats, epoch, number) for epoch, config in configs.items()}
         views = tuple(sample(records, configs[epoch], stats, one) for epoch, one in receipts.items())
-        made.append(Row(records.pixels(number), tuple(receipts.values()), views))
+        made.append(SampleRow(records.pixels(number), tuple(receipts.values()), views))
     return made
 
 
-def sheet(made: list[Row]) -> UInt8[np.ndarray, "h w 3"]:
+def sheet(made: list[SampleRow]) -> UInt8[np.ndarray, "h w 3"]:
     """Return the rows as one picture; a swatch in each view's corner is mid-grey with the view's colour shift."""
     lines = []
     for row in made:
@@ -80,7 +80,7 @@ def swatch(made: Receipt) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def page(made: list[Row], title: str) -> str:
+def page(made: list[SampleRow], title: str) -> str:
     """Return the rows as one HTML page that needs nothing else: every view with its receipt."""
     lines = []
     for row in made:

@@ -22,7 +22,7 @@ RECORDS = 200_000  # tested by default: a correlation of 0.013 is found, and a m
 _PARTS = 32  # of an epoch, and of the stored order: 1,024 cells
 
 
-class Finding(NamedTuple):
+class RandomnessFinding(NamedTuple):
     """One test's result."""
 
     name: str
@@ -34,36 +34,40 @@ class Finding(NamedTuple):
         return abs(self.z) < BOUND
 
 
-def check_draws(seed: int, epoch: int, records: int, room: int) -> Iterator[Finding]:
+def check_draws(seed: int, epoch: int, records: int, room: int) -> Iterator[RandomnessFinding]:
     """Test the draws of `records` records in one epoch against themselves, the next epoch and the next seed."""
     numbers = np.arange(records)
     now, later, other = (draws(*which, numbers, room) for which in ((seed, epoch), (seed, epoch + 1), ((seed + 1) % 2**64, epoch)))
     side = room + 1
     if room:
-        yield Finding(f"{side} x {side} crop offsets are equally likely", chi_square(np.bincount(now.top * side + now.left, minlength=side * side)))
-    yield Finding("half of the images are mirrored", float((now.flip.mean() - 0.5) * 2 * np.sqrt(records)))
+        yield RandomnessFinding(
+            f"{side} x {side} crop offsets are equally likely", chi_square(np.bincount(now.top * side + now.left, minlength=side * side))
+        )
+    yield RandomnessFinding("half of the images are mirrored", float((now.flip.mean() - 0.5) * 2 * np.sqrt(records)))
     for lane in range(3):
-        yield Finding(f"alpha {lane + 1} is standard normal", kolmogorov(np.array([NORMAL.cdf(x) for x in np.sort(now.alpha[:, lane]).tolist()])))
-    yield Finding("the variance of alphas is 1", float(((now.alpha**2).mean() - 1) * np.sqrt(now.alpha.size / 2)))
+        yield RandomnessFinding(
+            f"alpha {lane + 1} is standard normal", kolmogorov(np.array([NORMAL.cdf(x) for x in np.sort(now.alpha[:, lane]).tolist()]))
+        )
+    yield RandomnessFinding("the variance of alphas is 1", float(((now.alpha**2).mean() - 1) * np.sqrt(now.alpha.size / 2)))
     first = 0 if room else 2  # with no room, top and left are always 0
     names, lanes = ("top", "left", "flip", "alpha 1", "alpha 2", "alpha 3")[first:], _lanes(now)[first:]
     for (name, a), (other_name, b) in combinations(zip(names, lanes, strict=True), 2):
-        yield Finding(f"{name} says nothing of {other_name}", correlation(a, b))
+        yield RandomnessFinding(f"{name} says nothing of {other_name}", correlation(a, b))
     for name, here, next_epoch, next_seed in zip(names, lanes, _lanes(later)[first:], _lanes(other)[first:], strict=True):
-        yield Finding(f"{name} says nothing of the next epoch's", correlation(here, next_epoch))
-        yield Finding(f"{name} says nothing of the next seed's", correlation(here, next_seed))
-        yield Finding(f"{name} says nothing of the next record's", correlation(here[:-1], here[1:]))
+        yield RandomnessFinding(f"{name} says nothing of the next epoch's", correlation(here, next_epoch))
+        yield RandomnessFinding(f"{name} says nothing of the next seed's", correlation(here, next_seed))
+        yield RandomnessFinding(f"{name} says nothing of the next record's", correlation(here[:-1], here[1:]))
 
 
-def check_order(seed: int, epoch: int, records: int) -> Iterator[Finding]:
+def check_order(seed: int, epoch: int, records: int) -> Iterator[RandomnessFinding]:
     """Test one epoch's order: every part of the records is spread over the epoch, and the order tells nothing of others."""
     now, later, other = (np.argsort(permutation(*which, records)) for which in ((seed, epoch), (seed, epoch + 1), ((seed + 1) % 2**64, epoch)))
     cells = (now * _PARTS // records) * _PARTS + np.arange(records) * _PARTS // records
     spread = chi_square(np.bincount(cells, minlength=_PARTS * _PARTS), (_PARTS - 1) ** 2)
-    yield Finding("every part of the records is spread over the epoch", spread)
-    yield Finding("a place in an epoch says nothing of that in the next", correlation(now, later))
-    yield Finding("a place says nothing of that with the next seed", correlation(now, other))
-    yield Finding("a place says nothing of the next record's", correlation(now[:-1], now[1:]))
+    yield RandomnessFinding("every part of the records is spread over the epoch", spread)
+    yield RandomnessFinding("a place in an epoch says nothing of that in the next", correlation(now, later))
+    yield RandomnessFinding("a place says nothing of that with the next seed", correlation(now, other))
+    yield RandomnessFinding("a place says nothing of the next record's", correlation(now[:-1], now[1:]))
 
 
 def _lanes(drawn: Draws) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..batches import reference
 from ..batches.augment import colour_shift, draws
-from ..batches.sampler import Plan
+from ..batches.sampler import Sampler
 from ..config import LoaderConfig
 from ..errors import DataError
 from ..shards.reader import Records
@@ -47,7 +47,7 @@ class Receipt:
 
 def receipt(records: Records, config: LoaderConfig, stats: Stats, step: int, index: int) -> Receipt:
     """Return what is the `index`-th sample of `step` in the global batch of random views; DataError if there is no such sample."""
-    epoch, numbers = Plan.of(len(records), replace(config, rank=0, world_size=1))(step)
+    epoch, numbers = Sampler.of(len(records), replace(config, rank=0, world_size=1))(step)
     if not 0 <= index < len(numbers):
         raise DataError(f"a batch has {len(numbers)} samples, 0 to {len(numbers) - 1}; there is no {index}")
     number = int(numbers[index])

@@ -63,7 +63,7 @@ def _digest(image: np.ndarray) -> int:
     return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest(), "little")
 
 
-class Twins(NamedTuple):
+class DuplicateGroup(NamedTuple):
     """Images that are one."""
 
     kind: str  # "same bytes" or "nearly the same pixels"
@@ -77,7 +77,7 @@ class DuplicateSearch:
         """Prepare to look through every split."""
         self._records = {name: Records(manifest, name) for name in manifest.splits}
         self.total = sum(map(len, self._records.values()))
-        self.found: list[Twins] = []
+        self.found: list[DuplicateGroup] = []
 
     def run(self) -> Iterator[int]:
         """Read every record once, yielding how many are done, then compare."""
@@ -110,7 +110,7 @@ class DuplicateSearch:
         starts = np.flatnonzero(np.r_[True, digests[order][1:] != digests[order][:-1]])
         for group in np.split(order, starts[1:]):
             if len(group) > 1:
-                self.found.append(Twins("same bytes", tuple(self._name(int(split[i]), int(number[i])) for i in group)))
+                self.found.append(DuplicateGroup("same bytes", tuple(self._name(int(split[i]), int(number[i])) for i in group)))
 
     def _nearly(self, hashes: np.ndarray, digests: np.ndarray, split: np.ndarray, number: np.ndarray) -> None:
         pairs: set[tuple[int, int]] = set()
@@ -124,7 +124,7 @@ class DuplicateSearch:
                 cv2.resize(self._grey(int(split[i]), int(number[i])), (32, 32), interpolation=cv2.INTER_AREA).astype(np.float32) for i in (one, other)
             ]
             if np.abs(small[0] - small[1]).mean() <= LEVELS_APART:
-                self.found.append(Twins("nearly the same pixels", tuple(self._name(int(split[i]), int(number[i])) for i in (other, one))))
+                self.found.append(DuplicateGroup("nearly the same pixels", tuple(self._name(int(split[i]), int(number[i])) for i in (other, one))))
 
 
 def difference_hash(grey: np.ndarray) -> int:

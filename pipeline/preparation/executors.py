@@ -18,7 +18,7 @@ from ..errors import DataError, UndecodableImage
 from ..imaging.codec import use_one_thread
 from ..sources import Place, Reader
 from . import process_pool
-from .shard_task import Bad, ShardTask, Ticks, make_record, make_shard
+from .shard_task import ProgressCallbacks, Quarantined, ShardTask, make_record, make_shard
 
 
 @runtime_checkable
@@ -27,7 +27,7 @@ class Engine(Protocol):
 
     width: int  # tasks at a time
 
-    def submit(self, task: ShardTask) -> Future[list[Bad]]:
+    def submit(self, task: ShardTask) -> Future[list[Quarantined]]:
         """Make a shard; the result is what it left out."""
 
     def progress(self) -> tuple[int, int]:
@@ -53,7 +53,7 @@ class Workers:
         shared = (self._done, self._bad, self._stop, self._taken, self._current)
         self._executor = ProcessPoolExecutor(self.width, mp_context=context, initializer=_start_worker, initargs=shared)
 
-    def submit(self, task: ShardTask) -> Future[list[Bad]]:
+    def submit(self, task: ShardTask) -> Future[list[Quarantined]]:
         """Make a shard; the result is what it left out."""
         return self._executor.submit(_work, task)
 
@@ -88,7 +88,7 @@ def _start_worker(*shared: Any) -> None:  # noqa: ANN401  (synchronised values h
     process_pool.settle()
 
 
-def _work(task: ShardTask) -> list[Bad]:
+def _work(task: ShardTask) -> list[Quarantined]:
     done, bad, stop, _, current = _shared
 
     def begin(number: int) -> None:
@@ -101,7 +101,7 @@ def _work(task: ShardTask) -> list[Bad]:
             bad.value += not good
         return not stop.is_set()
 
-    return make_shard(task, Ticks(begin, end))
+    return make_shard(task, ProgressCallbacks(begin, end))
 
 
 def crashes_alone(reader: Reader, place: Place, config: ShardConfig) -> str | None:
@@ -140,8 +140,8 @@ class _Cluster:
     def stop(self) -> None:
         """Nothing: what runs there finishes its shard."""
 
-    def _counted(self, future: Future[list[Bad]], images: int) -> Future[list[Bad]]:
-        def count(ended: Future[list[Bad]]) -> None:
+    def _counted(self, future: Future[list[Quarantined]], images: int) -> Future[list[Quarantined]]:
+        def count(ended: Future[list[Quarantined]]) -> None:
             if not ended.cancelled() and ended.exception() is None:
                 with self._lock:
                     self._done += images
@@ -168,7 +168,7 @@ class RayEngine(_Cluster):
         self.width = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
         self._make = self._ray.remote(max_retries=3, num_cpus=1)(_make_on_cluster)
 
-    def submit(self, task: ShardTask) -> Future[list[Bad]]:
+    def submit(self, task: ShardTask) -> Future[list[Quarantined]]:
         """Make a shard on the cluster."""
         return self._counted(self._make.remote(task, str(Path.cwd())).future(), len(task))
 
@@ -190,7 +190,7 @@ class DaskEngine(_Cluster):
         self.width = max(1, sum(self._client.nthreads().values()))
         self._executor = self._client.get_executor(retries=3, pure=False)
 
-    def submit(self, task: ShardTask) -> Future[list[Bad]]:
+    def submit(self, task: ShardTask) -> Future[list[Quarantined]]:
         """Make a shard on the cluster."""
         return self._counted(self._executor.submit(_make_on_cluster, task), len(task))
 
@@ -200,7 +200,7 @@ class DaskEngine(_Cluster):
         self._client.shutdown() if self._client.cluster is not None else self._client.close()
 
 
-def _make_on_cluster(task: ShardTask, folder: str | None = None) -> list[Bad]:
+def _make_on_cluster(task: ShardTask, folder: str | None = None) -> list[Quarantined]:
     if folder is not None:
         with contextlib.suppress(OSError):  # on another machine it may not be there, and then no relative path means anything
             os.chdir(folder)

@@ -23,7 +23,7 @@ from ..shards.stats import check_written
 from ..storage.files import published_folder
 from ..storage.uri import Location, RemotePath
 
-Shape = Literal["parquet", "webdataset", "imagefolder", "ffcv-ready"]
+ExportFormat = Literal["parquet", "webdataset", "imagefolder", "ffcv-ready"]
 ROW_GROUP = 100  # images; about the size that the Hub's viewer wants
 
 
@@ -42,7 +42,7 @@ class Image(NamedTuple):
         return self.key.split("/", 2)[-1]
 
 
-def export(manifest: Manifest, out: Location, shape: Shape) -> Generator[int, None, None]:
+def export(manifest: Manifest, out: Location, shape: ExportFormat) -> Generator[int, None, None]:
     """Write `manifest`'s data set to the new folder `out`; yields how many records are done.
 
     DataError if `out` is there already, or a shard is not as it was written: no damage is handed on.

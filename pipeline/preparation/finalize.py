@@ -9,13 +9,13 @@ from ..errors import DataError
 from ..shards.manifest import MANIFEST, Manifest, Sidecar, Split, read_finished, read_manifest, read_sidecar
 from ..storage.files import published
 from ..storage.uri import Location, present
-from .plan import JOB, Plan, read_plan
-from .shard_task import Bad
+from .plan import JOB, ShardPlan, read_plan
+from .shard_task import Quarantined
 
 QUARANTINE = "quarantine.jsonl"
 
 
-def finalize(directory: Location, plan: Plan | None = None) -> Manifest:
+def finalize(directory: Location, plan: ShardPlan | None = None) -> Manifest:
     """Write quarantine list and manifest of the job `plan` (None: that of job.json); DataError if a shard is missing."""
     if (directory / MANIFEST).is_file() and (before := read_manifest(directory)).plans:
         return commit(before, sidecars_of(before))  # images were appended: the job's own shards are not all of it
@@ -26,7 +26,7 @@ def finalize(directory: Location, plan: Plan | None = None) -> Manifest:
     return commit(manifest, finished_shards(directory, plan))
 
 
-def extend(manifest: Manifest, plan: Plan) -> Manifest:
+def extend(manifest: Manifest, plan: ShardPlan) -> Manifest:
     """Write the manifest with the shards of `plan` after its own."""
     sidecars = sidecars_of(manifest)
     for split, more in finished_shards(manifest.directory, plan).items():
@@ -42,7 +42,7 @@ def extend(manifest: Manifest, plan: Plan) -> Manifest:
 
 def commit(manifest: Manifest, sidecars: dict[str, list[Sidecar]]) -> Manifest:
     """Write the quarantine list, then `manifest` with the shards that `sidecars` describe; DataError if there is no record at all."""
-    bad = [Bad(split, key, reason) for split, found in sidecars.items() for sidecar in found for key, reason in sidecar.quarantined]
+    bad = [Quarantined(split, key, reason) for split, found in sidecars.items() for sidecar in found for key, reason in sidecar.quarantined]
     write_quarantine(manifest.directory, bad)
     if not any(sidecar.shard.rows for found in sidecars.values() for sidecar in found):
         raise DataError(f"none of the {len(bad)} images is usable, so there is no data set; {manifest.directory / QUARANTINE} says why")
@@ -62,7 +62,7 @@ def quarantined(sidecars: Iterable[Sidecar]) -> int:
     return sum(len(sidecar.quarantined) for sidecar in sidecars)
 
 
-def finished_shards(directory: Location, plan: Plan) -> dict[str, list[Sidecar]]:
+def finished_shards(directory: Location, plan: ShardPlan) -> dict[str, list[Sidecar]]:
     """Return the sidecars of every shard of `plan`, by split; DataError names those that are not made yet."""
     files = present(directory)
     found: dict[str, list[Sidecar]] = {split: [] for split in plan.images}
@@ -82,7 +82,7 @@ def finished_shards(directory: Location, plan: Plan) -> dict[str, list[Sidecar]]
     return found
 
 
-def write_quarantine(directory: Location, bad: list[Bad]) -> None:
+def write_quarantine(directory: Location, bad: list[Quarantined]) -> None:
     """Publish quarantine.jsonl: {"split", "key", "reason"} a line, sorted."""
     with published(directory / QUARANTINE) as file:
         for item in sorted(bad):

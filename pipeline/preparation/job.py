@@ -18,8 +18,8 @@ from ..storage.files import lock, remove_partials
 from ..storage.uri import Location, location, present
 from .executors import Engine, Workers, crashes_alone, worker_died
 from .finalize import QUARANTINE, finalize, write_quarantine
-from .plan import Shuffle, make_plan, read_plan
-from .shard_task import Bad, ShardTask
+from .plan import SplitShuffle, make_plan, read_plan
+from .shard_task import Quarantined, ShardTask
 
 ANOTHER = "the source's files or the options were different. Give the same ones to continue it, choose another --out, or delete the folder"
 
@@ -78,7 +78,7 @@ class ShardJob:
         self.directory = location(self.directory)
         self.manifest: Manifest | None = None
         self.plan = make_plan(self.source, self.config)
-        self._shuffles = {listing.split: Shuffle(listing, self.config) for listing in self.source.listings()}
+        self._shuffles = {listing.split: SplitShuffle(listing, self.config) for listing in self.source.listings()}
         self._crashers: dict[bytes, str] = {}
         self.total = sum(self._images(split, index) for split, index, _ in self._mine())
 
@@ -126,13 +126,13 @@ class ShardJob:
         remove_partials(self.directory, None if self.part.of == 1 else names)
         files = present(self.directory)
         missing: list[tuple[str, int, str]] = []
-        bad: list[Bad] = []
+        bad: list[Quarantined] = []
         for split, index, name in self._mine():
             sidecar = read_finished(self.directory / name, self.plan.digest, files)
             if sidecar is None:
                 missing.append((split, index, name))
             else:
-                bad += [Bad(split, key, reason) for key, reason in sidecar.quarantined]
+                bad += [Quarantined(split, key, reason) for key, reason in sidecar.quarantined]
         yield from self._make(missing, bad)
 
     def _check_same(self, digest: str, source: dict[str, str]) -> None:
@@ -174,7 +174,7 @@ class ShardJob:
             {key: reason for key, reason in self._crashers.items() if key.startswith(f"{split}/".encode())},
         )
 
-    def _make(self, missing: list[tuple[str, int, str]], bad: list[Bad]) -> Iterator[Progress]:
+    def _make(self, missing: list[tuple[str, int, str]], bad: list[Quarantined]) -> Iterator[Progress]:
         """Run the tasks; on return all of them are finished. `bad` is what finished shards left out."""
         while True:
             try:
@@ -185,14 +185,14 @@ class ShardJob:
                 again = [task for task in missing if read_finished(self.directory / task[2], self.plan.digest, files) is None]
                 for split, _, name in set(missing) - set(again):
                     sidecar = read_finished(self.directory / name, self.plan.digest, files)
-                    bad += [Bad(split, key, reason) for key, reason in (sidecar.quarantined if sidecar else ())]
+                    bad += [Quarantined(split, key, reason) for key, reason in (sidecar.quarantined if sidecar else ())]
                 missing = again
             else:
                 return
 
-    def _make_once(self, missing: list[tuple[str, int, str]], bad: list[Bad]) -> Iterator[Progress]:
+    def _make_once(self, missing: list[tuple[str, int, str]], bad: list[Quarantined]) -> Iterator[Progress]:
         done, earlier = self.total - sum(self._images(split, index) for split, index, _ in missing), len(bad)
-        found: list[Bad] = []
+        found: list[Quarantined] = []
         yield Progress(done, self.total, earlier)
         self._check_bad(bad)
         if not missing:
@@ -201,7 +201,7 @@ class ShardJob:
         stopped = False
         try:
             left = iter(missing)
-            pending: set[Future[list[Bad]]] = set()
+            pending: set[Future[list[Quarantined]]] = set()
             while True:
                 while not stopped and len(pending) < 2 * engine.width and (task := next(left, None)) is not None:
                     pending.add(engine.submit(self._task(*task)))  # built when it is its turn: the plan of a large job stays small
@@ -250,7 +250,7 @@ class ShardJob:
             number -= count
         raise IndexError(number)
 
-    def _check_bad(self, bad: list[Bad]) -> None:
+    def _check_bad(self, bad: list[Quarantined]) -> None:
         if len(bad) <= self.max_bad * self.total:
             return
         write_quarantine(self.directory, bad)

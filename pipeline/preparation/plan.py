@@ -36,7 +36,7 @@ def library_versions() -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ShardPlan:
     """A job without its source: enough to name every shard, and to tell whether it is finished."""
 
     digest: str  # sha256 of format version, parameters, classes, keys and labels
@@ -79,7 +79,7 @@ def job_file(suffix: str) -> str:
     return JOB.replace(".", f"{suffix}.")
 
 
-def read_plan(directory: Location, suffix: str = "") -> Plan | None:
+def read_plan(directory: Location, suffix: str = "") -> ShardPlan | None:
     """Return the plan saved in `directory`, None if there is none; DataError if it is damaged."""
     path = directory / job_file(suffix)
     if not path.is_file():
@@ -96,12 +96,12 @@ def read_plan(directory: Location, suffix: str = "") -> Plan | None:
             safe_file(split, "the split")
         for name in classes:
             safe_part(name, "the class")
-        return Plan(str(value["plan"]), config, classes, images, dict(value["source"]), left_out(value), suffix)
+        return ShardPlan(str(value["plan"]), config, classes, images, dict(value["source"]), left_out(value), suffix)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise DataError(f"{path} is not a job of ours ({type(error).__name__}: {error}); delete it and run alexprep shard again") from error
 
 
-def make_plan(source: Source, config: ShardConfig) -> Plan:
+def make_plan(source: Source, config: ShardConfig) -> ShardPlan:
     """Return the plan for all of `source`."""
     listings = source.listings()
     digest = hashlib.sha256()
@@ -116,10 +116,10 @@ def make_plan(source: Source, config: ShardConfig) -> Plan:
         feed(digest, listing.keys)
     facts = {"shape": source.shape, "fingerprint": source.fingerprint()}
     images = {listing.split: len(listing) for listing in listings}
-    return Plan(digest.hexdigest(), config, tuple(source.classes), images, facts, source.left_out)
+    return ShardPlan(digest.hexdigest(), config, tuple(source.classes), images, facts, source.left_out)
 
 
-class Shuffle:
+class SplitShuffle:
     """The images of one split, shuffled once (as the 2012 data was), so that every shard is a fair sample of all classes."""
 
     def __init__(self, listing: Listing, config: ShardConfig) -> None:

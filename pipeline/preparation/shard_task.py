@@ -14,14 +14,14 @@ from ..imaging.codec import square
 from ..imaging.kernels import encode_jpeg
 from ..imaging.moments import MomentsCounter
 from ..shards.manifest import Shard, Sidecar, sums_digest
-from ..shards.writer import Row, ShardWriter, schema
+from ..shards.writer import RecordRow, ShardWriter, schema
 from ..sources import Listing, Place, Reader
 from ..sources.listing import shown
 from ..storage.files import published
 from ..storage.uri import Location
 
 
-class Bad(NamedTuple):
+class Quarantined(NamedTuple):
     """One source image that did not become a record."""
 
     split: str
@@ -51,18 +51,18 @@ class ShardTask:
         return len(self.images)
 
 
-class Ticks(NamedTuple):
+class ProgressCallbacks(NamedTuple):
     """What a task tells while it runs: `begin(n)` before the job's n-th image, `end(good)` after it; `end` says whether to go on."""
 
     begin: Callable[[int], None] = lambda _: None
     end: Callable[[bool], bool] = lambda _: True
 
 
-def make_shard(task: ShardTask, ticks: Ticks = Ticks()) -> list[Bad]:  # noqa: B008  (immutable)
+def make_shard(task: ShardTask, ticks: ProgressCallbacks = ProgressCallbacks()) -> list[Quarantined]:  # noqa: B008  (immutable)
     """Make one shard and its sidecar; return what did not make it. If `ticks.end` says stop, nothing is published."""
     facts = {"plan": task.plan, "split": task.images.split, "shard": task.index, "shards": task.count}
     facts |= {"parameters": task.config.to_json(), "versions": task.versions}
-    bad: list[Bad] = []
+    bad: list[Quarantined] = []
     labels: Counter[int] = Counter()
     counter = MomentsCounter(task.config.size)
     path = task.directory / task.file
@@ -82,7 +82,7 @@ def make_shard(task: ShardTask, ticks: Ticks = Ticks()) -> list[Bad]:  # noqa: B
                     labels[label] += 1
                 except UndecodableImage as error:
                     good = False
-                    bad.append(Bad(task.images.split, shown(key), str(error)))
+                    bad.append(Quarantined(task.images.split, shown(key), str(error)))
                 if not ticks.end(good):
                     raise _Stopped
             writer.close()
@@ -128,7 +128,7 @@ class _Hashing:
         return False
 
 
-def make_record(reader: Reader, key: bytes, label: int, place: Place, config: ShardConfig) -> tuple[Row, Any]:
+def make_record(reader: Reader, key: bytes, label: int, place: Place, config: ShardConfig) -> tuple[RecordRow, Any]:
     """Return one record and its pixels uint8[s,s,3]; UndecodableImage says why there is none.
 
     The pixels of a JPEG record are those after decoding: the moments count what readers will see.
@@ -139,6 +139,6 @@ def make_record(reader: Reader, key: bytes, label: int, place: Place, config: Sh
         raise UndecodableImage("the file's name is not UTF-8; rename it") from error
     made = square(reader.read(place), config.size)
     if config.encoding == "raw":
-        return Row(made.pixels, label, text, made.width, made.height), made.pixels
+        return RecordRow(made.pixels, label, text, made.width, made.height), made.pixels
     encoded = encode_jpeg(made.pixels, config.quality, config.subsampling)
-    return Row(encoded.data, label, text, made.width, made.height), encoded.pixels
+    return RecordRow(encoded.data, label, text, made.width, made.height), encoded.pixels

@@ -23,9 +23,9 @@ import pyarrow as pa
 from jaxtyping import Shaped, UInt8
 
 from ..arrow import numbers
-from ..batches.sampler import Plan
-from ..batches.steps import Feeds, cache_for
-from ..batches.views import Feed, Window, placed, windows
+from ..batches.sampler import Sampler
+from ..batches.steps import StepSource, cache_for
+from ..batches.views import StepInput, Window, placed, windows
 from ..config import LoaderConfig
 from ..errors import DataError, UndecodableImage
 from ..imaging.codec import decode_record
@@ -37,7 +37,7 @@ from ..shards.stats import MEAN_IMAGE, STATS, Stats, content, stats_for
 from ..storage.files import MOST_JSON
 from ..storage.flight_client import MOST_READ
 from ..storage.uri import RemotePath, present, read_file
-from .protocol import OTHER_DATA, Shape, Ticket, WrongTicket, digest, schema, shape_of
+from .protocol import OTHER_DATA, Ticket, ViewShape, WrongTicket, digest, schema, shape_of
 
 log = logging.getLogger("alexprep.serve")
 T = TypeVar("T")
@@ -47,7 +47,7 @@ UNMAP_BYTES = 256 << 20  # of records, whose memory may pile up before it is giv
 MOST_ROWS = 1 << 16  # records of one answer
 
 
-class Answers:
+class RequestHandler:
     """The answers from one folder of shards. Threads may ask at once."""
 
     def __init__(self, directory: str, cache: str | None = None, cache_size: int = 100 << 30) -> None:
@@ -136,10 +136,10 @@ class Answers:
         if stream is None:  # made outside of the lock: it may import torch
             shape = shape_of(ticket.form, self.manifest, ticket.config)
             try:
-                Plan.of(len(split.records), ticket.config)
+                Sampler.of(len(split.records), ticket.config)
             except (DataError, ValueError) as error:  # a batch of more records than there are
                 raise WrongTicket(str(error)) from error
-            feeds = Feeds(self.manifest, replace(ticket.config, **self._cached), split.stats, split.records)
+            feeds = StepSource(self.manifest, replace(ticket.config, **self._cached), split.stats, split.records)
             feeds.tell = lambda text: log.warning("damaged", extra={"reason": text})
             stream = _Stream(feeds, _maker(ticket, self.manifest, split.stats), split, shape, schema(ticket.form, shape.column))
         with self._lock:
@@ -190,13 +190,13 @@ class _Split:
 class _Stream:
     """What answers the tickets of one form and configuration."""
 
-    feeds: Feeds
-    images: Callable[[Feed], Any] | None  # what is sent of a feed's records; None: as they are stored
+    feeds: StepSource
+    images: Callable[[StepInput], Any] | None  # what is sent of a feed's records; None: as they are stored
     split: _Split
-    shape: Shape
+    shape: ViewShape
     columns: pa.Schema
 
-    def make(self, epoch: int, records: Shaped[np.ndarray, "b"]) -> tuple[Feed, Any]:
+    def make(self, epoch: int, records: Shaped[np.ndarray, "b"]) -> tuple[StepInput, Any]:
         """Return the feed of some records, and what is sent of them; damaged ones are replaced, or DataError names them."""
         for _ in range(2):
             feed = self.feeds.drawn(epoch, self.split.read(partial(self.feeds.stored, records), len(records)))
@@ -210,7 +210,7 @@ class _Stream:
         raise DataError("the substitutes of damaged records are damaged too; alexprep repair makes their shards again")
 
 
-def _maker(ticket: Ticket, manifest: Manifest, stats: Stats) -> Callable[[Feed], Any] | None:
+def _maker(ticket: Ticket, manifest: Manifest, stats: Stats) -> Callable[[StepInput], Any] | None:
     """Return what makes of a feed that which is sent; None for records."""
     raw = manifest.config.encoding == "raw"
     if ticket.form == "records":
@@ -227,7 +227,7 @@ def _maker(ticket: Ticket, manifest: Manifest, stats: Stats) -> Callable[[Feed],
     return lambda feed: maker.views(feed) if ten else maker.views(feed)[:, 0]
 
 
-def cut_out(feed: Feed, fixed: list[Window], crop: int, size: int, *, raw: bool) -> UInt8[np.ndarray, "..."]:
+def cut_out(feed: StepInput, fixed: list[Window], crop: int, size: int, *, raw: bool) -> UInt8[np.ndarray, "..."]:
     """Return the views of records as pixels, cut out and mirrored; UndecodableImage for damage.
 
     uint8[b,c,c,3], of several fixed windows [b,v,c,c,3].

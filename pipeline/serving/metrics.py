@@ -41,7 +41,7 @@ class Gauges:
             "alexprep_request_seconds", "From the ticket to the last message taken.", ["form"], buckets=SECONDS, registry=registry
         )
         self.sent = Counter("alexprep_sent_bytes", "Bytes of answers that were taken.", ["form"], registry=registry)
-        self.running = Gauge("alexprep_requests_running", "Answers on their way.", ["form"], registry=registry)
+        self.running = Gauge("alexprep_requests_running", "RequestHandler on their way.", ["form"], registry=registry)
         self.shed = Counter("alexprep_shed", "Requests that were asked to come again.", registry=registry)
         self.refused = Counter("alexprep_unauthenticated", "Calls without a good token.", registry=registry)
         self.errors = Counter("alexprep_errors", "By kind: ticket (it cannot be), data (damaged shards), internal.", ["kind"], registry=registry)

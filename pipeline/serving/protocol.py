@@ -103,14 +103,14 @@ def digest(manifest: Manifest, stats: Stats) -> str:
     return found.hexdigest()
 
 
-class Shape(NamedTuple):
+class ViewShape(NamedTuple):
     """What the images of an answer are."""
 
     column: pa.DataType
     rows: int  # of one message
 
 
-def shape_of(form: Form, manifest: Manifest, config: LoaderConfig) -> Shape:
+def shape_of(form: Form, manifest: Manifest, config: LoaderConfig) -> ViewShape:
     """Return the type of the column `image`, and the rows of a message of about `CHUNK` bytes, of records `STORED`.
 
     "records": the JPEG, or pixels, as bytes (binary_view: they are sent from where they are mapped, without a copy).
@@ -123,13 +123,13 @@ def shape_of(form: Form, manifest: Manifest, config: LoaderConfig) -> Shape:
     if form == "records":
         split = manifest.split(config.split)
         usual = STORED * split.records // max(1, split.bytes)
-        return Shape(pa.binary_view(), max(1, min(usual, LARGEST // (6 * size * size))))  # no JPEG is twice its pixels, if not tiny
+        return ViewShape(pa.binary_view(), max(1, min(usual, LARGEST // (6 * size * size))))  # no JPEG is twice its pixels, if not tiny
     number = _NUMBERS[config.dtype] if form == "batches" else pa.uint8()
     sides: tuple[int, ...] = (3, crop, crop) if form == "batches" and config.layout == "CHW" else (crop, crop, 3)
     if config.view == "ten":
         sides = (len(windows("ten", size - crop)), *sides)
     bytes_each = int(np.prod(sides)) * number.bit_width // 8
-    return Shape(pa.fixed_shape_tensor(number, sides), max(1, CHUNK // bytes_each))
+    return ViewShape(pa.fixed_shape_tensor(number, sides), max(1, CHUNK // bytes_each))
 
 
 def schema(form: Form, column: pa.DataType) -> pa.Schema:

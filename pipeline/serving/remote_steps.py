@@ -21,9 +21,9 @@ from jaxtyping import Int64, UInt8
 from pyarrow import flight
 
 from ..arrow import byte_views, plain
-from ..batches.cpu_engine import DTYPES, Memory
-from ..batches.steps import Feeds
-from ..batches.views import Feed, placed, windows
+from ..batches.cpu_engine import DTYPES, BufferPool
+from ..batches.steps import StepSource
+from ..batches.views import StepInput, placed, windows
 from ..config import LoaderConfig
 from ..errors import DataError, UndecodableImage
 from ..imaging.codec import decode_record
@@ -44,7 +44,7 @@ class ServerLeftOut(UserWarning):
     """One of several servers refuses: it has another data set, for example."""
 
 
-class Answer(NamedTuple):
+class ServedStep(NamedTuple):
     """What a server sent of a step."""
 
     numbers: Int64[np.ndarray, "b"]
@@ -52,7 +52,7 @@ class Answer(NamedTuple):
     images: Any  # a batch, or one image a record
 
 
-class ServedFeeds(Feeds):
+class ServedFeeds(StepSource):
     """The feeds of one rank, from servers: `prefetch` + 2 steps are asked for ahead of the one that is due, each of the server that is least busy."""
 
     def __init__(self, manifest: Manifest, config: LoaderConfig, stats: Stats, theirs: Stats, records: Records) -> None:
@@ -70,9 +70,9 @@ class ServedFeeds(Feeds):
         self._shape = shape_of(config.form, manifest, config)
         self._ahead = config.prefetch + 2
         self._servers = Servers(manifest.directory.root)
-        self._memory = Memory(2 * self._ahead)
+        self._memory = BufferPool(2 * self._ahead)
         self._took: deque[float] = deque([USUAL], maxlen=32)  # seconds of the last answers
-        self._coming: dict[int, Future[Answer]] = {}
+        self._coming: dict[int, Future[ServedStep]] = {}
         self._warned: set[str] = set()
         self._process = os.getpid()
         weakref.finalize(self, self._servers.close)
@@ -88,7 +88,7 @@ class ServedFeeds(Feeds):
         """Forget what was asked for."""
         self._coming.clear()
 
-    def __call__(self, step: int) -> Feed:
+    def __call__(self, step: int) -> StepInput:
         """Return what an engine is given for `step`: what servers sent, and this step's draws."""
         epoch, planned = self.plan(step)
         numbers, labels, images = self.take(step)
@@ -96,10 +96,10 @@ class ServedFeeds(Feeds):
         wanted = self.substituted(planned) if self._config.form == "records" else numbers
         for i in np.flatnonzero(wanted != numbers).tolist():  # damaged ones, which a server of records does not notice
             images[i], labels[i] = self.records.image(int(wanted[i])), self.records.labels(wanted[i : i + 1])[0]
-        feed = self.drawn(epoch, Feed(images, labels, wanted, np.zeros((len(wanted), 3), np.float32), None))
+        feed = self.drawn(epoch, StepInput(images, labels, wanted, np.zeros((len(wanted), 3), np.float32), None))
         return self._put_back(feed) if self._config.form == "views" else feed
 
-    def take(self, step: int) -> Answer:
+    def take(self, step: int) -> ServedStep:
         """Return the answer to a step's ticket when it is here, and ask for one more ahead; DataError if no server gives it."""
         self._ask_ahead(step)
         answer = self._coming.pop(step).result()
@@ -138,7 +138,7 @@ class ServedFeeds(Feeds):
             if later not in self._coming:
                 self._coming[later] = begun(self._fetch, later)
 
-    def _put_back(self, feed: Feed) -> Feed:
+    def _put_back(self, feed: StepInput) -> StepInput:
         """Return the feed with records in which the views lie where they were cut out."""
         size, crop = self._stored.config.size, self._config.crop
         fixed = windows(self._config.view, size - crop) if feed.windows is None else []
@@ -150,7 +150,7 @@ class ServedFeeds(Feeds):
             records.append(record)
         return feed._replace(images=records)
 
-    def _fetch(self, step: int) -> Answer:
+    def _fetch(self, step: int) -> ServedStep:
         """Return a step's answer from whichever server gives it first: one is asked, and another one too when that takes long."""
         usual, start = median(self._took), time.monotonic()
         seconds = max(LEAST_SECONDS, 4 * SLOW * usual)
@@ -170,22 +170,22 @@ class ServedFeeds(Feeds):
                 return done.result()
         return asks[0].result()  # raises why not
 
-    def _ask(self, step: int, seconds: float, answered: threading.Event, asked: list[Server], avoid: Server | None) -> Answer:
+    def _ask(self, step: int, seconds: float, answered: threading.Event, asked: list[Server], avoid: Server | None) -> ServedStep:
         ticket = flight.Ticket(replace(self._ticket, step=step).to_bytes())
 
-        def work(client: Any, options: Any) -> Answer:  # noqa: ANN401  (pyarrow's)
+        def work(client: Any, options: Any) -> ServedStep:  # noqa: ANN401  (pyarrow's)
             return self._read(client.do_get(ticket, options), step, answered)
 
         return self._servers.ask(work, self._config.patience, seconds, asked, avoid, answered)
 
-    def _read(self, reader: Any, step: int, answered: threading.Event) -> Answer:  # noqa: ANN401  (a FlightStreamReader)
+    def _read(self, reader: Any, step: int, answered: threading.Event) -> ServedStep:  # noqa: ANN401  (a FlightStreamReader)
         """Return an answer that was checked: it is of the records that were asked for, or of others if damaged ones may be replaced."""
         try:
             return self._checked(reader, step, answered)
         except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:  # nulls, columns of other types or missing ones
             raise NotHere(f"an answer that cannot be: {error}") from error
 
-    def _checked(self, reader: Any, step: int, answered: threading.Event) -> Answer:  # noqa: ANN401  (as above)
+    def _checked(self, reader: Any, step: int, answered: threading.Event) -> ServedStep:  # noqa: ANN401  (as above)
         planned = self.plan(step)[1]
         batch = self._memory.lease((len(planned), *self._shape.column.shape), DTYPES[self._config.dtype]) if self.finished else None
         chunks: list[pa.RecordBatch] = []
@@ -211,9 +211,9 @@ class ServedFeeds(Feeds):
         if numbers.min() < 0 or numbers.max() >= len(self.records) or labels.min() < 0 or labels.max() >= len(self._stored.classes):
             raise NotHere("an answer of records or labels that there are not")
         if batch is not None:
-            return Answer(numbers, labels, batch)
+            return ServedStep(numbers, labels, batch)
         side = self._stored.config.size if self._stored.config.encoding == "raw" else 0
-        return Answer(numbers, labels, [image for chunk in chunks for image in _images(chunk.column("image"), side)])
+        return ServedStep(numbers, labels, [image for chunk in chunks for image in _images(chunk.column("image"), side)])
 
 
 def _images(column: pa.Array, side: int) -> list[UInt8[np.ndarray, "..."]]:

@@ -22,7 +22,7 @@ from pyarrow import flight
 from ..addresses import Address
 from ..errors import DataError
 from .auth import Admitted, Guard, Secrets, Tokens
-from .handlers import Answers, log
+from .handlers import RequestHandler, log
 from .metrics import Gauges
 from .protocol import OTHER_DATA, Ticket, WrongTicket
 from .stalls import Stalls, hang_up, name_of
@@ -58,7 +58,7 @@ class _Request:
 class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no types
     """The server. `serve` blocks until `drain` or `shutdown`."""
 
-    def __init__(self, answers: Answers, address: Address, secrets: Secrets = LOOPBACK, limits: Limits = Limits()) -> None:
+    def __init__(self, answers: RequestHandler, address: Address, secrets: Secrets = LOOPBACK, limits: Limits = Limits()) -> None:
         """Listen; DataError if that cannot be, or may not (see `Secrets.check`)."""
         secrets.check(address)
         self.answers, self.limits = answers, limits

@@ -17,7 +17,7 @@ from .manifest import FORMAT_VERSION
 ROWS_A_BATCH = {"jpeg": 256, "raw": 64}  # about 10 MB a record batch
 
 
-class Row(NamedTuple):
+class RecordRow(NamedTuple):
     """One record on its way into a shard."""
 
     image: bytes | UInt8[np.ndarray, "s s 3"]  # JPEG bytes or pixels, as the encoding says
@@ -63,9 +63,9 @@ class ShardWriter:
         """Begin a shard in `file`."""
         self._schema, self._rows_a_batch = schema, ROWS_A_BATCH[encoding]
         self._writer = pa.ipc.new_file(file, schema)
-        self._pending: list[Row] = []
+        self._pending: list[RecordRow] = []
 
-    def append(self, row: Row) -> None:
+    def append(self, row: RecordRow) -> None:
         """Add one record."""
         self._pending.append(row)
         if len(self._pending) == self._rows_a_batch:

@@ -15,7 +15,7 @@ from ..errors import DataError
 from ..names import why_unsafe
 from ..storage.uri import Location
 from .labels import ClassOf, devkit_order, ilsvrc2012
-from .listing import WNID, Found, clean_name, shown, some
+from .listing import WNID, RawListing, clean_name, shown, some
 
 LabelOrder = Literal["sorted", "devkit", "source"]
 MAX_NUMBER = 1 << 31  # no data set has so many classes
@@ -73,7 +73,7 @@ def from_zero(number: int, first: int, where: str, *, strict: bool = True) -> in
     return -1
 
 
-def name_classes(found: list[Found], names: list[str], class_of: ClassOf, notes: list[str]) -> None:
+def name_classes(found: list[RawListing], names: list[str], class_of: ClassOf, notes: list[str]) -> None:
     """Fill in the class ids where a source has only numbers, and give the images the names they have in ImageNet's archives.
 
     An id is taken from the image's name (n01440764_10026.JPEG), else from its number: from the ids of other images of that
@@ -131,7 +131,7 @@ class _Naming:
         return self._names[label] if self._names else f"{label:0{self._digits}}"
 
 
-def declared_classes(names: list[str], found: list[Found]) -> list[str]:
+def declared_classes(names: list[str], found: list[RawListing]) -> list[str]:
     """Return the classes that files name by themselves, those without an image too, if the images' ids are these names."""
     if not names or len(set(names)) < len(names):
         return []
@@ -152,7 +152,7 @@ def ordered(ids: Iterable[str]) -> list[str]:
     return sorted(ids)
 
 
-def all_classes(root: Location, found: list[Found], declared: list[str], order: LabelOrder, class_of: ClassOf, notes: list[str]) -> list[str]:
+def all_classes(root: Location, found: list[RawListing], declared: list[str], order: LabelOrder, class_of: ClassOf, notes: list[str]) -> list[str]:
     """Return the classes in label order; DataError for one that could not be a folder's name, or an order that cannot be had.
 
     `declared` may have no image, and keep their places all the same.
@@ -179,7 +179,7 @@ def all_classes(root: Location, found: list[Found], declared: list[str], order: 
     return classes
 
 
-def _numbering(found: list[Found]) -> dict[int, str]:
+def _numbering(found: list[RawListing]) -> dict[int, str]:
     """Return number -> id, as far as the source numbers its classes."""
     number: dict[int, str] = {}
     for part in found:
@@ -199,7 +199,7 @@ def _source_order(root: Location, number: dict[int, str], classes: list[str], de
     return found
 
 
-def leave_out_unknown(root: Location, found: list[Found], known: list[str], *, skip: bool) -> dict[str, dict[str, Any]]:
+def leave_out_unknown(root: Location, found: list[RawListing], known: list[str], *, skip: bool) -> dict[str, dict[str, Any]]:
     """Raise DataError if a split has classes that neither the first split has nor the source lists (`known`); with `skip`, leave their images out.
 
     Return {split: {"classes": ..., "images": how many were left out}}.

@@ -13,8 +13,8 @@ from .formats.parquet import list_parquet
 from .formats.tars import list_tars
 from .formats.tfrecord import list_tfrecords
 from .labels import ClassOf, missing_from_ilsvrc2012
-from .layout import Layout, layout_of
-from .listing import Found, Source, listing_of, some
+from .layout import SourceLayout, layout_of
+from .listing import RawListing, Source, listing_of, some
 from .splits import ORDER
 
 
@@ -69,7 +69,7 @@ def _found(root: Location, label_order: LabelOrder, first_label: int | None, not
     return Source(shape, str(root), classes, listings, {part.split: part.reader for part in found}, notes, left_out)
 
 
-def _listed(layout: Layout, class_of: ClassOf, first_label: int | None, notes: list[str]) -> tuple[str, list[Found], list[str], list[str]]:
+def _listed(layout: SourceLayout, class_of: ClassOf, first_label: int | None, notes: list[str]) -> tuple[str, list[RawListing], list[str], list[str]]:
     """Return (shape, splits, names that the files give their classes, classes that may have no image)."""
     kinds = sorted({file.kind for file in layout.files})
     if len(kinds) > 1:

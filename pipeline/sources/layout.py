@@ -37,7 +37,7 @@ class DataFile(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Layout:
+class SourceLayout:
     """What a source is made of."""
 
     root: Location  # as it was given
@@ -55,14 +55,14 @@ class Layout:
         return found
 
 
-def layout_of(root: Location, notes: list[str]) -> Layout:
+def layout_of(root: Location, notes: list[str]) -> SourceLayout:
     """Return the layout of a source, and add to `notes` what a user should know of it; DataError says what was seen and not understood."""
     if root.is_file():
         kind = kind_of(root)
         _refuse_compressed([root] if kind == "compressed" else [])
         split = split_in(root.name, root)
         default = _home(_absolute(root).parent)
-        return Layout(root, root, files=(DataFile(kind, root, split),) if kind else (), default=default)
+        return SourceLayout(root, root, files=(DataFile(kind, root, split),) if kind else (), default=default)
     folder = _data_folder(root, notes)
     tree = tree_of(folder)
     splits = _splits(folder, tree, notes)
@@ -87,7 +87,7 @@ def layout_of(root: Location, notes: list[str]) -> Layout:
             notes.append(f"{folder}: nothing in it names a split, and it is called as the split {default} is: all is read as {default}")
         elif exact_split(_absolute(folder).name) not in (None, "train"):
             notes.append(f"{folder}: nothing in it names a split: all is read as train, though the folder is called {_absolute(folder).name}")
-    return Layout(root, folder, splits, tuple(files), default)
+    return SourceLayout(root, folder, splits, tuple(files), default)
 
 
 def _missing_parts(files: list[DataFile]) -> Iterator[str]:

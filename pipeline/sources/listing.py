@@ -48,7 +48,7 @@ class Reader(Protocol):
 
 
 @dataclass(eq=False)
-class Found:
+class RawListing:
     """The images of one split as one shape lists them, in any order; lists of equal length."""
 
     split: str
@@ -60,7 +60,7 @@ class Found:
     names: list[bytes] = field(default_factory=list)  # file name below the class folder
     places: list[Place] = field(default_factory=list)
 
-    def extend(self, other: "Found") -> None:
+    def extend(self, other: "RawListing") -> None:
         """Take the images of another one, which the same reader reads."""
         self.classes += other.classes
         self.labels += other.labels
@@ -147,7 +147,7 @@ def feed(digest: Any, column: pa.Array) -> None:  # noqa: ANN401  (hashlib's obj
         digest.update(plain(column).tobytes())
 
 
-def listing_of(found: Found, classes: list[str], notes: list[str]) -> Listing:
+def listing_of(found: RawListing, classes: list[str], notes: list[str]) -> Listing:
     """Return the columns of `found`, sorted by label, then key.
 
     Images whose keys would be the same have the folders and the file in them that they lie in; DataError if that does not tell them apart.
@@ -177,7 +177,7 @@ def _twin(sorted_keys: pa.LargeBinaryArray) -> bytes | None:
     return sorted_keys[pc.index(same, True).as_py()].as_py() if pc.any(same).as_py() else None
 
 
-def _told_apart(found: Found, labels: Int64[np.ndarray, "n"], notes: list[str]) -> list[bytes]:
+def _told_apart(found: RawListing, labels: Int64[np.ndarray, "n"], notes: list[str]) -> list[bytes]:
     """Return the names of the images below their classes, told apart within a class as far as the source tells them apart.
 
     Of names that are there twice each gets the folders before it that the image has in its archive or column; if that is not enough, the
@@ -214,12 +214,12 @@ def _file_names(paths: list[Location]) -> list[bytes]:
     return [os.fsencode(name.lstrip("/")) for name in names]
 
 
-def _with_folders(found: Found, _files: list[bytes], row: int, name: bytes) -> bytes:
+def _with_folders(found: RawListing, _files: list[bytes], row: int, name: bytes) -> bytes:
     parts = [part for part in found.places[row].name.split(b"/")[:-1] if part not in (b"", b".", b"..")]
     return b"/".join([*parts, name])
 
 
-def _with_file(found: Found, files: list[bytes], row: int, name: bytes) -> bytes:
+def _with_file(found: RawListing, files: list[bytes], row: int, name: bytes) -> bytes:
     return files[found.places[row].file] + b"/" + name
 
 

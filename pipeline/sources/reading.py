@@ -114,7 +114,7 @@ class _Descriptor:
         os.close(self.number)
 
 
-class Window:
+class ByteWindow:
     """Part of a file as a file of its own, for tarfile: no single read larger than `MAX_READ`."""
 
     MAX_READ = 1 << 20  # a header, or the names of a pax header; a larger one is an attack

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ...errors import DataError
 from ...storage.uri import Location
 from ..listing import shown, some
-from ..reading import Window
+from ..reading import ByteWindow
 
 
 class Member(NamedTuple):
@@ -40,7 +40,7 @@ def members(path: Location, offset: int = 0, size: int | None = None, passed: Pa
 
     DataError if it is damaged, ends without its end marker, which means that something was cut off, or goes on behind it.
     """
-    window = Window(path, offset, size)
+    window = ByteWindow(path, offset, size)
     inside = f"{path}: the class tar {shown(inner)}" if inner else f"{path}"
     try:
         with tarfile.open(fileobj=window, mode="r:") as archive:  # type: ignore[call-overload]  # Window is as much of a file as it needs

@@ -7,8 +7,8 @@ from ...errors import DataError
 from ..heads import IMAGE
 from ..kinds import NO_IMAGE
 from ..labels import NUMBERED, ClassOf
-from ..layout import DEEPEST, Layout
-from ..listing import Found, Place, shown, some
+from ..layout import DEEPEST, SourceLayout
+from ..listing import Place, RawListing, shown, some
 from ..looks import is_flat, look
 from ..reading import FileReader
 from ..splits import CONTAINERS, FORMATS, ORDER, TEST, exact_split, folder_splits, words
@@ -18,7 +18,7 @@ from ..tree import inside, tree_of, under
 class Folder:
     """Images in class folders, with or without a folder a split above them."""
 
-    def __init__(self, layout: Layout, class_of: ClassOf) -> None:
+    def __init__(self, layout: SourceLayout, class_of: ClassOf) -> None:
         """Look at no image yet; `class_of` knows validation images by name."""
         self.root, self._class_of = layout.folder, class_of
         self._splits, self._default = layout.splits, layout.default
@@ -28,7 +28,7 @@ class Folder:
         self._tree = tree_of(layout.folder)
         self._reader = FileReader(layout.folder)
 
-    def find(self, without: frozenset[str] = frozenset()) -> list[Found]:
+    def find(self, without: frozenset[str] = frozenset()) -> list[RawListing]:
         """Return every split found but those in `without`."""
         splits = {split: self._splits[split] for split in ORDER if split in self._splits} or self._alone()
         found = []
@@ -46,8 +46,8 @@ class Folder:
         match = next((found for name in self._tree.names("") if (found := NUMBERED.fullmatch(name.rpartition(".")[0]))), None)
         return {self._default if match is None else match[2]: ""}
 
-    def _list(self, split: str, folder: str) -> Found:
-        part = Found(split, self._reader)
+    def _list(self, split: str, folder: str) -> RawListing:
+        part = RawListing(split, self._reader)
         folder = self._inside(folder)
         names, loose = self._tree.folders(folder), self._tree.names(folder)
         here = f"{self.root}/{folder}".rstrip("/")
@@ -100,7 +100,7 @@ class Folder:
             if isinstance(path, Path) and path.is_symlink() and not path.exists() and not IMAGE.search(name):
                 raise DataError(f"{here}/{shown(name)} is a link to nowhere: a class may be missing; mend or delete it")
 
-    def _list_class(self, part: Found, name: str, below: str) -> set[str] | None:
+    def _list_class(self, part: RawListing, name: str, below: str) -> set[str] | None:
         """List the files of a class; return the folders in its own that have some, "" for itself; None if no file may be an image."""
         inner = set()
         files = list(self._tree.files(below, deep=True))
@@ -150,7 +150,7 @@ class Folder:
             "if they are the classes, put them into a folder called train"
         )
 
-    def _list_flat(self, part: Found, folder: str, here: str) -> None:
+    def _list_flat(self, part: RawListing, folder: str, here: str) -> None:
         """List validation files without class folders; their names tell the class."""
         self.shape = "folder of class folders, with flat validation files" if folder else "flat validation files"
         unknown = []

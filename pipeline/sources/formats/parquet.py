@@ -20,7 +20,7 @@ from ...arrow import plain
 from ...errors import DataError, UndecodableImage
 from ...storage.uri import Location, RemotePath
 from ..classes import Unlabelled, from_zero, label_of
-from ..listing import Found, Place, shown, some, unread
+from ..listing import Place, RawListing, shown, some, unread
 from ..reading import refuse_large
 from ..splits import apart, exact_split, is_junk, settled, split_in
 
@@ -33,13 +33,13 @@ MAX_GROUP = 1 << 31  # bytes of a row group's images in memory; Hugging Face's h
 
 def list_parquet(
     files: list[tuple[Location, str | None]], default: str, first_label: int | None, notes: list[str]
-) -> tuple[str, list[Found], list[str]]:
+) -> tuple[str, list[RawListing], list[str]]:
     """Return (shape, splits, names of the classes if the files give them) of parquet files; `files` are (path, the split its path names)."""
-    found: dict[str, Found] = {}
+    found: dict[str, RawListing] = {}
     named: dict[tuple[str, ...], Location] = {}
     reader = ParquetReader([path for path, _ in files])
     for number, (path, split) in enumerate(zip(reader.paths, settled(files, default), strict=True)):
-        part = found.setdefault(split, Found(split, reader, of_rows=True, may_repeat=True))
+        part = found.setdefault(split, RawListing(split, reader, of_rows=True, may_repeat=True))
         try:
             notes += _list_file(path, number, part, first_label or 0)
             if names := _class_names(_opened(path).schema_arrow):
@@ -52,7 +52,7 @@ def list_parquet(
     return "parquet", [part for part in found.values() if part.places], list(next(iter(named), ()))
 
 
-def _list_file(path: Location, number: int, part: Found, first_label: int) -> list[str]:
+def _list_file(path: Location, number: int, part: RawListing, first_label: int) -> list[str]:
     """Add the rows of one file; return what to note of those that were not added."""
     file = _opened(path)
     columns = _Columns.of(path, file.schema_arrow)

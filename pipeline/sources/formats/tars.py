@@ -13,7 +13,7 @@ from ...errors import DataError
 from ...storage.uri import Location
 from ..heads import begins, compression, is_tar
 from ..labels import NUMBERED, ClassOf
-from ..listing import WNID, Found, Place, clean_name, shown, some
+from ..listing import WNID, Place, RawListing, clean_name, shown, some
 from ..reading import RangeReader, read_range
 from ..splits import apart, exact_split, folder_splits, is_called_a_split, is_junk_path, settled
 from .archives import Member, Passed, members
@@ -27,12 +27,12 @@ NOT_A_CLASS = re.compile(r"(?i)(^readme[^.]*|\.(txt|md|json|csv|xml|ya?ml|html?|
 
 def list_tars(
     files: list[tuple[Location, str | None]], default: str, first_label: int | None, class_of: ClassOf, notes: list[str]
-) -> tuple[str, list[Found]]:
+) -> tuple[str, list[RawListing]]:
     """Return (shape, splits) of tars, each recognised by some of its members; `files` are (path, the split its path names).
 
     DataError for a part that cannot be read: the classes that are in it would be missing, and the labels after them others.
     """
-    found: dict[str, Found] = {}
+    found: dict[str, RawListing] = {}
     paths = [path for path, _ in files]
     reader = RangeReader(paths)
     passed = Passed()
@@ -45,7 +45,7 @@ def list_tars(
             if split and inside not in (None, split):
                 raise DataError(f"{path} is of the split {split} by its name, and of {inside} by the folders in it: rename one of them")
             part = split or inside or default
-            _list_class_tars(path, number, outers, found.setdefault(part, Found(part, reader)), passed)
+            _list_class_tars(path, number, outers, found.setdefault(part, RawListing(part, reader)), passed)
         elif shapes[number] == FLAT:
             _list_flat(path, number, reader, found, class_of, passed, notes)
         else:
@@ -89,7 +89,7 @@ def _class_tars(path: Location, notes: list[str]) -> tuple[list[Member], str | N
     return found, exact_split(around[-1]) if around else None
 
 
-def _list_class_tars(path: Location, number: int, outers: list[Member], part: Found, passed: Passed) -> None:
+def _list_class_tars(path: Location, number: int, outers: list[Member], part: RawListing, passed: Passed) -> None:
     for outer in outers:
         file = outer.name.rpartition("/")[2]
         class_id = ENDING.sub("", file)
@@ -111,7 +111,7 @@ def _list_class_tars(path: Location, number: int, outers: list[Member], part: Fo
 
 
 def _list_flat(
-    path: Location, number: int, reader: RangeReader, found: dict[str, Found], class_of: ClassOf, passed: Passed, notes: list[str]
+    path: Location, number: int, reader: RangeReader, found: dict[str, RawListing], class_of: ClassOf, passed: Passed, notes: list[str]
 ) -> None:
     unknown: Counter[str] = Counter()
     others: list[str] = []
@@ -125,7 +125,7 @@ def _list_flat(
         elif class_id is None:
             unknown[match[2]] += 1
         else:
-            _add(found.setdefault(match[2], Found(match[2], reader)), class_id, member, number)
+            _add(found.setdefault(match[2], RawListing(match[2], reader)), class_id, member, number)
     if class_of.origin:
         notes.append(f"{path}: the classes are from {class_of.origin}")
     for what, count in unknown.items():
@@ -138,7 +138,7 @@ def _stem(member: Member) -> str:
     return member.name.rpartition("/")[2].rpartition(".")[0]
 
 
-def _add(part: Found, class_id: str, member: Member, number: int) -> None:
+def _add(part: RawListing, class_id: str, member: Member, number: int) -> None:
     part.classes.append(class_id)
     part.labels.append(-1)
     part.names.append(clean_name(member.name, class_id))

@@ -15,7 +15,7 @@ from ...storage.uri import Location
 from ..classes import UNLABELLED, Unlabelled, from_zero, label_of
 from ..heads import TFRECORD_HEADER as HEADER
 from ..heads import is_tfrecord, masked_crc
-from ..listing import WNID, Found, Place, shown, unread
+from ..listing import WNID, Place, RawListing, shown, unread
 from ..reading import read_range, refuse_large
 from ..splits import is_junk, settled
 
@@ -71,16 +71,16 @@ Bytes = memoryview | Stretch
 BYTES = (memoryview, Stretch)
 
 
-def list_tfrecords(files: list[tuple[Location, str | None]], default: str, first_label: int | None, notes: list[str]) -> tuple[str, list[Found]]:
+def list_tfrecords(files: list[tuple[Location, str | None]], default: str, first_label: int | None, notes: list[str]) -> tuple[str, list[RawListing]]:
     """Return (shape, splits) of TFRecord files; `files` are (path, the split its path names).
 
     Slim's labels count from 1, for 0 is its background; all others from 0; `first_label` says otherwise.
     """
-    found: dict[str, Found] = {}
+    found: dict[str, RawListing] = {}
     reader = TFRecordReader([path for path, _ in files])
     flavours: dict[str, None] = {}
     for number, (path, split) in enumerate(zip(reader.paths, settled(files, default), strict=True)):
-        part = found.setdefault(split, Found(split, reader, of_rows=True, may_repeat=True))
+        part = found.setdefault(split, RawListing(split, reader, of_rows=True, may_repeat=True))
         unlabelled = junk = 0
         for offset, data in records(path):
             features = _features(path, offset, data)

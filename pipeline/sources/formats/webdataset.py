@@ -9,7 +9,7 @@ from ...errors import DataError
 from ...storage.uri import Location
 from ..classes import Unlabelled, from_zero, label_of
 from ..heads import IMAGE
-from ..listing import WNID, Found, Place, shown, some, unread
+from ..listing import WNID, Place, RawListing, shown, some, unread
 from ..reading import RangeReader, read_range
 from ..splits import apart, folder_splits, is_junk_path, split_of
 from .archives import Member, Passed, members
@@ -29,20 +29,20 @@ class Tar(NamedTuple):
     first_label: int
 
 
-def list_webdataset(tar: Tar, reader: RangeReader, found: dict[str, Found], passed: Passed, notes: list[str]) -> None:
+def list_webdataset(tar: Tar, reader: RangeReader, found: dict[str, RawListing], passed: Passed, notes: list[str]) -> None:
     """Group members by the name before the first dot: an image, and cls or json beside it.
 
     Where the tar's own path names no split, the folders in it may (train/0001.jpg, val_images/0002.jpg).
     """
     unlabelled = 0
-    by_folder: dict[str, Found] = {}
+    by_folder: dict[str, RawListing] = {}
     for folder, key, sample in _samples(tar.path, passed):
-        part = by_folder.setdefault(folder, Found("", reader, may_repeat=True))
+        part = by_folder.setdefault(folder, RawListing("", reader, may_repeat=True))
         unlabelled += not _add_sample(part, tar, f"{folder}/{key}".lstrip("/"), sample, passed)
     inside = _splits_inside(tar, list(by_folder))
     for folder, part in by_folder.items():
         split = inside.get(folder, tar.split)
-        found.setdefault(split, Found(split, reader, may_repeat=True)).extend(part)
+        found.setdefault(split, RawListing(split, reader, may_repeat=True)).extend(part)
     notes += unread(tar.path, unlabelled)
 
 
@@ -86,7 +86,7 @@ def _samples(path: Location, passed: Passed) -> Iterator[tuple[str, str, dict[st
         yield *current, sample
 
 
-def _add_sample(part: Found, tar: Tar, key: str, sample: dict[str, Member], passed: Passed) -> bool:
+def _add_sample(part: RawListing, tar: Tar, key: str, sample: dict[str, Member], passed: Passed) -> bool:
     """Add a sample; tell whether it has a label."""
     images = [extension for extension in sample if IMAGE.fullmatch(f".{extension}") or extension in ("img", "image")]
     images = images or [extension for extension in sample if IMAGE.search(f".{extension}")]  # left.jpg, if there is no jpg
