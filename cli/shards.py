@@ -148,7 +148,7 @@ def verify(directory: str, deep: bool, duplicates: bool, workers: int | None, as
 
     A flipped bit anywhere in a shard is found and named. `alexprep repair` makes damaged shards again.
     """
-    from alexprep.pipeline.preparation.diff import DuplicateSearch
+    from alexprep.pipeline.preparation.duplicates import DuplicateSearch
     from alexprep.pipeline.preparation.verify import strays
     from alexprep.pipeline.shards.manifest import read_manifest
 
@@ -287,7 +287,7 @@ def append(directory: str, src: str, reading: dict[str, Any], workers: int | Non
 
     Its classes must be among those of the data set, its images new. Run alexprep stats again afterwards: the sums are merged.
     """
-    from alexprep.pipeline.preparation.repair import AppendJob
+    from alexprep.pipeline.preparation.append import AppendJob
     from alexprep.pipeline.sources import find_source
 
     source = find_source(src, **reading)

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from alexprep.pipeline.config import ShardConfig
 from alexprep.pipeline.errors import DataError
+from alexprep.pipeline.preparation.append import AppendJob
 from alexprep.pipeline.preparation.job import ShardJob
-from alexprep.pipeline.preparation.repair import AppendJob, RepairJob
+from alexprep.pipeline.preparation.repair import RepairJob
 from alexprep.pipeline.preparation.shard_task import make_shard
 from alexprep.pipeline.preparation.verify import Verification
 from alexprep.pipeline.shards.manifest import read_manifest

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from alexprep.pipeline.preparation.repair import AppendJob
+from alexprep.pipeline.preparation.append import AppendJob
 from alexprep.pipeline.preparation.verify import Verification
 from alexprep.pipeline.shards.manifest import read_manifest
 from alexprep.pipeline.sources import find_source

@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from alexprep.pipeline import DataError, Records, compute_stats, read_manifest
 from alexprep.pipeline.imaging.codec import decode_record
-from alexprep.pipeline.preparation.diff import DuplicateSearch, close_pairs, difference
+from alexprep.pipeline.preparation.append import AppendJob
+from alexprep.pipeline.preparation.diff import difference
+from alexprep.pipeline.preparation.duplicates import DuplicateSearch, close_pairs
 from alexprep.pipeline.preparation.export import export
-from alexprep.pipeline.preparation.repair import AppendJob
 from alexprep.pipeline.preparation.verify import Verification
 from alexprep.pipeline.shards.stats import StatsCheck
 from alexprep.pipeline.sources import find_source
