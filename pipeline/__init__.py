@@ -10,6 +10,8 @@ needs torch, and DALI on a GPU.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from . import moved
+
 if TYPE_CHECKING:
     from .batches.steps import DamagedRecord
     from .config import LoaderConfig, ShardConfig
@@ -52,9 +54,20 @@ _HOME = {
     "read_manifest": "shards.manifest",
 }
 
+moved.install(__name__)
+
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  (a module attribute may be anything)
-    """Import the module that defines `name` (PEP 562)."""
+    """Import the module that defines `name` (PEP 562); `__version__` is the release."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("alexprep")
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names, loaded or not, for completion."""
+    return [*__all__, "__version__"]
