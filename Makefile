@@ -61,7 +61,7 @@ lint: .venv/dependencies ## ruff (style and format), hadolint, and the files of 
 	$(BIN)/kubernetes-validate --strict --quiet deploy/kubernetes.yaml
 
 types: .venv/package ## mypy, on the installed wheel
-	$(BIN)/mypy --package alexprep.pipeline --package alexprep.model --package alexprep.cli
+	$(BIN)/mypy --package alexprep.pipeline --package alexprep.model --package alexprep.experiment --package alexprep.cli
 
 docs-check: .venv/package ## docs/cli.md says what the commands say, and the site has no broken link
 	$(BIN)/cog --check docs/cli.md

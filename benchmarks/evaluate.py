@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from alexprep.cli.evaluating import Trained, measure
+from alexprep.experiment.measuring.evaluate import Trained, measure
 from alexprep.model.distributed import Ranks
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
@@ -31,7 +31,7 @@ BIN = Path(sys.executable).parent
 def ours(run: Path, shards: Path, dtype: torch.dtype) -> dict[str, Any]:
     trained = Trained.load(run, Ranks())
     start = time.perf_counter()
-    found, _ = measure([trained], shards, "val", 10, Ranks(), {}, dtype)
+    found, _ = measure([trained], shards, "val", 10, Ranks(), dtype=dtype)
     result = found.evaluation()
     return {"images_per_s": result.count / (time.perf_counter() - start), "top1_error": result.top1_error}
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from alexprep.cli.bench import copying
+from alexprep.cli.alexprep.bench import copying
 from alexprep.pipeline import Loader, ShardConfig, ShardJob, compute_stats, read_manifest
 from alexprep.pipeline.config import Encoding
 from alexprep.pipeline.inspection.demo_data import write_demo_data

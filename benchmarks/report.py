@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from alexprep.model.events import from_row
 from alexprep.model.report.report import RunView, render
 
 
@@ -28,7 +29,7 @@ def view(name: str, count: int) -> RunView:
         if i % 1000 == 999:
             scores = {"views": 1, "count": 50_000, "top1_error": 0.5, "top5_error": 0.3, "loss": float(loss[i]), "train_error": 0.5}
             rows.append({"event": "eval", "step": 10 * (i + 1), "epoch": 1 + i // 1000, **scores})
-    return RunView(name, rows)
+    return RunView(name, [event for event in map(from_row, rows) if event is not None])
 
 
 def main() -> None:

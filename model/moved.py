@@ -61,9 +61,9 @@ class MovedModules:
             where, _, new = RENAMED.get(old, {}).get(name, name).rpartition(".")
             return getattr(import_module(f"{self._package}.{where or MOVED[old]}"), new)
 
-        module.__getattr__ = attribute  # type: ignore[method-assign]
+        vars(module)["__getattr__"] = attribute
 
 
 def install(package: str) -> None:
     """Let Python find the moved modules of `package`."""
-    sys.meta_path.append(MovedModules(package))  # type: ignore[arg-type]  # it has what a finder needs
+    sys.meta_path.append(MovedModules(package))

@@ -1,10 +1,21 @@
-"""What can be chosen: one frozen dataclass a stage, checked when made. Defaults are written here and nowhere else."""
+"""What can be chosen: a frozen dataclass a stage, checked when made.
+
+Defaults, limits and meanings stand in the fields and nowhere else: checks, options, help texts and docs/settings.md are
+made from them.
+"""
 
 import os
+import warnings
+from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass
+from functools import lru_cache, wraps
 from operator import index
-from typing import Any, Literal, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from annotated_types import DocInfo, Interval, doc
+
+C = TypeVar("C")
 Encoding = Literal["jpeg", "raw"]
 Subsampling = Literal["444", "420"]
 Device = Literal["cpu", "gpu"]
@@ -23,37 +34,118 @@ def check(condition: bool, message: str) -> None:  # noqa: FBT001  (reads as an 
         raise ValueError(message)
 
 
-def whole_number(name: str, value: Any) -> int:  # noqa: ANN401  (from users)
-    """Return an int, or a numpy integer as int; ValueError for anything else."""
-    check(not isinstance(value, bool) and hasattr(value, "__index__"), f"{name} must be a whole number, got {value!r}")
-    return index(value)
+def check_fields(config: Any) -> None:  # noqa: ANN401  (any dataclass)
+    """Check every annotated field of a frozen dataclass: its type, its choices, its limits; ValueError names the field.
+
+    A numpy integer becomes an int; an int may stand for a float.
+    """
+    for name, hint in hints_of(type(config)).items():  # type: ignore[arg-type]  # every class is hashable
+        value, kind = getattr(config, name), hint.kind
+        if value is None and hint.optional:
+            continue
+        if hint.choices:
+            check(value in hint.choices, f"{name} must be one of {', '.join(hint.choices)}; got {value!r}")
+        elif kind is int:
+            check(not isinstance(value, bool) and hasattr(value, "__index__"), f"{name} must be a whole number, got {value!r}")
+            value = index(value)
+            object.__setattr__(config, name, value)
+        elif kind is float:
+            check(isinstance(value, int | float) and not isinstance(value, bool), f"{name} must be a number, got {value!r}")
+        elif kind is bool:
+            check(type(value) is bool, f"{name} must be true or false, got {value!r}")
+        elif kind is str:
+            check(isinstance(value, str | os.PathLike), f"{name} must be text, got {value!r}")
+        if hint.limits is not None:
+            check(_within(value, hint.limits), f"{name} must be {_in_words(hint.limits)}, got {value}")
 
 
-def check_choice(name: str, value: Any, choices: Any) -> None:  # noqa: ANN401  (a Literal type has no type of its own)
-    """Raise ValueError unless `value` is one of the strings of the Literal type `choices`."""
-    check(value in get_args(choices), f"{name} must be one of {', '.join(get_args(choices))}; got {value!r}")
+class Hint(NamedTuple):
+    """What the annotation of a field says."""
+
+    kind: type  # int, float, bool or str
+    optional: bool  # None is a value too
+    choices: tuple[str, ...]  # of a Literal
+    limits: Interval | None
+    meaning: str
+
+
+@lru_cache
+def hints_of(config: Hashable) -> dict[str, Hint]:
+    """Return the hint of each annotated field of a dataclass, by name; fields that are dataclasses themselves are left out."""
+    hints = {}
+    for name, annotation in get_type_hints(config, include_extras=True).items():
+        if get_origin(annotation) is not Annotated:
+            continue
+        kind, *extras = get_args(annotation)
+        parts = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+        plain = next(part for part in parts if part is not NoneType)
+        choices = get_args(plain) if get_origin(plain) is Literal else ()
+        limits = next((extra for extra in extras if isinstance(extra, Interval)), None)
+        meaning = next((extra.documentation for extra in extras if isinstance(extra, DocInfo)), "")
+        hints[name] = Hint(str if choices else plain, NoneType in parts, choices, limits, meaning)
+    return hints
+
+
+def _within(value: Any, limits: Interval) -> bool:  # noqa: ANN401  (a number)
+    """Tell whether a number keeps limits; NaN keeps none."""
+    return bool(
+        (limits.ge is None or value >= limits.ge)
+        and (limits.gt is None or value > limits.gt)
+        and (limits.le is None or value <= limits.le)
+        and (limits.lt is None or value < limits.lt)
+    )
+
+
+def _in_words(limits: Interval) -> str:
+    low, high = limits.ge if limits.ge is not None else limits.gt, limits.le if limits.le is not None else limits.lt
+    if limits.ge is not None and limits.le is not None:
+        return f"{low:,}..{high:,}"
+    parts = []
+    if low is not None:
+        parts.append(f"at least {low:,}" if limits.ge is not None else f"above {low:,}")
+    if high is not None and high != float("inf"):
+        parts.append(f"at most {high:,}" if limits.le is not None else f"below {high:,}")
+    return " and ".join(parts)
+
+
+def renamed(old: str, new: str) -> Callable[[type[C]], type[C]]:
+    """Return a decorator of a dataclass that takes a field by its earlier name too, and warns."""
+
+    def decorate(config: type[C]) -> type[C]:
+        make = config.__init__
+
+        @wraps(make)
+        def init(self: C, *arguments: Any, **values: Any) -> None:  # noqa: ANN401  (the fields)
+            if old in values:
+                warnings.warn(f"{config.__name__}: {old} is now {new}", DeprecationWarning, stacklevel=2)
+                values[new] = values.pop(old)
+            make(self, *arguments, **values)
+
+        config.__init__ = init  # type: ignore[method-assign, assignment]
+        setattr(config, old, property(lambda self: getattr(self, new)))
+        return config
+
+    return decorate
 
 
 @dataclass(frozen=True)
 class ShardConfig:
     """How source images become records. All of it is part of the plan: other values give other bytes."""
 
-    size: int = 256  # pixels a side of a record (paper, section 2)
-    encoding: Encoding = "jpeg"
-    quality: int = 95  # of JPEG records; the 2012 tools wrote q95 too
-    records_per_shard: int = 4096  # at most; about 170 MB of JPEG records, 800 MB of raw ones
-    subsampling: Subsampling = "444"  # of JPEG records: colour at full resolution, so that PCA colour has something to work on; "420": at half
+    # paper, section 2: 256 pixels
+    size: Annotated[int, Interval(ge=8, le=4096), doc("Pixels a side of a record")] = 256
+    encoding: Annotated[Encoding, doc("Encoding of a record: JPEG or plain pixels")] = "jpeg"
+    # the 2012 tools wrote quality 95 too
+    quality: Annotated[int, Interval(ge=1, le=100), doc("Quality of JPEG records")] = 95
+    # 4096 are about 170 MB of JPEG records, 800 MB of raw ones.
+    # The per-pixel sums of a shard are uint32: 255 * 2**24 is the last that fits.
+    records_per_shard: Annotated[int, Interval(ge=1, le=1 << 20), doc("Records of a shard, at most")] = 4096
+    # at full resolution, PCA colour has something to work on
+    subsampling: Annotated[Subsampling, doc("Colour of JPEG records: 444 at full size, 420 at half")] = "444"
 
     def __post_init__(self) -> None:
-        """Refuse values that no shard can have."""
-        for name in ("size", "quality", "records_per_shard"):
-            check(type(getattr(self, name)) is int, f"{name} must be a whole number, got {getattr(self, name)!r}")
-        check(8 <= self.size <= 4096, f"size must be 8..4096 pixels, got {self.size}")
-        check_choice("encoding", self.encoding, Encoding)
-        check_choice("subsampling", self.subsampling, Subsampling)
-        check(1 <= self.quality <= 100, f"quality must be 1..100, got {self.quality}")
-        # The per-pixel sums of a shard are uint32: 255 * 2**24 is the last that fits.
-        check(1 <= self.records_per_shard <= 1 << 20, f"records_per_shard must be 1..1048576, got {self.records_per_shard}")
+        """Refuse values that no shard can have; ValueError."""
+        check_fields(self)
 
     def to_json(self) -> dict[str, Any]:
         """Return the parameters as plans, manifests and shards have them.
@@ -67,92 +159,72 @@ class ShardConfig:
         return value
 
 
+@renamed("patience", "server_patience")
 @dataclass(frozen=True)
 class LoaderConfig:
-    """Which batches a `Loader` makes, and how.
+    """Which batches a `Loader` makes, and how; docs/settings.md lists the fields."""
 
-    split       of the manifest: "train", "val", ...
-    batch_size  of all ranks together
-    views       "random": shuffled, random crop, flip and colour, partial last batch dropped; "center": the centre crop;
-                "ten": four corners, centre, and their mirrors. The last two go through the split once, in stored
-                order, every record exactly once. None: "random" for train, "center" for any other split.
-    mean        subtracted: "pixel", the mean image at the crop's own offset (the paper's text); "center", the centre
-                crop of the mean image from every crop (what the 2012 code did); "channel"; or "none"
-    colour      standard deviation of the PCA colour alphas (paper, section 4.1: 0.1); 0 switches it off
-    divide      random views are divided by this while colour is on (2012 code: 1.1)
-    shuffle     of random views: "full"; "block", which reads in runs of 512 records and mixes 16 runs at a time, for disks and
-                stores that are slow at random; "none", stored order each epoch
-    mirror      whether half of the random views are mirrored
-    on_bad      a damaged record: "raise" stops with its name; "skip" gives the next good record instead, with a warning
-                (random views only: an evaluation counts every record once, or not at all)
-    dtype       of the images: "float32", "bfloat16" or "float16"
-    threads     None: as many as the CPUs that this process may use
-    device_id   of the GPU, None: the current one of torch
-    cache       local folder for the shards of an object store, which any number of ranks share
-    cache_size  of that folder, bytes
-    form        of what a service (`grpc://...`) sends: "records", as they are stored, from which everything is made here; "views", cut
-                out and mirrored, uint8; "batches", finished
-    patience    seconds without an answer from any of its servers before that is an error
-    """
-
-    split: str = "train"
-    batch_size: int = 128
-    seed: int = 0
-    rank: int = 0
-    world_size: int = 1
-    device: Device = "cpu"
-    crop: int = 224
-    views: Views | None = None
-    mean: Mean = "pixel"
-    colour: float = 0.1
-    divide: float = 1.0
-    mirror: bool = True
-    shuffle: Shuffle = "full"
-    on_bad: OnBad = "raise"
-    layout: Layout = "CHW"
-    dtype: Dtype = "float32"
-    threads: int | None = None
-    prefetch: int = 2
-    device_id: int | None = None
-    cache: str | None = None
-    cache_size: int = 100 << 30
-    form: Form = "records"
-    patience: float = 120.0
+    split: Annotated[str, doc('Split of the data set: "train", "val", ...')] = "train"
+    batch_size: Annotated[int, Interval(ge=1, le=1 << 20), doc("Records of a batch, of all ranks together")] = 128
+    seed: Annotated[
+        int, Interval(ge=0, le=(1 << 64) - 1), doc("Seed of order, crops, mirrors and colours (in a run, of weights and dropout too)")
+    ] = 0
+    rank: Annotated[int, Interval(ge=0), doc("Number of this process among world_size, from 0")] = 0
+    world_size: Annotated[int, Interval(ge=1), doc("Processes that share each batch")] = 1
+    device: Annotated[Device, doc("Device that makes the views and holds the batches")] = "cpu"
+    crop: Annotated[int, Interval(ge=1), doc("Pixels a side of a view")] = 224
+    views: Annotated[
+        Views | None,
+        doc(
+            "Views of a record. random: shuffled, random crop, mirror and colour, last partial batch dropped; center: the centre crop; ten: "
+            "four corners, centre and their mirrors. The last two go once through the split in stored order. None: random for train, else center"
+        ),
+    ] = None
+    mean: Annotated[
+        Mean,
+        doc(
+            "Mean that is subtracted. pixel: the mean image at the crop's own place (the paper's text); center: the mean image's centre crop "
+            "from every crop (the 2012 code); channel: one number a channel; none"
+        ),
+    ] = "pixel"
+    # paper, section 4.1
+    colour: Annotated[float, Interval(ge=0, le=1000), doc("Standard deviation of the PCA colour alphas; 0: no colour shift")] = 0.1
+    # 2012 code: 1.1
+    divide: Annotated[float, Interval(ge=1e-3, le=1e6), doc("Divisor of random views while colour is on")] = 1.0
+    mirror: Annotated[bool, doc("Mirroring of half of the random views")] = True
+    shuffle: Annotated[
+        Shuffle,
+        doc("Order of random views. block: runs of 512 records, 16 runs mixed at a time, for slow disks and stores; none: stored order each epoch"),
+    ] = "full"
+    on_bad: Annotated[
+        OnBad,
+        doc("Damaged records. raise: stop and name the record; skip: take the next good record and warn (random views only)"),
+    ] = "raise"
+    layout: Annotated[Layout, doc("Memory layout of a batch")] = "CHW"
+    dtype: Annotated[Dtype, doc("Number format of the images")] = "float32"
+    threads: Annotated[int | None, Interval(ge=1, le=1024), doc("Threads that make batches; None: one for each CPU of this process")] = None
+    prefetch: Annotated[int, Interval(ge=1, le=64), doc("Batches made ahead")] = 2
+    device_id: Annotated[int | None, doc("Number of the GPU; None: torch's current one")] = None
+    cache: Annotated[str | None, doc("Local folder for the shards of an object store; any number of ranks share it")] = None
+    cache_size: Annotated[int, Interval(ge=1), doc("Bytes of that folder, at most")] = 100 << 30
+    form: Annotated[
+        Form,
+        doc(
+            "What a server (grpc://...) sends. records: stored bytes, everything else is done here; views: cut out and mirrored, uint8; "
+            "batches: finished"
+        ),
+    ] = "records"
+    server_patience: Annotated[float, Interval(ge=1, le=86400), doc("Seconds without an answer of any server after which the loader fails")] = 120.0
 
     def __post_init__(self) -> None:
-        """Refuse values that no loader can have."""
-        for name in ("batch_size", "seed", "rank", "world_size", "crop", "prefetch", "cache_size", "threads", "device_id"):
-            value = getattr(self, name)
-            if value is not None or name not in ("threads", "device_id"):
-                object.__setattr__(self, name, whole_number(name, value))
-        for name in ("colour", "divide", "patience"):
-            check(isinstance(getattr(self, name), int | float), f"{name} must be a number, got {getattr(self, name)!r}")
-        check(0 <= self.seed < 1 << 64, f"seed must be 0..2**64-1, got {self.seed}")
-        check(self.world_size >= 1, f"world_size must be at least 1, got {self.world_size}")
-        check(0 <= self.rank < self.world_size, f"rank must be 0..{self.world_size - 1} (world_size is {self.world_size}), got {self.rank}")
+        """Refuse values that no loader can have; ValueError."""
+        check_fields(self)
+        check(self.rank < self.world_size, f"rank must be 0..{self.world_size - 1} (world_size is {self.world_size}), got {self.rank}")
         check(self.batch_size >= self.world_size, f"batch_size counts all ranks and must be at least {self.world_size}, got {self.batch_size}")
-        check_choice("device", self.device, Device)
-        check(self.crop >= 1, f"crop must be at least 1 pixel, got {self.crop}")
-        if self.views is not None:
-            check_choice("views", self.views, Views)
-        check_choice("mean", self.mean, Mean)
-        check(0 <= self.colour <= 1000, f"colour must be a standard deviation, 0..1000, got {self.colour}")
-        check(1e-3 <= self.divide <= 1e6, f"divide must be 0.001..1,000,000, got {self.divide}")
-        check(type(self.mirror) is bool, f"mirror must be true or false, got {self.mirror!r}")
-        check_choice("shuffle", self.shuffle, Shuffle)
-        check_choice("on_bad", self.on_bad, OnBad)
         check(self.on_bad == "raise" or self.view == "random", "on_bad=skip would count a record twice in an evaluation; use alexprep repair")
         check(
             self.cache is None or ("://" not in (cache := os.fspath(self.cache)) and cache != ""), f"cache must be a local folder, got {self.cache!r}"
         )
-        check(self.cache_size > 0, f"cache_size must be a number of bytes above 0, got {self.cache_size}")
-        check_choice("layout", self.layout, Layout)
-        check_choice("dtype", self.dtype, Dtype)
-        check_choice("form", self.form, Form)
-        check(1 <= self.patience <= 86400, f"patience must be 1..86,400 seconds, got {self.patience}")
-        check(self.batch_size <= 1 << 20, f"batch_size must be at most {1 << 20}, got {self.batch_size}")
-        check(self.threads is None or 1 <= self.threads <= 1024, f"threads must be 1..1024, got {self.threads}")
-        check(1 <= self.prefetch <= 64, f"prefetch must be 1..64, got {self.prefetch}")
         if self.view == "random":
             check(
                 self.batch_size % self.world_size == 0,

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from alexprep.cli.ablation import PAPER, cells, grid, study
-from alexprep.cli.settings import Settings, completed
-from alexprep.cli.tables import markdown, summary
+from alexprep.experiment.ablation.grid import PAPER, grid, study, trials
+from alexprep.experiment.ablation.table import markdown, summary
+from alexprep.experiment.config import RunConfig, completed
 
 from .conftest import command, make_images, training_shards
 from .test_cli import TINY
@@ -36,9 +36,9 @@ def losses(folder):
 def test_a_grid_is_every_combination_with_every_seed(tmp_path):
     rows = grid({}, ["norm=true,false", "lr=0.01,0.003"])
     assert list(rows) == ["norm=true,lr=0.01", "norm=true,lr=0.003", "norm=false,lr=0.01", "norm=false,lr=0.003"]
-    made = cells(rows, 2, tmp_path)
-    assert len({cell.folder.directory for cell in made}) == 8
-    assert [cell.settings.seed for cell in made] == [0] * 4 + [1] * 4
+    made = trials(rows, 2, tmp_path)
+    assert len({trial.folder.directory for trial in made}) == 8
+    assert [trial.settings.data.seed for trial in made] == [0] * 4 + [1] * 4
     for axes in (["norm"], ["norm="], ["seed=1,2"], ["lr=0.1", "lr=0.2"]):
         with pytest.raises(ValueError, match="--vary takes"):
             grid({}, axes)
@@ -51,16 +51,16 @@ def test_a_grid_is_every_combination_with_every_seed(tmp_path):
 def test_a_row_of_another_preset_has_all_that_the_preset_says():
     rows = grid({"width": 0.5}, ["preset=source,paper"])
     assert rows["preset=paper"] == completed({"preset": "paper", "width": 0.5})
-    assert (rows["preset=paper"].mean, rows["preset=paper"].epochs) == ("pixel", 90)
+    assert (rows["preset=paper"].data.mean, rows["preset=paper"].trainer.epochs) == ("pixel", 90)
 
 
 def test_the_study_switches_off_one_thing_at_a_time():
-    base = Settings()
+    base = RunConfig()
     rows = study({}, ())
     assert list(rows) == list(PAPER)
     assert rows["baseline"] == base
     for name, row in rows.items():
-        changed = {key for key, value in vars(row).items() if getattr(base, key) != value}
+        changed = {key for key, value in row.flat().items() if base.flat()[key] != value}
         assert changed == set(PAPER[name][0])
     assert list(study({}, ("tanh",))) == ["baseline", "tanh"]
     assert "one-gpu" not in study({"preset": "paper"}, ())
@@ -183,9 +183,9 @@ def _threads_children(pid):
 
 def test_changes_are_against_the_baseline_or_there_are_none(data, tmp_path):
     rows = grid(dict(RUN), ["norm=true,false"])
-    made = cells(rows, 1, tmp_path / "out")
+    made = trials(rows, 1, tmp_path / "out")
     assert ablate(data, tmp_path / "out", "--vary", "norm=true,false").returncode == 0
-    assert all(cell.finished() for cell in made)
+    assert all(trial.finished() for trial in made)
     assert "change_ten_top1" in summary(made, "norm=true")[1]
     assert "change_ten_top1" not in summary(made[1:], "norm=true")[0]  # the baseline is still running
     assert summary([], "norm=true") == []
@@ -194,13 +194,13 @@ def test_changes_are_against_the_baseline_or_there_are_none(data, tmp_path):
 
 def test_a_run_that_was_killed_between_its_results_is_not_finished(data, tmp_path):
     assert ablate(data, tmp_path / "out", "--vary", "norm=true").returncode == 0
-    (cell,) = cells(grid(dict(RUN), ["norm=true"]), 1, tmp_path / "out")
-    assert cell.finished()
-    kept = [line for line in cell.folder.metrics.read_text().splitlines() if '"views": 1,' not in line or '"result"' not in line]
-    cell.folder.metrics.write_text("\n".join(kept) + "\n")
-    assert not cell.finished()
+    (trial,) = trials(grid(dict(RUN), ["norm=true"]), 1, tmp_path / "out")
+    assert trial.finished()
+    kept = [line for line in trial.folder.metrics.read_text().splitlines() if '"views": 1,' not in line or '"result"' not in line]
+    trial.folder.metrics.write_text("\n".join(kept) + "\n")
+    assert not trial.finished()
     assert ablate(data, tmp_path / "out", "--vary", "norm=true").returncode == 0
-    assert cell.finished()
+    assert trial.finished()
 
 
 def test_data_without_anything_to_compare_on_is_refused(data, tmp_path):

@@ -9,8 +9,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
-from alexprep.cli.prep import main as prep
-from alexprep.cli.train import main as train
+from alexprep.cli.alexprep import main as prep
+from alexprep.cli.alextrain import main as train
 
 from .conftest import MODULES as HOOKED
 from .conftest import ROOT

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from alexprep.cli.common import _limit
+from alexprep.cli.errors import _limit
 from alexprep.model.environment import launched
 from alexprep.model.errors import TrainingError
 from alexprep.pipeline.storage.files import published_folder
@@ -133,8 +133,8 @@ def test_ctrl_c_prints_no_traceback_in_the_first_second_either(images, tmp_path,
     places = {"SRC": str(images), "OUT": str(tmp_path / "out")}
     program, *rest = (places.get(word, word) for word in arguments)
     code = (  # tells when it has taken over SIGINT: before that Python itself is starting
-        "from alexprep.cli import entry; take = entry.signal; "
-        f"entry.signal = lambda *what: (take(*what), print('begun', flush=True)); entry.{program}()"
+        "from alexprep.cli import entry, interrupts; take = interrupts.signal; "
+        f"interrupts.signal = lambda *what: (take(*what), print('begun', flush=True)); entry.{program}()"
     )
     process = subprocess.Popen([sys.executable, "-P", "-c", code, *rest], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
     assert process.stdout.readline() == "begun\n"

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 import torch
-from alexprep.cli.evaluating import read_predictions, write_predictions
+from alexprep.experiment.measuring.predictions import read_predictions, write_predictions
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
 from alexprep.model.evaluation.analysis import by_class, calibration, confusions, worst_mistakes

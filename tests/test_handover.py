@@ -8,8 +8,8 @@ import onnxruntime
 import pyarrow.parquet as pq
 import pytest
 import torch
-from alexprep.cli.evaluating import Trained
-from alexprep.cli.exporting import _deployed
+from alexprep.experiment.exporting.export import _deployed
+from alexprep.experiment.measuring.evaluate import Trained
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
 from alexprep.model.networks.alexnet import parameters
@@ -45,7 +45,7 @@ def exported(run, out, kind, *arguments):
 def views(run):
     """The centre views of the val split as they are before the mean is subtracted, and what the trainer's own network says of them."""
     trained = Trained.load(run / "run", Ranks())
-    crop = trained.settings.crop
+    crop = trained.settings.data.crop
     plain = next(iter(Loader(run / "shards", split="val", batch_size=17, crop=crop, mean="none")))
     own = next(
         iter(

@@ -4,9 +4,11 @@ import dataclasses
 
 import pytest
 import torch
+from alexprep.model.config import Ablations
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
-from alexprep.model.networks.alexnet import Ablations, AlexNet
+from alexprep.model.events import StepLog
+from alexprep.model.networks.alexnet import AlexNet
 from alexprep.model.networks.partition import Partition, sent
 from alexprep.model.training.optimizer import RATES, PaperSGD
 from alexprep.model.training.parallel_layout import ParallelLayout, bytes_a_step, choose, lay_out, unfit
@@ -57,7 +59,7 @@ def batches(step, feed, device):
         yield images[mine].to(device, memory_format=torch.channels_last), labels[mine].to(device), records.to(device)
 
 
-def train(name, ranks, layout_name, **pace):
+def train(name, ranks, layout_name, **settings):
     """Train over all steps; return losses, the first gradients and the last weights of the whole network, and the bytes sent in the last step."""
     whole = network(name).to(ranks.device)
     layout = lay_out(layout_name, ranks, whole) if ranks.world_size > 1 else ParallelLayout(ranks)
@@ -66,12 +68,13 @@ def train(name, ranks, layout_name, **pace):
         model = network(name, convs=layout.convs, fcs=layout.fcs).to(ranks.device)
         model.load_state_dict(layout.part(whole.state_dict()))
     rates = dataclasses.replace(RATES["source"])
-    trainer = Trainer(model, PaperSGD(model, rates), Timetable(0.002, 1, ()), TrainerConfig(0.002, STEPS, log_steps=1, **pace), layout)
+    config = TrainerConfig(lr=0.002, log_steps=1, **settings)
+    trainer = Trainer(model, PaperSGD(model, rates), Timetable(0.002, 1, ()), config, layout, epoch_steps=STEPS)
     losses, first, before, counted = [], {}, {}, {}
     for event in trainer.run(lambda step, _colour: batches(step, layout.feed, ranks.device), lambda: None, lambda _name: None):
-        if event["event"] == "step":
-            losses.append(event["loss"])
-            if event["step"] == 1:
+        if isinstance(event, StepLog):
+            losses.append(event.loss)
+            if event.step == 1:
                 first = layout.whole({key: parameter.grad.clone() for key, parameter in model.named_parameters()})
             counted, before = {key: sent[key] - before.get(key, 0) for key in sent} if event["step"] > 1 else {}, dict(sent)
     return {"losses": losses, "gradients": first, "weights": trainer.state_dict()["model"], "sent": counted}

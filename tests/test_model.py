@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 import torch
+from alexprep.model.config import Ablations
 from alexprep.model.networks import kernels
-from alexprep.model.networks.alexnet import PRESETS, TORCHVISION_MEAN, TORCHVISION_STD, Ablations, AlexNet, from_torchvision, parameters
+from alexprep.model.networks.alexnet import PRESETS, TORCHVISION_MEAN, TORCHVISION_STD, AlexNet, from_torchvision, parameters
 from alexprep.model.networks.layers import Dropout, GroupedLinear, ResponseNorm, WithinMapNorm, dropout_keys, mask, plain_norm, plain_within
 from alexprep.model.networks.summary import describe, multiply_adds
 from alexprep.pipeline.imaging.codec import square

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from alexprep.cli.runs import load_checkpoint
+from alexprep.experiment.checkpoint import load_checkpoint
 
 from .conftest import command, training_shards
 from .test_safety import losses, rows
@@ -269,7 +269,7 @@ def test_two_machines_train_as_one(data, plain, tmp_path):
 
 def test_a_run_does_not_import_torch_s_compiler(data, tmp_path):
     """Two seconds of every start of every rank."""
-    code = "import sys; from alexprep.cli.train import main; main(sys.argv[1:], standalone_mode=False); print('torch._dynamo' in sys.modules)"
+    code = "import sys; from alexprep.cli.alextrain import main; main(sys.argv[1:], standalone_mode=False); print('torch._dynamo' in sys.modules)"
     arguments = ["run", data, *SMALL, "--steps", 1, "--out", tmp_path / "run"]
     done = subprocess.run([sys.executable, "-c", code, *map(str, arguments)], capture_output=True, text=True, check=False)
 

@@ -1,5 +1,6 @@
 """The page of runs, in a real browser: opened from the disk, hovered, switched, and served while a run grows."""
 
+import dataclasses
 import http.client
 import json
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from alexprep.model.events import from_row
 from alexprep.model.report.report import Picture, RunView, curve_data, render
 
 from .conftest import command, training_shards
@@ -69,7 +71,8 @@ def steps(count, every=1):
     }
     noise = rng.random((count, 2)).tolist()
     row = {"event": "step", "epoch": 1, "lr": 0.01, "images_per_s": 1000.0, "wait_share": 0.01}
-    return [start, *(row | {"step": every * (i + 1), "loss": 1 + a, "error": b} for i, (a, b) in enumerate(noise))]
+    rows = [start, *(row | {"step": every * (i + 1), "loss": 1 + a, "error": b} for i, (a, b) in enumerate(noise))]
+    return [from_row(row) for row in rows]
 
 
 def test_a_page_needs_nothing_but_itself(runs):
@@ -93,7 +96,7 @@ def test_what_a_run_has_kept_is_on_its_page(runs):
 
 def test_the_paper_s_band_stands_beside_a_result_on_a_thousand_classes():
     result = {"event": "result", "step": 9, "views": 10, "count": 50_000, "top1_error": 0.406, "top5_error": 0.19, "loss": 1.8}
-    page = render([RunView("x", [*steps(3), result])])
+    page = render([RunView("x", [*steps(3), from_row(result)])])
     assert "the paper, on ILSVRC-2012: 40.7 ± 0.3 %, within the band" in page
     assert "the paper, on ILSVRC-2012: 18.2 ± 0.2 %<" in page.replace("\n", "")
 
@@ -102,8 +105,8 @@ def test_names_from_the_data_cannot_run_in_the_page():
     evil = '</script><script>alert("x")</script>'
     image = np.zeros((8, 8, 3), np.uint8)
     picture = Picture(image, evil, (evil,), ((evil, 0.5, True),))
-    rows = steps(3)
-    rows[0]["settings"] = {evil: evil}
+    first, *rest = steps(3)
+    rows = [dataclasses.replace(first, settings={evil: evil}), *rest]
     page = render([RunView(evil, rows, facts={evil: evil}, marks=((1, evil),), guesses=(picture,), confused=((evil, (picture,)),), notes=(evil,))])
     assert "<script>alert" not in page
 

@@ -255,7 +255,7 @@ def test_servers_may_all_be_away_for_a_while(data, server):
 def test_no_server_at_all_is_said_with_its_address(data, server):
     folder, _ = data["jpeg"]
     one = server(folder)
-    loader = Loader(one.location, batch_size=8, crop=CROP, patience=1)
+    loader = Loader(one.location, batch_size=8, crop=CROP, server_patience=1)
     one.stop(signal.SIGKILL)
 
     with pytest.raises(DataError, match=rf"no server has answered for 1 s \({one.location}: .*is alexprep serve running there"):

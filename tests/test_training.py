@@ -194,11 +194,11 @@ def test_evaluation_leaves_the_network_in_training_and_refuses_what_is_not_finit
         evaluate(model, [], Ranks())
 
 
-def make_trainer(**pace):
+def make_trainer(**settings):
     model = AlexNet(**SMALL)
     schedule = Timetable(0.01, 3, SCRIPT)
     return Trainer(
-        model, PaperSGD(model, RATES["source"]), schedule, TrainerConfig(lr=0.01, epoch_steps=4, log_steps=1, **pace), ParallelLayout(Ranks())
+        model, PaperSGD(model, RATES["source"]), schedule, TrainerConfig(lr=0.01, log_steps=1, **settings), ParallelLayout(Ranks()), epoch_steps=4
     )
 
 
@@ -217,7 +217,7 @@ def run(trainer, states=None, error=0.5):
     def save(name):
         saved.setdefault(name, []).append({"step": trainer.step, **{k: v for k, v in trainer.state_dict().items() if k == "best_error"}})
 
-    events = list(trainer.run(fake_batches, lambda: Evaluation(10, error, error, 1.0), save))
+    events = [event.row() for event in trainer.run(fake_batches, lambda: Evaluation(10, error, error, 1.0), save)]
     return [event for event in events if event["event"] != "tick"]
 
 

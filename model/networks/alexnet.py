@@ -7,17 +7,15 @@ part of one, of which other ranks have the rest (parallel.py): then every layer 
 
 from dataclasses import dataclass, replace
 from math import sqrt
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..config import NONE, Ablations
 from .layers import Dropout, GroupedLinear, NoDropout, ResponseNorm, WithinMapNorm
 from .partition import WHOLE, Partition
-
-Activation = Literal["relu", "tanh"]
 
 
 @dataclass(frozen=True)
@@ -69,23 +67,6 @@ PRESETS = {
 }
 
 
-@dataclass(frozen=True)
-class Ablations:
-    """What the paper's ablations change."""
-
-    activation: Activation = "relu"
-    norm: bool = True
-    overlap: bool = True  # pooling windows of 3, not 2, at a stride of 2
-    dropout: bool = True
-    exchange: bool = True  # conv3 and fc6 see both towers; without, conv2 has 160 maps a tower and fc6 4096 units (the authors' net 150)
-    sixth: bool = False  # a convolution over the last pooling layer, of both towers ("1 CNN*")
-
-    def __post_init__(self) -> None:
-        """Refuse an activation that there is not."""
-        if self.activation not in get_args(Activation):
-            raise ValueError(f"activation must be relu or tanh, got {self.activation!r}")
-
-
 class AlexNet(nn.Module):
     """Raw 0..255 pixels minus a mean -> one logit a class. Initial weights follow from `seed` alone."""
 
@@ -97,7 +78,7 @@ class AlexNet(nn.Module):
         width: float = 1.0,
         crop: int = 224,
         seed: int = 0,
-        switches: Ablations = Ablations(),
+        switches: Ablations = NONE,
         convs: Partition = WHOLE,
         fcs: Partition = WHOLE,
     ) -> None:

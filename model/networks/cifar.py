@@ -11,7 +11,8 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .alexnet import Activation, check_shape
+from ..config import Activation
+from .alexnet import check_shape
 from .layers import ResponseNorm
 
 MAPS = (32, 32, 64)

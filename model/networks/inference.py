@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..config import Ablations
 from ..errors import TrainingError
-from .alexnet import Ablations, AlexNet
+from .alexnet import AlexNet
 from .cifar import INITIAL, FourLayers
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"

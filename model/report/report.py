@@ -13,8 +13,8 @@ from jaxtyping import UInt8
 
 from ..evaluation.analysis import Calibration
 from ..evaluation.evaluator import interval
+from ..events import Measured, RunEvent, Started, StepLog, Validation, last_start, of_kind
 
-Rows = Sequence[dict[str, Any]]
 MOST_ROWS = 150_000  # points of the curves of all runs together; beyond, neighbours are averaged
 # Ten views of ILSVRC-2012's val: the paper (table 2, "1 CNN"), and how far a faithful run may be off (percent)
 PAPER = {"top1_error": (40.7, 0.3), "top5_error": (18.2, 0.2)}
@@ -36,8 +36,8 @@ class RunView:
     """What the page shows of a run; whatever is empty is left out."""
 
     name: str
-    rows: Rows  # of metrics.jsonl: "start", "step", "eval" and "result" events
-    facts: dict[str, str] = field(default_factory=dict)  # beside those that the rows tell
+    events: Sequence[RunEvent]  # of metrics.jsonl
+    facts: dict[str, str] = field(default_factory=dict)  # beside those that the events tell
     marks: tuple[tuple[int, str], ...] = ()  # step, what happened
     kernels: dict[int, tuple[UInt8[np.ndarray, "h w 3"], list[float]]] = field(default_factory=dict)  # by step: figure 3, and chroma a tower
     samples: tuple[tuple[Picture, ...], ...] = ()  # a record, then the views that training takes from it
@@ -79,27 +79,29 @@ def curve_data(runs: Sequence[RunView]) -> dict[str, Any]:
 
 
 def _curves(run: RunView, most: int) -> dict[str, Any]:
-    steps = [row for row in run.rows if row["event"] == "step"]
+    steps = of_kind(run.events, StepLog)
     width = max(1, -(-len(steps) // most))
     ends = [steps[min(i + width, len(steps)) - 1] for i in range(0, len(steps), width)]
     columns = {}
     for name, kind in CURVES.items():
-        values = np.array([row.get(name, np.nan) for row in steps], np.float64)
+        values = np.array([getattr(row, name) for row in steps], np.float64)
         if width > 1:
             values = np.add.reduceat(values, range(0, len(values), width)) / np.diff([*range(0, len(values), width), len(values)])
         columns[name] = base64.b64encode(values.clip(-6e4, 6e4 if kind == "<f2" else 3e38).astype(kind).tobytes()).decode()
-    evaluations = [row for row in run.rows if row["event"] == "eval"]
     return {
         "name": run.name,
         "averaged": width,
-        "steps": _runs_of([row["step"] for row in ends]),
-        "lr": _changes([(row["step"], row["lr"]) for row in steps]),
+        "steps": _runs_of([row.step for row in ends]),
+        "lr": _changes([(row.step, row.lr) for row in steps]),
         "columns": columns,
-        "evals": [{name: row.get(name) for name in ("step", "epoch", "loss", "top1_error", "top5_error", "train_error")} for row in evaluations],
+        "evals": [{name: getattr(one, name) for name in _EVALUATED} for one in of_kind(run.events, Validation)],
         "marks": [list(mark) for mark in run.marks],
-        "results": sum(row["event"] == "result" for row in run.rows),
+        "results": len(of_kind(run.events, Measured)),
         "kernels": [{"step": step, "picture": _picture(pixels, "PNG"), "chroma": chroma} for step, (pixels, chroma) in run.kernels.items()],
     }
+
+
+_EVALUATED = ("step", "epoch", "loss", "top1_error", "top5_error", "train_error")
 
 
 def _runs_of(steps: Sequence[int]) -> list[list[int]]:
@@ -121,58 +123,54 @@ def _changes(values: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
     return kept + ([values[-1]] if values and kept[-1] != values[-1] else [])
 
 
-def _start(run: RunView) -> dict[str, Any]:
-    return next((row for row in reversed(run.rows) if row["event"] == "start"), {})
-
-
 def _head(run: RunView) -> list[dict[str, Any]]:
     """Return the results with their 95 % intervals, and beside those of ten views on 1000 classes the paper's band; all in percent."""
     heads = []
-    for row in (row for row in run.rows if row["event"] == "result"):
+    start = last_start(run.events)
+    for result in of_kind(run.events, Measured):
         errors = []
         for key, name in (("top1_error", "top-1"), ("top5_error", "top-5")):
-            low, high = (100 * end for end in interval(row[key], row["count"]))
-            one: dict[str, Any] = {"name": name, "value": 100 * row[key], "low": low, "high": high}
-            if row["views"] == 10 and _start(run).get("classes") == 1000:
+            value = 100 * getattr(result, key)
+            low, high = (100 * end for end in interval(value / 100, result.count))
+            one: dict[str, Any] = {"name": name, "value": value, "low": low, "high": high}
+            if result.views == 10 and start is not None and start.classes == 1000:
                 middle, reach = PAPER[key]
                 left, right = min(low, middle - reach) - 1, max(high, middle + reach) + 1
                 scale = 100 / (right - left)
-                one |= {"paper": middle, "reach": reach, "inside": middle - reach <= 100 * row[key] <= middle + reach}
+                one |= {"paper": middle, "reach": reach, "inside": middle - reach <= value <= middle + reach}
                 one["band"] = {"left": (middle - reach - left) * scale, "width": 2 * reach * scale}
-                one["own"] = {"left": (low - left) * scale, "width": (high - low) * scale, "at": (100 * row[key] - left) * scale}
+                one["own"] = {"left": (low - left) * scale, "width": (high - low) * scale, "at": (value - left) * scale}
             errors.append(one)
-        heads.append({"views": "ten views averaged" if row["views"] == 10 else "centre view", "count": row["count"], "errors": errors})
+        heads.append({"views": "ten views averaged" if result.views == 10 else "centre view", "count": result.count, "errors": errors})
     return heads
 
 
 def _differences(runs: Sequence[RunView]) -> list[tuple[str, list[str], bool]]:
     """Return (setting, its value in each run, whether they differ), those that differ first."""
-    settings = [_start(run).get("settings", {}) for run in runs]
+    settings = [start.settings if (start := last_start(run.events)) else {} for run in runs]
     names = list(dict.fromkeys(name for one in settings for name in one))
     table = [(name, [str(one.get(name, "")) for one in settings]) for name in names]
     return sorted(((name, values, len(set(values)) > 1) for name, values in table), key=lambda row: not row[2])
 
 
 def _facts(run: RunView) -> dict[str, str]:
-    start, steps = _start(run), [row for row in run.rows if row["event"] == "step"]
-    facts = {}
-    if start:
-        facts = {
-            "parameters": f"{start['parameters']:,}",
-            "multiply-adds an image": f"{start['multiply_adds']:,}" if start["multiply_adds"] else "not counted",
-            "classes": f"{start['classes']:,}",
-            "device": f"{start['device']}, {start['ranks']} rank{'s' if start['ranks'] > 1 else ''}",
-            "versions": ", ".join(f"{name} {value}" for name, value in start["versions"].items()),
-        }
+    start, steps = last_start(run.events), of_kind(run.events, StepLog)
+    facts = _machine(start) if start is not None else {}
     if steps:
-        facts["steps"] = f"{steps[-1]['step']:,}"
-        facts["images a second"] = f"{_median(steps, 'images_per_s'):,.0f} (median)"
-        facts["time spent waiting for data"] = f"{100 * _median(steps, 'wait_share'):.1f} % (median)"
+        facts["steps"] = f"{steps[-1].step:,}"
+        facts["images a second"] = f"{np.median([one.images_per_s for one in steps]):,.0f} (median)"
+        facts["time spent waiting for data"] = f"{100 * np.median([one.wait_share for one in steps]):.1f} % (median)"
     return facts | run.facts
 
 
-def _median(rows: Rows, name: str) -> float:
-    return float(np.median([row[name] for row in rows]))
+def _machine(start: Started) -> dict[str, str]:
+    return {
+        "parameters": f"{start.parameters:,}",
+        "multiply-adds an image": f"{start.multiply_adds:,}" if start.multiply_adds else "not counted",
+        "classes": f"{start.classes:,}",
+        "device": f"{start.device}, {start.ranks} rank{'s' if start.ranks > 1 else ''}",
+        "versions": ", ".join(f"{name} {value}" for name, value in start.versions.items()),
+    }
 
 
 def _json(value: Any) -> str:  # noqa: ANN401  (JSON is anything)

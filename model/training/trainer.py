@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from ..config import TrainerConfig
 from ..errors import TrainingError
 from ..evaluation.evaluator import Evaluation
+from ..events import RunEvent, StepLog, Tick, Validation
 from ..networks.alexnet import AlexNet
 from ..networks.layers import dropout_keys
 from .optimizer import PaperSGD
@@ -20,28 +22,8 @@ from .parallel_layout import ParallelLayout
 from .schedule import Schedule
 
 BatchSource = Callable[[int, bool], Iterable[tuple[Tensor, Tensor, Tensor]]]
-Event = dict[str, Any]
 
 _DIVERGED = "training has diverged. Train with a lower --lr: anew, or with --resume from the last checkpoint if there is one"
-
-
-@dataclass(frozen=True)
-class TrainerConfig:
-    """How often things happen, in steps."""
-
-    lr: float  # at the start
-    epoch_steps: int
-    steps: int | None = None  # stop after so many in all
-    log_steps: int = 10
-    checkpoint_steps: int = 1000  # and at the end of each epoch
-    checkpoint_seconds: float = float("inf")  # and so long after the last one
-    seed: int = 0
-    dtype: torch.dtype = torch.float32  # of the arithmetic, by autocast; weights and their updates are float32
-    accumulate: int = 1  # parts of a batch that are computed one after the other: less memory, the same step
-    compile: bool = False  # by torch.compile
-    ema: float = 0.0  # decay of a running mean of the weights; 0: none
-    until: float = 0.0  # stop after an epoch whose mean training error was no more; 0: never for that reason
-    reseed: bool = False  # torch's own generator, at each step: of a network that draws from it, such as with nn.Dropout
 
 
 class NotFinite(TrainingError):
@@ -61,9 +43,27 @@ class Trainer:
     save(name)              keeps `state_dict()` as "last" or "best"; called on every rank
     """
 
-    def __init__(self, model: AlexNet, optimizer: PaperSGD, schedule: Schedule, pace: TrainerConfig, layout: ParallelLayout) -> None:
-        """Take the parts; the model is this rank's part, on its device already."""
-        self.model, self.optimizer, self.schedule, self.pace, self.layout = model, optimizer, schedule, pace, layout
+    def __init__(
+        self,
+        model: AlexNet,
+        optimizer: PaperSGD,
+        schedule: Schedule,
+        config: TrainerConfig,
+        layout: ParallelLayout,
+        *,
+        epoch_steps: int,
+        seed: int = 0,
+        reseed: bool = False,
+    ) -> None:
+        """Take the parts; the model is this rank's part, on its device already.
+
+        epoch_steps   steps of an epoch
+        seed          decides which units are dropped
+        reseed        seeds torch's own generator at each step, for a network that draws from it, such as with nn.Dropout
+        """
+        self.model, self.optimizer, self.schedule, self.config, self.layout = model, optimizer, schedule, config, layout
+        self.epoch_steps, self._seed, self._reseed = epoch_steps, seed, reseed
+        self._dtype: torch.dtype = getattr(torch, config.precision)
         self.step = 0
         self.validated = 0  # epochs
         self.best_error = float("inf")
@@ -72,7 +72,7 @@ class Trainer:
         self._seen = (0.0, 0)  # sum of the training errors of this epoch's batches, and how many
         self._averaging: DistributedDataParallel | None = None
         self._saved = time.monotonic()
-        self.averages = {name: value.detach().clone() for name, value in model.named_parameters()} if pace.ema else {}
+        self.averages = {name: value.detach().clone() for name, value in model.named_parameters()} if config.ema else {}
 
     def run(
         self,
@@ -80,23 +80,22 @@ class Trainer:
         evaluate: Callable[[], Evaluation | None],
         save: Callable[[str], None],
         stop: Callable[[], bool] = lambda: False,
-    ) -> Iterator[Event]:
-        """Train to the end of the schedule (or `pace.steps`); yields an event a step and one an evaluation.
+    ) -> Iterator[RunEvent]:
+        """Train to the end of the schedule (or for `config.steps`); yield a Tick or a StepLog a step, and a Validation an epoch.
 
-        "tick" events only say that a step is done; "step" events carry loss and error (of that step's whole batch, dropout and all) and rates;
-        "eval" events what `evaluate` returned, and as train_error the mean error of the epoch's batches. When `stop()` is true on
-        any rank after a step, all save and return, with `stopped` set. Raises NotFinite when the loss is not finite.
+        When `stop()` is true on any rank after a step, all ranks save and return, with `stopped` set. Raises NotFinite if
+        the loss is not finite.
         """
         network = self.layout.network(self.model)
         self._averaging = network if isinstance(network, DistributedDataParallel) else None
-        if self.pace.compile:
+        if self.config.compile:
             network = torch.compile(network)  # type: ignore[assignment]
         self.model.train()
         yield from self._validate(evaluate, save)  # if a kill came between the epoch's last step and its validation
         while not self._ended():
-            epoch = self.step // self.pace.epoch_steps
+            epoch = self.step // self.epoch_steps
             phase = self.schedule.phase(epoch)
-            self.optimizer.set_rates(phase.lr, phase.conv1, self.pace.lr)
+            self.optimizer.set_rates(phase.lr, phase.conv1, self.config.lr)
             clock = _Clock()
             for images, labels, records in clock.watch(batches(self.step, phase.colour)):
                 loss, error, self.stopped, due = self._update(network, images, labels, records, stop)
@@ -106,7 +105,7 @@ class Trainer:
                 yield self._event(loss, error, phase.lr, epoch, clock)
                 if self.stopped or self._out_of_steps():
                     break
-                if due and self.step % self.pace.epoch_steps:
+                if due and self.step % self.epoch_steps:
                     self._save(save, "last")
             self._save(save, "last")
             if self.stopped:
@@ -114,11 +113,11 @@ class Trainer:
             yield from self._validate(evaluate, save)
 
     def _ended(self) -> bool:
-        reached = self.pace.until > 0 and self.train_error is not None and self.train_error <= self.pace.until
-        return reached or self._out_of_steps() or self.schedule.finished(self.step // self.pace.epoch_steps)
+        reached = self.config.until > 0 and self.train_error is not None and self.train_error <= self.config.until
+        return reached or self._out_of_steps() or self.schedule.finished(self.step // self.epoch_steps)
 
     def _out_of_steps(self) -> bool:
-        return self.pace.steps is not None and self.step >= self.pace.steps
+        return 0 < self.config.steps <= self.step
 
     def _update(
         self, network: torch.nn.Module, images: Tensor, labels: Tensor, records: Tensor, stop: Callable[[], bool]
@@ -127,12 +126,12 @@ class Trainer:
 
         Raises NotFinite, before the weights have changed, if the loss is not finite.
         """
-        if self.pace.reseed:
+        if self._reseed:
             rank = torch.tensor([self.layout.ranks.rank])
-            torch.manual_seed(int(dropout_keys(self.pace.seed, self.step, rank)) & ((1 << 63) - 1))
+            torch.manual_seed(int(dropout_keys(self._seed, self.step, rank)) & ((1 << 63) - 1))
         self.optimizer.zero_grad()
         sums = torch.zeros(2, device=images.device)  # loss, error
-        chunks = [values.chunk(self.pace.accumulate) for values in (images, labels, records)]
+        chunks = [values.chunk(self.config.accumulate) for values in (images, labels, records)]
         last = len(chunks[0]) - 1
         for number, (part, its_labels, its_records) in enumerate(zip(*chunks, strict=True)):
             share = len(part) / len(images)
@@ -144,7 +143,7 @@ class Trainer:
             raise NotFinite(f"the loss is {mean} at step {self.step + 1}: {_DIVERGED}", self.step, records)
         self.optimizer.step()
         if self.averages:
-            torch._foreach_lerp_(list(self.averages.values()), [value.detach() for value in self.model.parameters()], 1 - self.pace.ema)
+            torch._foreach_lerp_(list(self.averages.values()), [value.detach() for value in self.model.parameters()], 1 - self.config.ema)
         return mean, error, stopping, due
 
     def evaluated(self) -> dict[str, Tensor]:
@@ -154,8 +153,8 @@ class Trainer:
     def _backward(self, network: torch.nn.Module, images: Tensor, labels: Tensor, records: Tensor, share: float) -> Tensor:
         """Add the gradients of `share` times the mean loss; return the mean loss and the share of wrong answers."""
         layout = self.layout
-        keys, labels = layout.of_batch(dropout_keys(self.pace.seed, self.step, records)), layout.of_batch(labels)
-        with torch.autocast(images.device.type, self.pace.dtype, enabled=self.pace.dtype != torch.float32):
+        keys, labels = layout.of_batch(dropout_keys(self._seed, self.step, records)), layout.of_batch(labels)
+        with torch.autocast(images.device.type, self._dtype, enabled=self._dtype != torch.float32):
             logits = network(images, keys)
         loss = F.cross_entropy(logits.float(), labels)
         (loss * share).backward()  # type: ignore[no-untyped-call]
@@ -163,32 +162,33 @@ class Trainer:
 
     def _agreed(self, sums: Tensor, stop: Callable[[], bool]) -> tuple[float, float, bool, bool]:
         """Return what the ranks say together: mean loss and error, whether to stop, whether a checkpoint is due."""
-        late = time.monotonic() - self._saved >= self.pace.checkpoint_seconds
+        late = 0 < 60 * self.config.checkpoint_minutes <= time.monotonic() - self._saved
         said = torch.cat([sums.double(), torch.tensor([stop(), late], dtype=torch.float64, device=sums.device)])
         loss, error, stopping, due = self.layout.ranks.sum(said).tolist()
         ranks = self.layout.ranks.world_size
-        return loss / ranks, error / ranks, stopping > 0, due > 0 or (self.step + 1) % self.pace.checkpoint_steps == 0
+        return loss / ranks, error / ranks, stopping > 0, due > 0 or (self.step + 1) % self.config.checkpoint_steps == 0
 
-    def _event(self, loss: float, error: float, lr: float, epoch: int, clock: "_Clock") -> Event:
-        if self.step % self.pace.log_steps:
-            return {"event": "tick", "step": self.step}
-        return {"event": "step", "step": self.step, "epoch": epoch + 1, "loss": loss, "error": error, "lr": lr, **clock.read()}
+    def _event(self, loss: float, error: float, lr: float, epoch: int, clock: "_Clock") -> RunEvent:
+        if self.step % self.config.log_steps:
+            return Tick(step=self.step)
+        images_per_s, wait_share = clock.read()
+        return StepLog(step=self.step, epoch=epoch + 1, loss=loss, error=error, lr=lr, images_per_s=images_per_s, wait_share=wait_share)
 
-    def _validate(self, evaluate: Callable[[], Evaluation | None], save: Callable[[str], None]) -> Iterator[Event]:
+    def _validate(self, evaluate: Callable[[], Evaluation | None], save: Callable[[str], None]) -> Iterator[RunEvent]:
         """Validate the epoch that has just ended, unless that was done."""
-        epoch, rest = divmod(self.step, self.pace.epoch_steps)
+        epoch, rest = divmod(self.step, self.epoch_steps)
         if rest or epoch == self.validated:
             return
         result = evaluate()
         self.validated = epoch
         errors, seen = self._seen
-        self.train_error, self._seen = errors / seen if seen == self.pace.epoch_steps else None, (0.0, 0)
+        self.train_error, self._seen = errors / seen if seen == self.epoch_steps else None, (0.0, 0)
         if result is not None:
             self.schedule.observe(result.top1_error)
             if result.top1_error < self.best_error:
                 self.best_error = result.top1_error
                 save("best")
-            yield {"event": "eval", "step": self.step, "epoch": epoch, "views": 1, **asdict(result), "train_error": self.train_error}
+            yield Validation(step=self.step, epoch=epoch, views=1, **asdict(result), train_error=self.train_error)
         save("last")
 
     def _save(self, save: Callable[[str], None], name: str) -> None:
@@ -246,9 +246,10 @@ class _Clock:
                 return
             yield batch
 
-    def read(self) -> dict[str, float]:
+    def read(self) -> tuple[float, float]:
+        """Return images a second and the share of the time that went into waiting, since the last reading."""
         now = time.perf_counter()
         elapsed = now - self._start
-        values = {"images_per_s": round(self.images / elapsed, 1), "wait_share": round(self._waited / elapsed, 4)}
+        values = round(self.images / elapsed, 1), round(self._waited / elapsed, 4)
         self.images, self._start, self._waited = 0, now, 0.0
         return values

@@ -176,7 +176,7 @@ class ServedFeeds(StepSource):
         def work(client: Any, options: Any) -> ServedStep:  # noqa: ANN401  (pyarrow's)
             return self._read(client.do_get(ticket, options), step, answered)
 
-        return self._servers.ask(work, self._config.patience, seconds, asked, avoid, answered)
+        return self._servers.ask(work, self._config.server_patience, seconds, asked, avoid, answered)
 
     def _read(self, reader: Any, step: int, answered: threading.Event) -> ServedStep:  # noqa: ANN401  (a FlightStreamReader)
         """Return an answer that was checked: it is of the records that were asked for, or of others if damaged ones may be replaced."""

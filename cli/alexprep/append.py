@@ -1,0 +1,36 @@
+"""`alexprep append`: new images in a finished data set."""
+
+from typing import Any
+
+import click
+
+from ..data_options import DIRECTORY, MAX_BAD, SRC, WORKERS, report, show, source_options
+from ..errors import wrong_values
+from ..options import Grouped
+from ..text import say
+
+
+@click.command(cls=Grouped)
+@DIRECTORY
+@SRC
+@source_options
+@WORKERS
+@MAX_BAD
+def append(directory: str, src: str, reading: dict[str, Any], workers: int | None, max_bad: float) -> None:
+    """Add the images of SRC to the finished data set in DIRECTORY: new shards beside the old ones, whose bytes stay as they are.
+
+    Its classes must be among those of the data set, its images new. Run alexprep stats again afterwards: the sums are merged.
+    """
+    from alexprep.pipeline.preparation.append import AppendJob
+    from alexprep.pipeline.sources import find_source
+
+    source = find_source(src, **reading)
+    for note in source.notes():
+        say(f"note: {note}")
+    with wrong_values():
+        job = AppendJob(source, directory, workers or 0, max_bad)
+    if job.already:
+        click.echo(f"{directory}: these images were appended before; nothing to do")
+        return
+    show(job.run(), job.total, "append")
+    report(job.manifest)

@@ -1,0 +1,26 @@
+"""`alexprep doctor`: is this machine ready?"""
+
+import click
+
+from ..options import JSON, Grouped
+from ..text import print_json
+
+
+@click.command(cls=Grouped)
+@JSON
+def doctor(as_json: bool) -> None:
+    """Say what this machine has, what is missing for loading and training, and what to install. Exit 1 if something is.
+
+    Nothing is installed, and nothing reaches for the network.
+    """
+    from alexprep.pipeline.inspection.doctor import judge, look
+
+    findings = judge(look())
+    bad = sum(finding.state == "bad" for finding in findings)
+    if as_json:
+        print_json({"ready": not bad, "findings": [finding._asdict() for finding in findings]})
+    else:
+        for finding in findings:
+            click.echo(f"{finding.state:<6}{finding.what:<16}{finding.text}")
+    if bad:
+        raise click.ClickException(f"{bad} thing{'s' if bad > 1 else ''} to mend")

@@ -1,0 +1,32 @@
+"""`alexprep export`: a data set in another shape."""
+
+from contextlib import closing
+from pathlib import Path
+
+import click
+
+from ..data_options import DIRECTORY
+from ..options import Grouped
+from ..progress import Bar
+
+
+@click.command(cls=Grouped)
+@DIRECTORY
+@click.option("--to", "shape", required=True, type=click.Choice(["parquet", "webdataset", "imagefolder", "ffcv-ready"]), help="Shape to write.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder.")
+def export(directory: str, shape: str, out: Path) -> None:
+    """Write the data set in DIRECTORY as parquet, WebDataset tars, a folder of images, or a folder with a script for FFCV's writer.
+
+    JPEG records keep their bytes; raw ones become PNG. Every file out is one shard in, so that order is kept.
+    """
+    from alexprep.pipeline.preparation.export import export as write
+    from alexprep.pipeline.shards.manifest import read_manifest
+
+    manifest = read_manifest(directory)
+    total = sum(split.records for split in manifest.splits.values())
+    bar = Bar("export", total, "records")
+    with closing(write(manifest, out, shape)) as writing:  # type: ignore[arg-type]  # click.Choice; closed at Ctrl-C, too, it leaves nothing
+        for done in writing:
+            bar.at(done)
+    bar.close()
+    click.echo(f"{out}: {total:,} records as {shape}")

@@ -1,0 +1,113 @@
+"""Errors of commands: one message and exit code 1, or exit code 2 for a wrong call."""
+
+import errno
+import io
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import click
+
+from .interrupts import INTERRUPTED, interrupted
+from .text import say
+
+_EXTRAS = {"cuda12": ("torch", "matplotlib", "jinja2"), "export": ("onnx", "onnxruntime", "onnxscript", "safetensors")}
+
+
+class Commands(click.Group):
+    """Turns the errors that a user can act on into `Error: ...` and exit code 1, for every command."""
+
+    interrupted = "the same command continues where it can"
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  (click's own signature)
+        """Run the command."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")  # names may have what the terminal has not
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            self._interrupted(ctx)
+        except ModuleNotFoundError as error:
+            extra = next((extra for extra, names in _EXTRAS.items() if error.name in names), None)
+            if extra is None:
+                raise
+            raise click.ClickException(f"{error.name} is not installed: pip install 'alexprep[{extra}]' brings all that this needs") from error
+        except BrokenPipeError:
+            raise  # click ends quietly: nobody reads on
+        except OSError as error:
+            if interrupted():
+                self._interrupted(ctx)
+            raise click.ClickException(_limit(error) or f"{error.filename or 'the system says'}: {error.strerror or error}") from error
+        except Exception as error:
+            if interrupted():  # in the middle of an import, which made another exception of it
+                self._interrupted(ctx)
+            rank = os.environ.get("RANK", "0")
+            if _peer_failed(error):
+                say(f"rank {rank} stops: another rank failed")
+                ctx.exit(1)
+            if limit := _limit(error):
+                raise click.ClickException(limit) from error
+            if not _expected(error):
+                raise
+            raise click.ClickException(f"rank {rank}: {error}" if rank != "0" else str(error)) from error
+
+    def _interrupted(self, ctx: click.Context) -> NoReturn:
+        say(f"\ninterrupted; {self.interrupted}")
+        ctx.exit(INTERRUPTED)
+
+
+def _limit(error: BaseException) -> str | None:
+    """Return a message for a limit of the system that starting a process or a thread met, None for any other error."""
+    cause: BaseException | None = error
+    while cause is not None and not _expected(cause):  # what has a message for users keeps it
+        number = cause.errno if isinstance(cause, OSError) else None
+        if number in (errno.EMFILE, errno.ENFILE):
+            return "no more files can be opened (ulimit -n): allow more, or use fewer --workers"
+        if (number == errno.EAGAIN and _starts_something(cause)) or (isinstance(cause, RuntimeError) and "can't start new thread" in str(cause)):
+            return "no more processes or threads can be started (ulimit -u, or a container's limit of pids): allow more, or use fewer --workers"
+        if isinstance(cause, EOFError) and _starts_something(cause):
+            return "a worker process could not be started: a limit of the system (ulimit -n, ulimit -u, memory); allow more, or use fewer --workers"
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _starts_something(error: BaseException) -> bool:
+    """Tell whether an error comes from where Python starts processes."""
+    frame = error.__traceback__
+    while frame is not None:
+        if re.search(r"[/\\](multiprocessing[/\\]|subprocess\.py$)", frame.tb_frame.f_code.co_filename):
+            return True
+        frame = frame.tb_next
+    return False
+
+
+def _peer_failed(error: Exception) -> bool:
+    """Tell the error that a collective raises when the process at its other end is gone."""
+    gone = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+    return "RANK" in os.environ and isinstance(error, RuntimeError) and any(text in str(error) for text in gone)
+
+
+def _expected(error: BaseException) -> bool:
+    """Tell errors with a message for users from our own mistakes, without importing what defines them."""
+    names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
+    return bool(names & {"alexprep.pipeline.errors.DataError", "alexprep.model.errors.TrainingError"})
+
+
+@contextmanager
+def wrong_values() -> Iterator[None]:
+    """Turn a config's ValueError into a usage error (exit code 2)."""
+    try:
+        yield
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def a_number(_ctx: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """Refuse what is not a number, which no range does."""
+    if value is not None and value != value:  # noqa: PLR0124
+        raise click.BadParameter("nan is not a number", param=option)
+    return value

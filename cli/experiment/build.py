@@ -1,0 +1,87 @@
+"""The parts of a run, built from its configuration: network, layout on the ranks, trainer."""
+
+import copy
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from alexprep.model.distributed import Ranks
+from alexprep.model.networks.alexnet import AlexNet
+from alexprep.model.networks.cifar import INITIAL, FourLayers
+from alexprep.model.training.optimizer import RATES, PaperSGD
+from alexprep.model.training.parallel_layout import Name, ParallelLayout, choose, lay_out
+from alexprep.model.training.trainer import Trainer
+from alexprep.pipeline import Manifest
+
+from .config import RunConfig, schedule_of
+from .user_network import load_network
+
+BYTES = {"float32": 4, "bfloat16": 2}  # of a number
+
+
+def builder(settings: RunConfig, classes: int) -> Callable[..., AlexNet]:
+    """Return what makes the network of these settings, or with `convs` and `fcs` a part of it."""
+    network, crop, seed = settings.network, settings.data.crop, settings.data.seed
+    if network.model:
+        return partial(load_network, settings, classes)  # type: ignore[return-value]  # the trainer asks no more of it
+    if network.preset in INITIAL:
+        options: dict[str, Any] = {"activation": network.ablations.activation, "norm": network.ablations.norm}
+        return partial(FourLayers, network.preset, classes=classes, width=network.width, crop=crop, seed=seed, **options)  # type: ignore[return-value]  # the trainer asks no more of it
+    return partial(AlexNet, network.preset, classes=classes, width=network.width, crop=crop, seed=seed, switches=network.ablations)
+
+
+def on_device(model: AlexNet, ranks: Ranks) -> AlexNet:
+    """Return the network where this rank computes."""
+    return model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def choose_layout(settings: RunConfig, whole: AlexNet, world_size: int) -> tuple[Name, str]:
+    """Return how the network lies on so many ranks, and why, if that was left open."""
+    trainer = settings.trainer
+    if not settings.alexnet or (trainer.compile and trainer.parallel == "auto"):
+        return "data", ""
+    bytes_of = {"activation": BYTES[trainer.precision], "gradient": BYTES[trainer.gradients]}
+    return choose(trainer.parallel, world_size, whole, settings.data.batch_size, **bytes_of)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """A network and its trainer, on this rank."""
+
+    whole: AlexNet  # at first with the initial weights; later what all ranks evaluate
+    model: AlexNet  # this rank's part of it
+    layout: ParallelLayout
+    trainer: Trainer
+    note: str  # why the layout was chosen, if that was left open
+
+
+def build(settings: RunConfig, manifest: Manifest, ranks: Ranks) -> Parts:
+    """Return the parts of a run on this rank."""
+    if settings.trainer.deterministic:  # it imports torch's compiler, 2 seconds
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+        torch.use_deterministic_algorithms(True)  # noqa: FBT003
+    make = builder(settings, len(manifest.classes))
+    whole = on_device(make(), ranks)
+    name, note = choose_layout(settings, whole, ranks.world_size)
+    layout = lay_out(name, ranks, whole, half_gradients=settings.trainer.gradients == "bfloat16")
+    model = whole
+    if name != "data":
+        model = on_device(make(convs=layout.convs, fcs=layout.fcs), ranks)
+        model.load_state_dict(layout.part(whole.state_dict()))
+    elif settings.trainer.ema:
+        model = copy.deepcopy(whole)
+    rates = replace(RATES[settings.network.preset], weight_decay=settings.trainer.weight_decay)
+    trainer = Trainer(
+        model,
+        PaperSGD(model, rates, first_layer="" if settings.network.model else "conv1."),
+        schedule_of(settings),
+        settings.trainer,
+        layout,
+        epoch_steps=manifest.split("train").records // settings.data.batch_size,
+        seed=settings.data.seed,
+        reseed=bool(settings.network.model),
+    )
+    return Parts(whole=whole, model=model, layout=layout, trainer=trainer, note=note)

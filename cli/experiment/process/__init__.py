@@ -1,0 +1,1 @@
+"""Processes of a run: ranks, loggers, the profiler."""

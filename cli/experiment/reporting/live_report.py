@@ -1,0 +1,103 @@
+"""`alextrain watch`: the page of runs, served on this machine while they train."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from alexprep.model.report.report import curve_data, render
+from alexprep.pipeline.errors import DataError
+
+from ..run_folder import RunFolder
+from .report_data import views
+
+LOOPBACK = "127.0.0.1"
+
+
+def serve(folders: Sequence[RunFolder], data: Path | None, port: int, announce: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C; DataError if the port is taken. `announce` is called with the page's address when it is there."""
+    try:
+        server = Quiet((LOOPBACK, port), _handler(folders, data))
+    except OSError as error:
+        raise DataError(f"cannot listen on {LOOPBACK}:{port}: {error.strerror}; give another --port, or 0 for any that is free") from error
+    server.daemon_threads = True
+    announce(f"http://{LOOPBACK}:{server.server_port}/")
+    with server:
+        server.serve_forever(poll_interval=0.2)
+
+
+class Quiet(ThreadingHTTPServer):
+    """A server that says nothing of browsers that leave."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401  (socketserver's own)
+        """Pass over connections that broke."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
+
+
+def _handler(folders: Sequence[RunFolder], data: Path | None) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        """Answers / with the page and /data.json with what its curves are drawn from; nothing else, and no path of a disk."""
+
+        timeout = 30  # seconds that a connection may say nothing
+        server_version = "alextrain"
+
+        def do_GET(self) -> None:
+            try:
+                self._respond()
+            except (DataError, ValueError) as error:  # of the run's files, which anything may have happened to
+                self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8", f"{error}\n".encode())
+            except ConnectionError:
+                self.close_connection = True  # nobody reads on
+
+        def _respond(self) -> None:
+            host = self.headers.get("Host", "").rsplit(":", 1)[0]
+            if host not in (LOOPBACK, "localhost"):  # another site's name that leads here is not for us
+                self._answer(HTTPStatus.FORBIDDEN, "text/plain", b"ask 127.0.0.1\n")
+            elif self.path == "/":
+                self._answer(HTTPStatus.OK, "text/html; charset=utf-8", render(views(folders, data), live=True).encode())
+            elif self.path == "/data.json":
+                self._news()
+            else:
+                self._answer(HTTPStatus.NOT_FOUND, "text/plain", b"there are / and /data.json\n")
+
+        def _news(self) -> None:
+            tag = f'"{_state(folders)}"'
+            if self.headers.get("If-None-Match") == tag:
+                self._answer(HTTPStatus.NOT_MODIFIED, "application/json", b"", tag)
+                return
+            value = curve_data(views(folders, pictures=False))
+            self._answer(HTTPStatus.OK, "application/json", json.dumps(value).encode(), tag)
+
+        def _answer(self, status: HTTPStatus, kind: str, body: bytes, tag: str = "") -> None:
+            self.send_response(status)
+            if tag:
+                self.send_header("ETag", tag)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Cache-Control", "no-store")
+            self.send_header("X-Content-Type-Options", "nosniff")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing of each request."""
+
+    return Handler
+
+
+def _state(folders: Sequence[RunFolder]) -> str:
+    """Return what changes when there is news."""
+    found = []
+    for folder in folders:
+        for path in (folder.metrics, *folder.kernels().values()):
+            try:
+                facts = path.stat()
+            except OSError:
+                continue
+            found.append((str(path), facts.st_mtime_ns, facts.st_size))
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:16]

@@ -1,0 +1,311 @@
+"""A training run, from its first step to its report: pipeline and model put together."""
+
+import platform
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from alexprep.model.distributed import Ranks
+from alexprep.model.errors import TrainingError
+from alexprep.model.evaluation.evaluator import Evaluation, Predictions, outputs, predict
+from alexprep.model.events import Measured, RunEvent, Started, StepLog, Tick, last_start
+from alexprep.model.networks.alexnet import parameters
+from alexprep.model.networks.summary import multiply_adds
+from alexprep.model.training.trainer import NotFinite
+from alexprep.pipeline import DataError, Loader, load_stats
+
+from . import synthetic
+from .build import build
+from .checkpoint import BEST, LAST, checkpoint_settings, checkpoint_stats, first_kernels, load_checkpoint
+from .config import RunConfig
+from .config import resume as resume_settings
+from .divergence import write_receipts
+from .events import Event, Finished, Notice, Stopped
+from .measuring.evaluate import VIEWS, evaluation, open_loader
+from .measuring.predictions import write_predictions
+from .process.launch import alone, device_of
+from .process.profiler import profiling
+from .process.signals import Stop, tell_launcher
+from .process.watchdog import Watchdog
+from .reporting.report_data import REPORT, write_report
+from .run_folder import PREDICTIONS, RunFolder
+from .sinks import CheckpointSink, MetricsSink
+from .splits import validation_split
+from .validate import check_data
+
+
+class Run:
+    """One training run. Iterating over it trains, and yields what happens.
+
+        run = Run(RunConfig.from_preset("source", width=0.25), data="shards", out="runs/first")
+        for event in run:
+            ...
+
+    It writes checkpoints, metrics.jsonl and report.html into its folder, and prints nothing. A run that was stopped goes
+    on with `Run.resume("runs/first")`.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig | None = None,
+        data: str | Path = "shards",
+        out: str | Path | None = None,
+        *,
+        ranks: Ranks | None = None,
+        cache: dict[str, Any] | None = None,
+        stop: Stop | None = None,
+        resumed: bool = False,
+        profile: bool = False,
+        most_evaluated: int | None = None,
+    ) -> None:
+        """Build everything that the first step needs; DataError or ValueError for what cannot be trained.
+
+        config          RunConfig(): the preset "source"
+        data            folder of shards, or grpc://HOST:PORT
+        out             folder of the run; None: the next runs/<n>
+        ranks           this process among its peers (`alexprep.model.distributed.joined`); None: alone, on a GPU if there is one
+        cache           LoaderConfig's `cache` and `cache_size`, for shards in an object store
+        stop            what asks the run to stop; `run.stop()` does too
+        resumed         the run in `out` goes on (see `resume`)
+        profile         what torch does in steps 5 to 7 is written to profile.json
+        most_evaluated  batches of an evaluation; None: all
+        """
+        self.settings = RunConfig() if config is None else config
+        self.ranks = Ranks(device=device_of(alone("auto").device)) if ranks is None else ranks
+        self.data = data if isinstance(data, Path) else Path(data)
+        find = RunFolder.existing if resumed else RunFolder.new
+        self.folder = RunFolder(Path(self.ranks.from_first(lambda: str(find(None if out is None else Path(out)).directory))))
+        self._cache, self._stop, self._resumed = cache or {}, Stop() if stop is None else stop, resumed
+        self._profile, self._most_evaluated = profile, most_evaluated
+        self._watchdog = Watchdog(self.settings.run.hang_seconds)
+        self.manifest = check_data(self.data, self.settings, self.ranks.world_size)
+        self._synthetic = self.data == synthetic.NOWHERE
+        self.stats = synthetic.stats(self.settings) if self._synthetic else load_stats(self.manifest)
+        self._parts = build(self.settings, self.manifest, self.ranks)
+        self.trainer = self._parts.trainer
+        self._loaders: dict[str, Loader] = {}
+        self._notices = [Notice(self._parts.note)] if self._parts.note else []
+        self._metrics: MetricsSink | None = None  # of rank 0, while it trains
+        self._checkpoints = CheckpointSink(self.folder, self.settings, self.manifest, self._notices)
+
+    @classmethod
+    def resume(cls, out: str | Path | None = None, data: str | Path | None = None, **changes: Any) -> "Run":  # noqa: ANN401  (settings)
+        """Return the run in `out` (None: the newest of runs/) as it goes on from its last checkpoint.
+
+        data      None: where its shards were
+        changes   settings that may change under way, such as lr or steps
+
+        DataError if there is no such run; ValueError for a setting that cannot change.
+        """
+        folder = RunFolder.existing(None if out is None else Path(out))
+        start = folder.start()
+        settings = resume_settings(folder.settings(), changes)
+        return cls(settings, data or (start.data if start and start.data else "shards"), folder.directory, resumed=True)
+
+    def __repr__(self) -> str:
+        """Return the folder, the network and how far it is."""
+        network = self.settings.network.model or self.settings.network.preset
+        return f"Run({str(self.folder.directory)!r}, network={network!r}, step={self.step:,} of {self.total:,})"
+
+    @property
+    def step(self) -> int:
+        """Steps taken."""
+        return self.trainer.step
+
+    @property
+    def total(self) -> int:
+        """Steps of the whole run, unless an error or a plateau ends it before."""
+        steps, whole = self.settings.trainer.steps, self.settings.trainer.epochs * self.trainer.epoch_steps
+        return min(steps, whole) if steps else whole
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was asked to stop before its end."""
+        return self.trainer.stopped
+
+    @property
+    def validated_on(self) -> str | None:
+        """The split that is validated on; None if there is none."""
+        return validation_split(self.manifest)
+
+    def stop(self) -> None:
+        """Stop after the step under way, with a checkpoint."""
+        self._stop.ask("stop()")
+
+    def __iter__(self) -> Iterator[Event]:
+        """Train to the end, evaluate with ten views and with one, and write the report; or stop after the step in which that was asked for.
+
+        Yields every event; TrainingError if the loss is not finite: then the state before that step and the receipts of its
+        batch are in the run's folder.
+        """
+        with self.folder.held() if self.ranks.first else nullcontext():
+            if self._resumed:
+                self._load()
+            if self.ranks.first:
+                self.folder.write_settings(self.settings)
+            yield from self._train()
+
+    def _load(self) -> None:
+        """Take the state of last.pt, if the run came that far."""
+        path = self.folder.directory / LAST
+        if not path.is_file():
+            if (self.folder.directory / BEST).exists():
+                raise DataError(f"{path} is gone, and with it the state to continue from; restore it, or start a new run in another --out")
+            self._notices.append(Notice(f"{self.folder.directory} was stopped before its first checkpoint: beginning again"))
+            return
+        state = load_checkpoint(path)
+        if state["plan"] != self.manifest.plan:
+            raise DataError(f"{self.data} is not the data set that {self.folder.directory} was trained on; give that one")
+        self.stats = checkpoint_stats(state)
+        try:
+            resume_settings(checkpoint_settings(state), self.settings.flat())
+            self.trainer.load_state_dict(state)
+        except Exception as error:  # a file's content can be wrong in any way
+            raise DataError(f"{path} does not fit this run's config.toml, or it is damaged: {(str(error) or repr(error)).splitlines()[0]}") from error
+
+    def _train(self) -> Iterator[Event]:
+        self.ranks.check_same(f"plan {self.manifest.plan[:12]}, step {self.step}", "data set or checkpoint")
+        yield from self._begin()
+        self._watchdog.alive()
+        with profiling(self.folder.directory / "profile.json" if self._profile and self.ranks.first else None, self._tell) as profiled:
+            try:
+                self._stop.at_once = False
+                for event in self.trainer.run(self._batches, self.evaluate, self._save, self._stop):
+                    self._watchdog.alive()
+                    profiled()
+                    yield from self._logged(event)
+            except NotFinite as error:
+                raise TrainingError(self._keep_divergence(error)) from error
+            finally:
+                if self._metrics is not None:
+                    self._metrics.flush()
+            self._checkpoints.close()
+            self.ranks.sum(torch.zeros(1, device=self.ranks.device))  # nobody leaves before it is written: that would end the others
+            if not self.stopped:
+                self._stop.at_once = True
+                yield from self._finish()
+            else:
+                tell_launcher()
+                yield Stopped(self.step, self._stop.name)
+        yield from self._told()
+        if self._metrics is not None:
+            self._metrics.close()
+        self._watchdog.rest()
+
+    def _begin(self) -> Iterator[Event]:
+        """Prepare what rank 0 writes, and say how the run begins."""
+        if self.ranks.first:
+            self._metrics = MetricsSink(self.folder, self.settings)
+            before = last_start(self.folder.rewind(self.step, self.trainer.validated))
+            if self.step:
+                self._tell(f"continuing {self.folder.directory} at step {self.step}")
+                ranks, now = before.ranks if before else 1, self.ranks.world_size
+                if ranks != now:
+                    self._tell(f"so far {ranks} ranks have trained it, now {now}: the same batches, but float32 sums are rounded differently")
+            if not self.step:
+                self.folder.keep_kernels(0, first_kernels(self._parts.whole.state_dict()))
+        yield from self._logged(self._started())
+
+    def _started(self) -> Started:
+        device = torch.cuda.get_device_name(self.ranks.device) if self.ranks.device.type == "cuda" else f"{platform.machine()} CPU"
+        return Started(
+            step=self.step,
+            settings=self.settings.flat(),
+            data=str(self.data),
+            plan=self.manifest.plan,
+            classes=len(self.manifest.classes),
+            parameters=parameters(self._parts.whole),
+            multiply_adds=0 if not self.settings.alexnet else multiply_adds(self._parts.whole, self.settings.data.crop),
+            parallel=self._parts.layout.name,
+            device=device,
+            ranks=self.ranks.world_size,
+            versions={"python": platform.python_version(), "alexprep": version("alexprep"), "torch": torch.__version__},
+        )
+
+    def _finish(self) -> Iterator[Event]:
+        found = {views: self.predict(views) for views in VIEWS}
+        weights = self.trainer.evaluated()  # all ranks have a part in it
+        for views, predictions in found.items():
+            if predictions is not None:
+                yield from self._logged(Measured(step=self.step, views=views, **asdict(predictions.evaluation())))
+        report = None
+        if self.ranks.first:
+            split, ten = validation_split(self.manifest), found[10]
+            if split is not None and ten is not None:
+                facts = {"split": split, "views": 10, "plan": self.manifest.plan, "step": self.step}
+                write_predictions(self.folder.directory / PREDICTIONS, ten, self._loaders[f"{split} 10"].records, facts)
+            if not self._synthetic:
+                self.folder.keep_kernels(self.step, first_kernels(weights), always=True)
+                report = write_report([self.folder], self.folder.directory / REPORT)
+        yield Finished(self.step, report)
+
+    def _logged(self, event: RunEvent) -> Iterator[Event]:
+        """Write an event on rank 0 and yield it, after what is to be said first."""
+        if isinstance(event, StepLog):
+            ready = (loader.ready for name, loader in self._loaders.items() if name.startswith("train"))
+            event = StepLog(**{**asdict(event), "batches_ready": next((count for count in ready if count), 0)})
+        if self._metrics is not None and not isinstance(event, Tick):
+            warning = self._metrics.write(event)
+            if warning is not None:
+                self._notices.append(warning)
+        yield from self._told()
+        yield event
+
+    def _tell(self, text: str) -> None:
+        self._notices.append(Notice(text))
+
+    def _told(self) -> Iterator[Notice]:
+        while self._notices:
+            yield self._notices.pop(0)
+
+    def _keep_divergence(self, error: NotFinite) -> str:
+        state = self.trainer.state_dict()  # all ranks have a part in it
+        if not self.ranks.first:
+            return str(error)
+        self._checkpoints.write("diverged", state, self.stats)
+        loader = next((loader for name, loader in self._loaders.items() if name.startswith("train")), None)
+        return str(error) if loader is None else write_receipts(error, self.folder.directory, self.data, loader, self.stats)
+
+    def evaluate(self) -> Evaluation | None:
+        """Return the validation errors of the centre view; None without a split to validate on. All ranks must call it."""
+        found = self.predict(1)
+        return None if found is None else found.evaluation()
+
+    def predict(self, views: int) -> Predictions | None:
+        """Return what the network says of the validation images, with 1 or 10 views; None without a split to validate on.
+
+        All ranks must call it.
+        """
+        split = validation_split(self.manifest)
+        if split is None:
+            return None
+        parts = self._parts
+        parts.layout.align(parts.model)
+        if parts.whole is not parts.model:
+            parts.whole.load_state_dict(self.trainer.evaluated())
+        loader = self._loader(f"{split} {views}", **evaluation(split, views, self.settings, self.ranks))
+        return predict(outputs(parts.whole, self._watchdog.over(islice(loader, self._most_evaluated))), self.ranks)
+
+    def _batches(self, step: int, colour: bool) -> Iterable[Any]:
+        feed = self._parts.layout.feed
+        if self._synthetic:
+            return synthetic.batches(step, self.trainer.epoch_steps, self.settings, feed, self.ranks.device)
+        rank, world_size = feed
+        loader = self._loader(f"train colour {colour}", colour=self.settings.data.colour if colour else 0.0, rank=rank, world_size=world_size)
+        loader.load_state_dict({"step": step})
+        return loader
+
+    def _loader(self, name: str, **changes: Any) -> Loader:  # noqa: ANN401  (fields of LoaderConfig)
+        if name not in self._loaders:
+            self._loaders[name] = open_loader(self.data, self.settings, self.stats, self.ranks, **self._cache, **changes)
+        return self._loaders[name]
+
+    def _save(self, name: str) -> None:
+        state = self.trainer.state_dict()  # all ranks have a part in it
+        if self.ranks.first:
+            self._checkpoints.submit(name, state, self.stats)

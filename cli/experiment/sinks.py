@@ -1,0 +1,73 @@
+"""Where the events and the state of a run go: metrics.jsonl, loggers, checkpoints. Only rank 0 writes."""
+
+from typing import Any
+
+import torch
+from alexprep.model.events import RunEvent
+from alexprep.pipeline import Manifest, Stats
+
+from .checkpoint import Saver, first_kernels
+from .config import RunConfig
+from .events import Notice
+from .process.loggers import Loggers
+from .run_folder import RunFolder
+
+
+class MetricsSink:
+    """Writes events to metrics.jsonl and to the loggers of the run."""
+
+    def __init__(self, folder: RunFolder, settings: RunConfig) -> None:
+        """Open the loggers, or go on with them."""
+        self._folder = folder
+        self._loggers = Loggers(settings.run.loggers, folder.directory, settings.flat())
+
+    def write(self, event: RunEvent) -> Notice | None:
+        """Write an event; return a warning if it could not be written: a full disk does not stop a run."""
+        try:
+            self._folder.log(event)
+            self._loggers.log(event.row())
+        except OSError as error:
+            place = error.filename or self._folder.directory
+            return Notice(f"a row of step {event.step} is not in {place}: {error.strerror}", warning=True)
+        return None
+
+    def flush(self) -> None:
+        """Write out what is there, whatever comes next."""
+        self._loggers.flush()
+
+    def close(self) -> None:
+        """Write out what is left."""
+        self._loggers.close()
+
+
+class CheckpointSink:
+    """Writes checkpoints in a thread beside the training."""
+
+    def __init__(self, folder: RunFolder, settings: RunConfig, manifest: Manifest, notices: list[Notice]) -> None:
+        """Prepare; what cannot be written becomes a warning in `notices`."""
+        self._folder, self._settings, self._manifest = folder, settings, manifest
+        self._saver = Saver(lambda text: notices.append(Notice(text, warning=True)))
+
+    def submit(self, name: str, state: dict[str, Any], stats: Stats) -> None:
+        """Write <name>.pt when the one before is written; `state` may change from now on."""
+        self._saver.wait()  # so that there are two copies at most
+        kept = _copied(state)
+        self._saver.submit(lambda: self.write(name, kept, stats))
+
+    def write(self, name: str, state: dict[str, Any], stats: Stats) -> None:
+        """Write <name>.pt, and beside last.pt the kernels and the older checkpoints that the settings ask for."""
+        self._folder.save(name, state, self._settings, self._manifest.classes, stats, self._manifest.plan)
+        self._folder.keep_kernels(state["step"], first_kernels(state["model"] | state.get("averages", {})))
+        if name == "last" and self._settings.run.keep > 1:
+            self._folder.keep(state["step"], self._settings.run.keep)
+
+    def close(self) -> None:
+        """Wait; raise DataError if the last checkpoint could not be written."""
+        self._saver.close()
+
+
+def _copied(state: Any) -> Any:  # noqa: ANN401  (tensors and plain values)
+    """Return a copy in the CPU's memory."""
+    if isinstance(state, dict):
+        return {name: _copied(value) for name, value in state.items()}
+    return state.detach().to("cpu", copy=True) if isinstance(state, torch.Tensor) else state

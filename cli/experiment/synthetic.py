@@ -1,0 +1,42 @@
+"""`alextrain run --data synthetic`: noise from memory in the place of a data set, so that nothing but the trainer is measured."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from alexprep.pipeline import Manifest, ShardConfig, Stats
+from alexprep.pipeline.imaging.moments import Colours
+from alexprep.pipeline.shards.manifest import Shard, Split
+from torch import Tensor
+
+from .config import RunConfig
+
+NOWHERE = Path("--data synthetic")  # stands for the data set's folder
+RECORDS = 1_281_167  # as ILSVRC 2012 has, of 1000 classes
+CLASSES = 1000
+
+
+def manifest(settings: RunConfig) -> Manifest:
+    """Return a data set that is nowhere."""
+    shards = (Shard("synthetic", RECORDS, 2 * RECORDS, "0" * 64),)
+    classes = tuple(f"class {number}" for number in range(CLASSES))
+    return Manifest(NOWHERE, "synthetic", ShardConfig(size=max(256, settings.data.crop)), classes, {"train": Split(shards, 0)}, {})
+
+
+def stats(settings: RunConfig) -> Stats:
+    """Return statistics for checkpoints, which must have some."""
+    size = max(256, settings.data.crop)
+    return Stats("train", 1, 1, Colours(np.zeros(3), np.eye(3), np.ones(3), np.eye(3)), np.zeros((size, size, 3), np.float32))
+
+
+def batches(step: int, epoch_steps: int, settings: RunConfig, feed: tuple[int, int], device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield the rest of the epoch from `step` on: one batch of noise, this rank's part of it, again and again."""
+    rank, count = feed
+    share = settings.data.batch_size // count
+    generator = torch.Generator().manual_seed(settings.data.seed + rank)
+    images = torch.randn(share, 3, settings.data.crop, settings.data.crop, generator=generator) * 60
+    labels = torch.randint(0, CLASSES, (share,), generator=generator).to(device)
+    images, records = images.to(device).contiguous(memory_format=torch.channels_last), torch.arange(share, device=device) + rank * share
+    for _ in range(step, epoch_steps * (step // epoch_steps + 1)):
+        yield images, labels, records
