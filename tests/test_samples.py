@@ -198,7 +198,7 @@ def test_the_preview_shows_each_epoch_with_its_own_colour(data, tmp_path):
         (["--colour", "nan", "--crop", CROP], 2, "nan is not a number"),
         (["--colour", 1e39, "--crop", CROP], 2, "not in the range"),
         (["--epoch", 2**64, "--crop", CROP], 2, "not in the range"),
-        (["--crop", CROP, "--out", "folder.png"], 1, "folder.png: is no file"),
+        (["--crop", CROP, "--out", "folder.png"], 1, "folder.png: is not a regular file"),
     ],
 )
 def test_a_preview_that_cannot_be_is_one_clear_sentence(data, tmp_path, arguments, code, message):

@@ -72,7 +72,7 @@ def test_an_error_names_the_file_and_not_the_one_beside_it(tmp_path, place):
     """No such folder; a file in a folder's place; a folder in the file's."""
     (tmp_path / "taken").write_bytes(b"")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(OSError, match="No such file|Not a directory|is no file") as caught, published(tmp_path / place) as file:
+    with pytest.raises(OSError, match="No such file|Not a directory|is not a regular file") as caught, published(tmp_path / place) as file:
         file.write(b"x")
 
     assert caught.value.filename == str(tmp_path / place)
@@ -85,7 +85,7 @@ def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
     os.mkfifo(pipe)
     folder.mkdir()
     for path in (pipe, folder, Path()):
-        with pytest.raises(OSError, match="no file, and cannot be replaced"), published(path):
+        with pytest.raises(OSError, match="not a regular file and cannot be replaced"), published(path):
             pass
 
     assert stat.S_ISFIFO(pipe.stat().st_mode)

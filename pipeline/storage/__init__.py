@@ -1,11 +1,11 @@
-"""Bytes at rest: local files, object stores, the files of a server."""
+"""Read and write stored bytes: local files, object stores, the files of a server."""
 
 import warnings
 from typing import Any
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  (a module attribute may be anything)
-    """Return a name of what was the module alexprep.pipeline.storage in earlier releases, and warn."""
+    """Return a name that moved from alexprep.pipeline.storage to its `files` module, and warn."""
     from . import files
 
     if name.startswith("_") or not hasattr(files, name):

@@ -1,6 +1,6 @@
-"""Files that are there whole or not at all, one producer to a folder, and JSON from strangers.
+"""Write files atomically, lock folders for one producer, and read JSON from untrusted sources.
 
-In:  bytes on their way to a name.    Out: a file of that name, complete, or none.
+In:  bytes and a file name.    Out: a complete file of that name, or none.
 """
 
 import errno
@@ -23,16 +23,18 @@ from ..errors import DataError
 from .uri import Location, RemotePath, read_file
 
 PARTIAL = ".partial"
-MOST_JSON = 1 << 28  # bytes
-NPY_HEADER = 1 << 12  # bytes of a .npy before its numbers, at most; numpy writes 128
+MOST_JSON = 1 << 28  # maximum bytes of a JSON file
+NPY_HEADER = 1 << 12  # maximum bytes of a .npy before its numbers; numpy writes 128
 
 
 @contextmanager
 def published(path: Location) -> Iterator[IO[bytes]]:
     """Open `path` for writing; the file gets its name only when all of it is on disk.
 
-    Written aside under a name of this process alone, fsynced, renamed, and the folder fsynced: a kill or a power cut at
-    any moment leaves the old file or the new one. A remote file is written to a temporary file here, then put in one piece.
+    The data go to a temporary file beside `path`, whose name belongs to this process alone. It is
+    fsynced and renamed, and the folder is fsynced: a kill or a power cut at any moment leaves the
+    old file or the new one. A remote file is written to a local temporary file, then uploaded in
+    one piece. Raise OSError if `path` exists and is not a regular file.
     """
     if isinstance(path, RemotePath):
         with tempfile.TemporaryFile() as file:
@@ -42,7 +44,7 @@ def published(path: Location) -> Iterator[IO[bytes]]:
             path.put(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) if size else b"")
         return
     if path.exists() and not path.is_file():  # a folder, a device, a pipe
-        raise OSError(errno.EEXIST, "is no file, and cannot be replaced by one; choose another name", str(path))
+        raise OSError(errno.EEXIST, "is not a regular file and cannot be replaced; choose another name", str(path))
     partial = aside(path, os.getpid())
     try:
         with _opened(partial) as file:
@@ -51,10 +53,10 @@ def published(path: Location) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         partial.replace(path)
     except BaseException as error:
-        with suppress(OSError):  # there may be no such folder
+        with suppress(OSError):  # the folder may not exist
             partial.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename == str(partial):
-            error.filename = str(path)  # the name that the user knows
+            error.filename = str(path)  # report the name that the user gave
         raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -65,9 +67,10 @@ def published(path: Location) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def published_folder(path: Path) -> Iterator[Path]:
-    """Yield a folder to fill, which gets the name `path` when all of it is written; whatever else happens, nothing is left of it.
+    """Yield a folder to fill; it is renamed to `path` when the block ends, or deleted if it fails.
 
-    What a killed process of this machine has left is deleted. DataError if `path` is there already.
+    Folders that killed processes of this machine left behind are deleted. Raise DataError if `path`
+    already exists.
     """
     if path.exists() or path.is_symlink():
         raise DataError(f"{path} is already there; delete it or choose another --out")
@@ -90,22 +93,26 @@ def _remove_abandoned(path: Path) -> None:
 
 
 def aside(path: Path, process: int | str) -> Path:
-    """Return the name under which that process of this machine writes what will be `path`.
+    """Return the temporary name under which `process` of this machine writes `path`.
 
-    Host and process: parts of one job may run on several machines that share the folder.
+    The name holds host and process, since parts of one job may run on several machines that share
+    the folder.
     """
     return path.with_name(f".{path.name}.{socket.gethostname().replace('.', '_')}-{process}{PARTIAL}")
 
 
 def _opened(path: Path) -> IO[bytes]:
-    """Open a partial file; the fault-injection tests put a file that fails in its place."""
+    """Open a temporary file; the fault-injection tests replace it by a file that fails."""
     return path.open("wb")
 
 
 def remove_partials(directory: Location, names: set[str] | None = None) -> None:
-    """Delete what killed writers left behind (of the files in `names`, None: of all); call it under `lock`."""
+    """Delete temporary files of killed writers; the caller must hold `lock`.
+
+    `names` limits this to the temporary files of those files; None: of all.
+    """
     if isinstance(directory, RemotePath):
-        return  # nothing half-written is ever there
+        return  # remote folders never hold partly written files
     for path in directory.glob(f".*{PARTIAL}"):
         if names is None or path.name[1:].rsplit(".", 2)[0] in names:
             path.unlink(missing_ok=True)
@@ -113,10 +120,11 @@ def remove_partials(directory: Location, names: set[str] | None = None) -> None:
 
 @contextmanager
 def lock(directory: Location, part: str = "") -> Iterator[None]:
-    """Hold `directory` for this process, or raise DataError; the system lets go of it however the process ends.
+    """Lock `directory` for this process; raise DataError if another process holds it.
 
-    With `part`, hold only that part: other parts may be written at the same time, but not the whole. A remote folder has no
-    locks: there, two equal jobs write equal objects, each whole, and an unequal one is refused by job.json.
+    The system releases the lock however the process ends. With `part`, lock only that part: other
+    parts may be written at the same time, but not the whole. A remote folder has no locks: two
+    equal jobs write equal, complete objects there, and job.json refuses a different job.
     """
     if isinstance(directory, RemotePath):
         yield
@@ -132,7 +140,7 @@ def lock(directory: Location, part: str = "") -> Iterator[None]:
 
 
 def file_sha256(path: Location) -> str:
-    """Return the hexadecimal SHA-256 of a file."""
+    """Return the hexadecimal SHA-256 of a file; raise OSError if it is not a regular file."""
     if isinstance(path, RemotePath):
         digest = hashlib.sha256()
         with path.open_random() as file:
@@ -140,30 +148,37 @@ def file_sha256(path: Location) -> str:
                 digest.update(block)
         return digest.hexdigest()
     if path.exists() and not path.is_file():  # a device or a pipe would never end
-        raise OSError(errno.EINVAL, "is no regular file", str(path))
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_array(path: Location, array: Any) -> None:  # noqa: ANN401  (numpy is not imported here: `alexprep --help` would wait for it)
-    """Publish a numpy array as .npy."""
+def write_array(path: Location, array: Any) -> None:  # noqa: ANN401  (a numpy array)
+    """Publish a numpy array as .npy.
+
+    The module does not import numpy at the top: `alexprep --help` would wait for it.
+    """
     from numpy import save
 
     buffer = io.BytesIO()
     save(buffer, array, allow_pickle=False)
-    with published(path) as file:  # numpy writing to the file itself would hide why a write failed
+    with published(path) as file:  # if numpy wrote to the file, it would hide why a write failed
         file.write(buffer.getbuffer())
 
 
 def read_array(path: Location, most_bytes: int) -> Any:  # noqa: ANN401  (as above)
-    """Return the numpy array in a .npy, without pickle; ValueError if it is none, DataError if it has more bytes, OSError if it cannot be read."""
+    """Return the numpy array in a .npy file, without pickle.
+
+    Raise ValueError if it is not a .npy file, DataError if it has more than `most_bytes` of
+    numbers, OSError if it cannot be read.
+    """
     from numpy import load
 
     data = read_file(path, most_bytes + NPY_HEADER)
     try:
         return load(io.BytesIO(data), allow_pickle=False)
-    except Exception as error:  # a damaged header makes numpy raise whatever Python's own parser does
-        raise ValueError(f"no .npy: {type(error).__name__}: {error}") from error
+    except Exception as error:  # a damaged header makes numpy raise any error of Python's parser
+        raise ValueError(f"not a .npy file: {type(error).__name__}: {error}") from error
 
 
 def write_json(path: Location, value: Any) -> None:  # noqa: ANN401  (JSON is anything)
@@ -173,7 +188,7 @@ def write_json(path: Location, value: Any) -> None:  # noqa: ANN401  (JSON is an
 
 
 def read_json(path: Location, limit: int = MOST_JSON) -> Any:  # noqa: ANN401  (JSON is anything)
-    """Return the JSON in `path` (at most `limit` bytes); DataError if it cannot be read as such."""
+    """Return the JSON in `path` (at most `limit` bytes); raise DataError if it cannot be read."""
     try:
         return json.loads(read_file(path, limit))
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Servers of `alexprep serve`, as seen from a trainer: which one is asked, and what to do when it does not answer.
+"""Ask servers of `alexprep serve`: choose a server, retry, and fail over when one does not answer.
 
-In:  "grpc://host:port,host2:port" (or grpc+tls://).    Out: answers, whichever server they came from.
+In:  "grpc://host:port,host2:port" (or grpc+tls://).    Out: answers, from any of the servers.
 """
 
 import atexit
@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its own lines on stderr say less than its errors do, and strangers can cause them
+# gRPC's own log lines on stderr say less than its errors, and strangers can cause them.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import pyarrow as pa
 from pyarrow import flight
@@ -29,18 +30,19 @@ from ..errors import DataError, printable
 from .local import read_local
 
 T = TypeVar("T")
-CALL_SECONDS = 2.0  # that an answer is waited for; twice that the next time
-LEAVING_SECONDS = 2.0  # that a program which ends waits for questions on their way
-SHORTEST = 16  # characters of a token
-LONGEST_REST = 60.0  # seconds that a server can ask to be left alone
-FIRST_PATIENCE = 30.0  # seconds without any answer to a question about files
-MOST_SECRET = 16 << 20  # bytes of a file of tokens or certificates
-MOST_READ = 8 << 20  # bytes of a file asked for at once
+CALL_SECONDS = 2.0  # timeout of a request; doubled after each timeout
+LEAVING_SECONDS = 2.0  # maximum wait of an exiting program for its requests in progress
+SHORTEST = 16  # minimum characters of a token
+LONGEST_REST = 60.0  # maximum retry delay, in seconds, that a server can ask for
+FIRST_PATIENCE = 30.0  # seconds without any answer before a request about files fails
+MOST_SECRET = 16 << 20  # maximum bytes of a file of tokens or certificates
+MOST_READ = 8 << 20  # maximum bytes of a file per request
 TOKEN_FILE, CA, CERT, KEY = "ALEXPREP_TOKEN_FILE", "ALEXPREP_CA", "ALEXPREP_CLIENT_CERT", "ALEXPREP_CLIENT_KEY"
 
 
-_TOKEN = re.compile(rf"[!-~]{{{SHORTEST},512}}")  # printable ASCII without spaces: it goes into a header
-_process: dict[str, int] = {}  # whose connections there are
+# A token: printable ASCII without spaces, since it goes into a header.
+_TOKEN = re.compile(rf"[!-~]{{{SHORTEST},512}}")
+_process: dict[str, int] = {}  # "id": ID of the process that owns the connections
 
 
 class NotHere(DataError):
@@ -48,7 +50,7 @@ class NotHere(DataError):
 
 
 class ClearToken(DataError):
-    """A token would be sent where others can read it."""
+    """A token would be sent over a connection that others can read."""
 
 
 class ExposedToken(UserWarning):
@@ -61,49 +63,53 @@ class NotNeeded(DataError):
 
 @dataclass
 class Server:
-    """One server: how it has been doing."""
+    """One server, its connection and its recent failures."""
 
     location: str
-    busy: int = 0  # questions that wait for its answer
-    failures: int = 0  # in a row
-    away_until: float = 0.0  # not asked before
-    trouble: str = ""  # what it said last
+    busy: int = 0  # requests in progress
+    failures: int = 0  # consecutive failures
+    away_until: float = 0.0  # time.monotonic() before which it is not asked
+    trouble: str = ""  # its last error message
     _client: Any = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def client(self) -> Any:  # noqa: ANN401  (a FlightClient)
-        """Return the connection, made when it is first needed."""
+        """Return the connection, made on first use; raise DataError in a forked process."""
         with self._lock:
             if _process.setdefault("id", os.getpid()) != os.getpid():
-                raise DataError("a process that has asked a service cannot be forked into one that does: gRPC would hang; start it anew instead")
+                raise DataError("a process forked from one that has called a server cannot call one: gRPC would hang; start it with spawn instead")
             if self._client is None:
                 self._client = flight.connect(self.location, **_credentials(self.location))
             return self._client
 
     def failed(self, trouble: str, least: float = 0.1) -> None:
-        """Leave it alone, the longer the more often it failed: twice `least` seconds at first, 50 times in the end."""
+        """Record a failure and back off.
+
+        The pause is 2 * `least` seconds, doubled after each failure in a row, up to 50 * `least`.
+        """
         with self._lock:
             self.failures += 1
             self.trouble = trouble
             self.away_until = time.monotonic() + least * min(2.0**self.failures, 50)
-            self._client = None  # a new connection next time: the old one waits long before it tries again
+            # Reconnect next time: the old connection waits long before it tries again.
+            self._client = None
 
     def rests(self, trouble: str, seconds: float) -> None:
-        """Leave it alone as long as it asked for."""
+        """Stop asking this server for `seconds`, as it requested."""
         self.trouble, self.away_until = trouble, time.monotonic() + seconds
 
 
 class Servers:
-    """The servers of one data set. Threads may ask at once."""
+    """The servers of one data set. Several threads may ask concurrently."""
 
     def __init__(self, uri: str) -> None:
-        """Take "grpc://host:port,host2:port"; DataError for anything else. Nothing is connected yet."""
+        """Parse "grpc://host:port,host2:port" without connecting; raise DataError for others."""
         self.uri = uri
         self.servers = [Server(location) for location in locations(uri)]
         self._turn = 0
         self.left_out: dict[str, str] = {}  # servers that refused, and why
         self._closed = False
-        self._answered = False  # by any of them
+        self._answered = False  # whether any server has answered
         _all.add(self)
         self._lock = threading.Lock()
 
@@ -116,10 +122,11 @@ class Servers:
         avoid: Server | None = None,
         stop: threading.Event | None = None,
     ) -> T:
-        """Return `work(client, call options)` of the first server that does it in so many seconds, asking one after another.
+        """Return `work(client, call options)` from the first server that answers within `seconds`.
 
-        DataError if none answers for `patience` seconds, or if all refuse. Who is asked is put into `asked`; `avoid` is asked last; nobody
-        any more once `stop` is set.
+        Servers are asked one after another, `avoid` last; each one is appended to `asked`. Raise
+        DataError if none answers for `patience` seconds, or if all refuse; raise NotNeeded once
+        `stop` is set or the servers are closed.
         """
         deadline = time.monotonic() + patience
         refused: dict[str, str] = {}
@@ -140,7 +147,7 @@ class Servers:
             except DataError:
                 if not self._answered:
                     raise
-                time.sleep(0.1)  # its file may just be changing
+                time.sleep(0.1)  # the token file may be changing at this moment
                 continue
             if asked is not None:
                 asked.append(server)
@@ -151,14 +158,14 @@ class Servers:
                 refused[server.location] = f"{server.location}: {error}"
             except (pa.ArrowException, OSError) as error:
                 if isinstance(error, flight.FlightTimedOutError):
-                    seconds *= 2  # it may need longer: a cold cache, a large batch
+                    seconds *= 2  # the server may need longer: a cold cache, a large batch
                 refusal = self._refusal(server, error)
                 if refusal:
                     refused[server.location] = f"{server.location}: {refusal}"
             else:
                 server.failures, self._answered = 0, True
                 return result
-        raise NotNeeded(f"{self.uri} is not asked any more")
+        raise NotNeeded(f"{self.uri}: the request was cancelled")
 
     def act(
         self,
@@ -168,9 +175,9 @@ class Servers:
         length: int | None = None,
         read: Callable[[bytes], Any] = bytes,
     ) -> Any:  # noqa: ANN401  (what `read` makes of it)
-        """Return what `read` makes of an action's answer, which has that length if it is known.
+        """Return `read(answer)` of an action; `length` is the answer's bytes, if known.
 
-        If `read` raises NotHere, the next server is asked.
+        If the answer has another length, or if `read` raises NotHere, the next server is asked.
         """
         action = flight.Action(kind, json.dumps(body).encode())
 
@@ -180,19 +187,23 @@ class Servers:
                 raise NotHere(f"{len(found)} bytes came instead of {length}")
             return read(found)
 
-        return begun(self.ask, work, patience).result()  # in a thread: a signal is heard meanwhile
+        # In a thread, so that signals are handled while this waits.
+        return begun(self.ask, work, patience).result()
 
     @property
     def closed(self) -> bool:
-        """Whether nobody waits for answers any more."""
+        """Whether `close` was called."""
         return self._closed
 
     def close(self) -> None:
-        """Ask no more."""
+        """Stop asking the servers."""
         self._closed = True
 
     def _choose(self, avoid: Server | None, refused: dict[str, str]) -> Server | None:
-        """Return the server with the fewest questions, in turn among equals; None if none can be asked now."""
+        """Return the server with the fewest requests in progress; None if none can be asked yet.
+
+        Servers with equally few take turns.
+        """
         now = time.monotonic()
         with self._lock:
             there = [server for server in self.servers if server.away_until <= now and server.location not in refused]
@@ -215,7 +226,7 @@ class Servers:
                 server.busy -= 1
 
     def _refusal(self, server: Server, error: Exception) -> str:
-        """Return why this server will not answer the question, nothing if it may later; and remember that it did not."""
+        """Return why this server will not answer, "" if it may later; record the failure."""
         facts = _facts(error)
         if facts.get("kind") == "busy":
             server.rests(str(facts.get("text")), facts["retry_after"])
@@ -229,7 +240,7 @@ class Servers:
         if isinstance(error, flight.FlightUnauthenticatedError | flight.FlightUnauthorizedError):
             trouble = f"it refuses us: {text or 'no good token'} ({TOKEN_FILE} names a file with the token)"
             server.failed(trouble, 0.5)
-            return "" if self._answered else trouble  # a token may just be changing
+            return "" if self._answered else trouble  # the token may be changing at this moment
         server.failed(text or type(error).__name__, 1.0 if isinstance(error, flight.FlightTimedOutError) else 0.1)
         return ""
 
@@ -239,7 +250,7 @@ class Servers:
 
 
 def _facts(error: Exception) -> dict[str, Any]:
-    """Return what a server says of its refusal, as far as that makes sense."""
+    """Return the facts that a server sent with its refusal; {} if they cannot be parsed."""
     try:
         facts = dict(json.loads(getattr(error, "extra_info", b"") or b"{}"))
         facts["retry_after"] = min(max(0.0, float(facts.get("retry_after", 0.2))), LONGEST_REST)
@@ -249,28 +260,32 @@ def _facts(error: Exception) -> dict[str, Any]:
 
 
 def locations(uri: str) -> list[str]:
-    """Return the locations in "grpc://host:port,host2:port"; DataError for anything else."""
+    """Return the locations in "grpc://host:port,host2:port"; raise DataError for anything else."""
     scheme, colon, rest = uri.partition("://")
     if f"{scheme}://" not in SERVED:
-        raise DataError(f"{printable(uri)} names no server: expected grpc://HOST:PORT, or grpc+tls://HOST:PORT")
-    parts = (re.sub(rf"^{re.escape(scheme)}:/+", "", part.strip()) for part in rest.split(","))  # click makes grpc:/ of a second grpc://
+        raise DataError(f"{printable(uri)} is not a server address: expected grpc://HOST:PORT, or grpc+tls://HOST:PORT")
+    # click turns a second grpc:// into grpc:/
+    parts = (re.sub(rf"^{re.escape(scheme)}:/+", "", part.strip()) for part in rest.split(","))
     found = [f"{scheme}://{part}" for part in parts if part]
     for location in found:
         try:
             address = Address.parse(location.partition("://")[2])
             if not address.port or "@" in address.host:
-                raise ValueError("a server has a port, and no user")
+                raise ValueError("a server address has a port and no user name")
         except ValueError as error:
             raise DataError(
-                f"{printable(location)} is no server: expected {scheme}://HOST:PORT, or several as {scheme}://HOST:PORT,HOST:PORT"
+                f"{printable(location)} is not a server address: expected {scheme}://HOST:PORT, or several as {scheme}://HOST:PORT,HOST:PORT"
             ) from error
     if not colon or not found:
-        raise DataError(f"{printable(uri)} names no server: expected grpc://HOST:PORT")
+        raise DataError(f"{printable(uri)} is not a server address: expected grpc://HOST:PORT")
     return list(dict.fromkeys(found))
 
 
 def _credentials(location: str) -> dict[str, Any]:
-    """Return what a connection needs of TLS, from files that the environment names; without TLS, no proxy that could read along."""
+    """Return the TLS options of a connection, from the files that the environment names.
+
+    Without TLS, return an option that disables HTTP proxies, which could read the data.
+    """
     if not location.startswith("grpc+tls://"):
         return {"generic_options": [("grpc.enable_http_proxy", 0)]}
     wanted = {"tls_root_certs": (CA, "CERTIFICATE"), "cert_chain": (CERT, "CERTIFICATE"), "private_key": (KEY, "PRIVATE KEY")}
@@ -278,7 +293,10 @@ def _credentials(location: str) -> dict[str, Any]:
 
 
 def pem(path: Path, what: str) -> bytes:
-    """Return a file of PEM that has a "CERTIFICATE" or "PRIVATE KEY"; DataError names one that has not."""
+    """Return the content of a PEM file; `what` is "CERTIFICATE" or "PRIVATE KEY".
+
+    Raise DataError, which names the file, if it holds none or cannot be read.
+    """
     try:
         data = read_local(path, MOST_SECRET)
     except OSError as error:
@@ -289,7 +307,10 @@ def pem(path: Path, what: str) -> bytes:
 
 
 def tokens_in(path: Path) -> list[str]:
-    """Return the tokens of a file, one a line, # begins a remark; DataError if there is none, or a line that cannot be one."""
+    """Return the tokens of a file: one per line; lines that begin with # are comments.
+
+    Raise DataError if there is no token, or if a line is not a valid token.
+    """
     try:
         lines = read_local(path, MOST_SECRET).decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -297,8 +318,8 @@ def tokens_in(path: Path) -> list[str]:
     tokens = {number: line.strip() for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")}
     wrong = next((number for number, token in tokens.items() if not _TOKEN.fullmatch(token)), None)
     if wrong is not None or not tokens:
-        where = f"line {wrong} is none" if wrong is not None else "it has none"
-        rule = f"a token is {SHORTEST} to 512 characters without spaces, one a line"
+        where = f"line {wrong} is not a token" if wrong is not None else "the file has no token"
+        rule = f"a token is {SHORTEST} to 512 characters without spaces, one per line"
         raise DataError(f"{path}: {rule}; {where} (openssl rand -hex 32 makes one)")
     return list(tokens.values())
 
@@ -308,16 +329,17 @@ def exposed(path: Path) -> str | None:
     try:
         mode = path.stat().st_mode
     except OSError:
-        return None  # reading it says why
+        return None  # reading the file will report the error
     if not mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
         return None
     return f"{path} has mode {stat.S_IMODE(mode):04o}: others can {'change' if mode & (stat.S_IWOTH | stat.S_IWGRP) else 'read'} it; chmod 600 {path}"
 
 
 def _options(seconds: float, location: str) -> Any:  # noqa: ANN401  (FlightCallOptions)
-    """Return the options of a call; the token is read each time, since tokens change.
+    """Return the options of a call; the token is read for each call, since tokens change.
 
-    ClearToken if there is one and the connection is not encrypted, unless it stays on this machine.
+    Raise ClearToken if there is a token and the connection is not encrypted, unless it stays on
+    this machine.
     """
     path = os.environ.get(TOKEN_FILE)
     headers = []
@@ -335,7 +357,10 @@ def _options(seconds: float, location: str) -> Any:  # noqa: ANN401  (FlightCall
 
 
 def begun(work: Callable[..., T], *arguments: Any) -> Future[T]:  # noqa: ANN401
-    """Return the future of `work`, in a thread of its own that keeps nobody from ending: an executor's are waited for at a program's end."""
+    """Run `work` in a daemon thread of its own and return its future.
+
+    An executor would not do: Python waits for its threads when the program ends.
+    """
     future: Future[T] = Future()
 
     def run() -> None:
@@ -353,7 +378,10 @@ _all: weakref.WeakSet[Servers] = weakref.WeakSet()
 
 @atexit.register
 def _leave() -> None:
-    """Give questions on their way a moment to end: a thread that comes back from gRPC into a Python that is gone would abort the program."""
+    """Close all servers, and wait up to LEAVING_SECONDS for requests in progress.
+
+    A thread that returns from gRPC after Python has shut down would abort the program.
+    """
     for servers in list(_all):
         servers.close()
     deadline = time.monotonic() + LEAVING_SECONDS

@@ -1,6 +1,8 @@
-"""The files of a data set that `alexprep serve` serves, as a file system of pyarrow.fs, read only: manifest, statistics, sidecars, ranges of shards.
+"""Read the files that `alexprep serve` serves, as a read-only file system of pyarrow.fs.
 
-In:  names.    Out: bytes, all of the one data set that was found first, whichever servers they came from.
+The files are the manifest, statistics, sidecars and shards of one data set.
+
+In:  names.    Out: bytes, from any of the servers, all of the data set that was found first.
 """
 
 import io
@@ -15,38 +17,38 @@ from pyarrow.fs import FileInfo, FileSelector, FileSystemHandler, FileType
 from ..names import safe_file
 from .flight_client import MOST_READ, NotHere, Servers
 
-LISTED_SECONDS = 10.0  # that a list of files is believed
-LARGEST = 1 << 60  # bytes of a file; no file system has larger ones
+LISTED_SECONDS = 10.0  # seconds that a list of files is cached
+LARGEST = 1 << 60  # upper limit of a file's bytes; no file system has larger files
 
 
 class ServedFolder(FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
-    """The files of a served data set, read only, for pyarrow.fs: manifest, statistics, sidecars, and ranges of shards."""
+    """The files of a served data set, read only, for pyarrow.fs."""
 
     def __init__(self, uri: str) -> None:
-        """Take the servers' addresses."""
+        """Parse the servers' addresses; do not connect."""
         self._servers = Servers(uri)
         self._listed: tuple[float, dict[str, int]] = (0.0, {})
-        self._identity: str | None = None  # of the data set that was found first: no other is read
+        self._identity: str | None = None  # data set that was found first; no other is read
 
     def get_type_name(self) -> str:
-        """Name the file system."""
+        """Return the name of the file system."""
         return "alexprep-serve"
 
     def normalize_path(self, path: str) -> str:
-        """Return a path as it is."""
+        """Return `path` unchanged."""
         return path
 
     def get_file_info(self, paths: list[str]) -> list[FileInfo]:
-        """Return the files' sizes."""
+        """Return the type and size of each path."""
         sizes = self._sizes()
         return [_info(path, sizes.get(path.lstrip("/"))) for path in paths]
 
     def get_file_info_selector(self, _selector: FileSelector) -> list[FileInfo]:
-        """Return all files."""
+        """Return the type and size of every file."""
         return [_info(name, size) for name, size in self._sizes().items()]
 
     def open_input_file(self, path: str) -> pa.PythonFile:
-        """Open for reading at any place."""
+        """Open a file for reads at any offset."""
         name = path.lstrip("/")
         size = self._sizes().get(name)
         if size is None:
@@ -70,18 +72,21 @@ class ServedFolder(FileSystemHandler):  # type: ignore[misc]  # pyarrow has no t
 
 
 def _files(answer: bytes) -> tuple[dict[str, int], str]:
-    """Return name -> bytes of the files that a server says it has, and which data set that is; NotHere if it cannot be so."""
+    """Return {name: bytes} of a server's files, and the identity of its data set.
+
+    Raise NotHere if the answer is not valid.
+    """
     try:
         found = json.loads(answer)
         files, identity = found["files"], found["identity"]
         if not isinstance(identity, str) or not isinstance(files, dict):
-            raise TypeError("it has no names and sizes, or no identity")
+            raise TypeError("the names and sizes, or the identity, are missing")
         for name, size in files.items():
             safe_file(name, "the file")
             if type(size) is not int or not 0 <= size < LARGEST:
                 raise ValueError(f"{name} cannot have {size!r} bytes")
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        reason = f"it lists its files as another release of alexprep would, or is at fault ({error}): install the same one there and here"
+        reason = f"its list of files is damaged or of another release of alexprep ({error}): install the same release on the server and here"
         raise NotHere(reason) from error
     return files, identity
 
@@ -91,7 +96,7 @@ def _info(path: str, size: int | None) -> FileInfo:
 
 
 class _Ranges(io.RawIOBase):
-    """A file of the servers, read in ranges."""
+    """A file of the servers, read range by range."""
 
     def __init__(self, servers: Servers, identity: str | None, name: str, size: int) -> None:
         self._servers, self._identity, self._name, self._size, self._at = servers, identity, name, size, 0

@@ -1,4 +1,4 @@
-"""What a loader's threads did when, for chrome://tracing or ui.perfetto.dev."""
+"""Record what a loader's threads do and when, for chrome://tracing or ui.perfetto.dev."""
 
 import json
 import os
@@ -15,17 +15,17 @@ LIMIT = 1_000_000  # events kept, about 100 MB of JSON; later ones are only coun
 
 
 class Trace:
-    """Spans of time, by thread. Threads may add to it at once."""
+    """Time spans by thread. Several threads may add spans concurrently."""
 
     def __init__(self) -> None:
-        """Begin at 0."""
+        """Start an empty trace; its time 0 is the moment of this call."""
         self._start = time.perf_counter()
         self._events: list[dict[str, Any]] = []
         self._names: dict[int, str] = {}
         self.dropped = 0
 
     def add(self, name: str, start: float, end: float, facts: dict[str, Any]) -> None:
-        """Record a span of this thread, in seconds of `time.perf_counter`."""
+        """Record a span of this thread; `start` and `end` are seconds of `time.perf_counter`."""
         if len(self._events) >= LIMIT:
             self.dropped += 1
             return
@@ -46,8 +46,8 @@ class Trace:
 
 
 @contextmanager
-def span(trace: Trace | None, name: str, **facts: Any) -> Iterator[None]:  # noqa: ANN401  (what JSON takes)
-    """Record how long the block takes, if there is a trace."""
+def span(trace: Trace | None, name: str, **facts: Any) -> Iterator[None]:  # noqa: ANN401  (JSON)
+    """Record how long the block takes; do nothing without a trace."""
     if trace is None:
         yield
         return
