@@ -61,7 +61,7 @@ def test_a_record_says_where_it_came_from(shards):
     records = Records(read_manifest(shards / "jpeg"), "train")
 
     assert records.where(65) == f"record 65 (train-00001-of-00002.arrow row 0, from {records.key(65)})"
-    with pytest.raises(IndexError, match="record 130 of 130"):
+    with pytest.raises(IndexError, match="record 130 is out of range: the number of records is 130"):
         records.image(130)
 
 

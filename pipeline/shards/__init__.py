@@ -1,1 +1,1 @@
-"""The record format: shards, their manifest and their statistics."""
+"""Read and write the record format: shards, their manifest and their statistics."""

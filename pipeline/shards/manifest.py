@@ -1,6 +1,8 @@
-"""What is in a folder of shards: a sidecar a shard, and the manifest, written last, that makes them a data set.
+"""Read and write the manifest of a data set and the sidecars of its shards.
 
-Everything here is JSON or .npy without pickle, and follows from the plan alone: no dates, no paths of this machine.
+A folder holds one sidecar per shard, and the manifest, which is written last and makes the folder a
+data set. All of these are JSON, or .npy without pickle. They follow from the plan alone: they hold
+no dates and no paths of this machine.
 """
 
 import hashlib
@@ -31,16 +33,18 @@ class Shard:
     rows: int
     bytes: int
     sha256: str
-    sums_sha256: str = ""  # of the sums of its pixels and what they are of (`sums_digest`); "": an early release wrote none
+    # SHA-256 that binds the pixel sums to the shard (`sums_digest`).
+    # "" if an early release wrote the shard, without it.
+    sums_sha256: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as the manifest and the sidecar have it."""
+        """Return the shard as the manifest and the sidecar store it."""
         return {name: value for name, value in asdict(self).items() if name != "sums_sha256" or value}
 
 
 @dataclass(frozen=True)
 class Split:
-    """The shards of one split, in order, and how many source images did not make it into them."""
+    """The shards of one split, in order, and the number of source images that were quarantined."""
 
     shards: tuple[Shard, ...]
     quarantined: int
@@ -61,33 +65,38 @@ class Manifest:
     """A finished data set."""
 
     directory: Location
-    plan: str  # sha256 of all that its bytes follow from
+    plan: str  # SHA-256 of everything that determines its bytes
     config: ShardConfig
     classes: tuple[str, ...]
     splits: dict[str, Split]
     versions: dict[str, str]
-    source: dict[str, str] = field(default_factory=dict)  # shape, and fingerprint of the files it was made from
-    left_out: dict[str, Any] = field(default_factory=dict)  # by split: {"classes": that train has not, "images": how many}
-    plans: tuple[str, ...] = ()  # of what was appended, in order, the first job's first; empty: `plan` alone
+    source: dict[str, str] = field(default_factory=dict)  # shape and fingerprint of the source
+    # By split: {"classes": those that train does not have, "images": number of their images}.
+    left_out: dict[str, Any] = field(default_factory=dict)
+    # Plans of the first job and of each append, in order; empty: `plan` alone.
+    plans: tuple[str, ...] = ()
 
     @property
     def shard_plans(self) -> tuple[str, ...]:
-        """The plans that its shards may carry."""
+        """The plans to which its shards may belong."""
         return self.plans or (self.plan,)
 
     @property
     def main_split(self) -> str:
-        """The training split; where there is none, the first."""
+        """The training split; without one, the first split."""
         return "train" if "train" in self.splits else next(iter(self.splits))
 
     def split(self, name: str) -> Split:
-        """Return a split; DataError names those there are."""
+        """Return a split; raise DataError, which names the existing splits, if there is none."""
         if name not in self.splits:
             raise DataError(f"{self.directory} has no split {name!r}; it has {', '.join(self.splits)}")
         return self.splits[name]
 
     def moments(self, name: str) -> Moments:
-        """Return the moments of a split: the sum of its sidecars'."""
+        """Return the moments of a split: the sum of its sidecars' moments.
+
+        Raise DataError if a sidecar is damaged, or does not match the manifest.
+        """
         shards = self.split(name).shards
         total = Moments.zero(self.config.size)
         for shard in shards:
@@ -99,7 +108,7 @@ class Manifest:
         return total
 
     def write(self) -> None:
-        """Publish manifest.json: from now on the folder is a data set."""
+        """Publish manifest.json, which makes the folder a data set."""
         splits = {
             name: {"records": split.records, "quarantined": split.quarantined, "shards": [shard.to_json() for shard in split.shards]}
             for name, split in self.splits.items()
@@ -119,7 +128,10 @@ class Manifest:
 
 
 def read_manifest(directory: str | Location) -> Manifest:
-    """Return the data set in `directory`; DataError if there is none, or it is not whole, or of another version."""
+    """Return the data set in `directory`.
+
+    Raise DataError if there is none, or if it is unfinished, damaged, or of another version.
+    """
     directory = location(directory)
     path = directory / MANIFEST
     if not path.is_file():
@@ -155,7 +167,10 @@ def read_manifest(directory: str | Location) -> Manifest:
 
 
 def left_out(value: dict[str, Any]) -> dict[str, Any]:
-    """Return what a manifest or a job says of the images that were left out, checked; nothing if it says nothing."""
+    """Return the checked `left_out` of a manifest or a job; {} if it has none.
+
+    Raise ValueError, KeyError or TypeError if it is not valid.
+    """
     found = {}
     for split, facts in value.get("left_out", {}).items():
         classes, images = [safe_part(name, "the class") for name in facts["classes"]], facts["images"]
@@ -166,7 +181,7 @@ def left_out(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_sha256(text: str) -> bool:
-    """Tell whether `text` can be a SHA-256: it becomes a name in a cache."""
+    """Return whether `text` is a hexadecimal SHA-256: it becomes a file name in a cache."""
     return re.fullmatch(r"[0-9a-f]{64}", text) is not None
 
 
@@ -186,18 +201,19 @@ def _shard(value: dict[str, Any]) -> Shard:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What a finished shard says of itself, beside it."""
+    """The description of a finished shard, in a file beside it."""
 
     shard: Shard
     plan: str
     label_counts: dict[int, int]
-    quarantined: tuple[tuple[str, str], ...]  # key, reason
-    sums: dict[str, Any]  # of its pixels, as Moments.to_json gives them
+    quarantined: tuple[tuple[str, str], ...]  # (key, reason) of each quarantined image
+    sums: dict[str, Any]  # sums of its pixels, as Moments.to_json gives them
 
     def moments(self, path: Location, size: int) -> Moments:
-        """Return the moments of the shard at `path`, the per-pixel sums included.
+        """Return the moments of the shard at `path`, with the per-pixel sums.
 
-        DataError if these are damaged, are none of any images, or are not those that were counted when the shard was written.
+        Raise DataError if the sums are damaged, if no images can have them, or if they differ from
+        those counted when the shard was written.
         """
         beside = _pixel_sum_path(path)
         try:
@@ -215,7 +231,7 @@ class Sidecar:
             raise DataError(f"{names}: the sums cannot be used ({error}); alexprep repair makes the shard again") from error
 
     def write(self, directory: Location, moments: Moments) -> None:
-        """Publish the per-pixel sums, then the sidecar; the shard counts as done from here on."""
+        """Publish the per-pixel sums, then the sidecar, which marks the shard as finished."""
         write_array(_pixel_sum_path(directory / self.shard.file), moments.pixel_sum.astype(np.uint32))
         value = {
             **self.shard.to_json(),
@@ -228,7 +244,7 @@ class Sidecar:
 
 
 def sums_digest(shard_sha256: str, sums: dict[str, Any], pixel_sum: UInt32[np.ndarray, "s s 3"]) -> str:
-    """Return the SHA-256 that binds the sums of pixels to the shard that they are of."""
+    """Return the SHA-256 that binds the sums of pixels to their shard."""
     facts = json.dumps([shard_sha256, sums["images"], sums["total"], sums["outer"]], separators=(",", ":"))
     digest = hashlib.sha256(facts.encode())
     digest.update(np.ascontiguousarray(pixel_sum, "<u4").tobytes())
@@ -236,7 +252,7 @@ def sums_digest(shard_sha256: str, sums: dict[str, Any], pixel_sum: UInt32[np.nd
 
 
 def sidecar_path(shard: Location) -> Location:
-    """Return where the sidecar of the file `shard` lies."""
+    """Return the path of the sidecar of the file `shard`."""
     return shard.with_name(shard.name + ".json")
 
 
@@ -245,12 +261,12 @@ def _pixel_sum_path(shard: Location) -> Location:
 
 
 def files_of(shard: str) -> tuple[str, str, str]:
-    """Return the names of the three files of a shard."""
+    """Return the names of a shard's three files: the shard, its sidecar, its per-pixel sums."""
     return shard, f"{shard}.json", f"{shard}.pixelsum.npy"
 
 
 def read_sidecar(shard: Location) -> Sidecar:
-    """Return the sidecar of the file `shard`; DataError if it is not there or makes no sense."""
+    """Return the sidecar of the file `shard`; raise DataError if it is missing or not valid."""
     path = sidecar_path(shard)
     value = read_json(path)
     try:
@@ -271,7 +287,11 @@ def read_sidecar(shard: Location) -> Sidecar:
 
 
 def read_finished(shard: Location, plan: str, files: dict[str, int]) -> Sidecar | None:
-    """Return the sidecar if the shard is finished under this plan, `files` being what is there; None if it is still to be made."""
+    """Return the sidecar if the shard is finished under `plan`; None if it still has to be made.
+
+    `files` is {name: bytes} of the files in its folder. Raise DataError if the sidecar is damaged
+    or belongs to another plan.
+    """
     file, beside, sums = files_of(shard.name)
     if beside not in files:
         return None

@@ -1,4 +1,7 @@
-"""Records of shards: Arrow IPC files, mapped into memory and read without a copy. FORMAT.md specifies them, writer.py writes them."""
+"""Read records of shards: Arrow IPC files, mapped into memory and read without a copy.
+
+FORMAT.md specifies the files; writer.py writes them.
+"""
 
 import ctypes
 import json
@@ -22,14 +25,14 @@ from .cache import ShardCache
 from .manifest import Manifest
 from .writer import ROWS_A_BATCH, schema
 
-SEARCH = 1000  # damaged records in a row that are passed over, before it is taken for more than an accident
-REMOTE_BLOCKS = 8  # record batches of a store without a cache that are kept: about 10 MB each
+SEARCH = 1000  # limit of damaged records in a row that are skipped; more are not an accident
+REMOTE_BLOCKS = 8  # record batches kept in memory if a store has no cache: about 10 MB each
 _MADVISE = ctypes.CDLL(None, use_errno=True).madvise
 _MADVISE.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 class _Block(NamedTuple):
-    """One record batch: views into the map. `offsets` is None for raw records."""
+    """One record batch: views into the mapped file. `offsets` is None for raw records."""
 
     data: UInt8[np.ndarray, "..."]
     offsets: Int32[np.ndarray, "n1"] | None
@@ -40,7 +43,7 @@ class _Block(NamedTuple):
 
 
 class Located(NamedTuple):
-    """Where some records lie: the block of each, and its row there."""
+    """The places of some records: the block of each record, and its row in the block."""
 
     blocks: list[_Block]
     rows: Int64[np.ndarray, "b"]
@@ -54,22 +57,29 @@ class Located(NamedTuple):
         return np.array([block.labels[row] for block, row in zip(self.blocks, self.rows.tolist(), strict=True)], np.int64)
 
     def strings(self) -> pa.Array:
-        """Return the bytes of each record as a binary_view array, where they are; it keeps the maps of their shards."""
+        """Return the bytes of each record as a binary_view array, without a copy.
+
+        The array keeps the memory maps of the shards open.
+        """
         capsules = stored_strings(self.blocks, self.rows)
         return byte_strings(self.images()) if capsules is None else pa.array(_Strings(capsules))
 
 
 class _Strings(NamedTuple):
-    """What Arrow takes as an array: its capsules of schema and array."""
+    """The capsules of an array's schema and data, in Arrow's PyCapsule interface."""
 
     capsules: tuple[Any, Any]
 
-    def __arrow_c_array__(self, _requested: Any = None) -> tuple[Any, Any]:  # noqa: ANN401  (the Arrow PyCapsule interface)
+    def __arrow_c_array__(self, _requested: Any = None) -> tuple[Any, Any]:  # noqa: ANN401
         return self.capsules
 
 
 def _mapped(path: Path) -> pa.Buffer:
-    """Return a file's bytes without a copy. The map stays when the file is closed: there may be more shards than files a process may have open."""
+    """Return a file's bytes as a memory map, without a copy.
+
+    The file is closed, but the map stays: there may be more shards than a process may have open
+    files.
+    """
     with pa.memory_map(str(path)) as file:
         return file.read_buffer(file.size())
 
@@ -77,24 +87,27 @@ def _mapped(path: Path) -> pa.Buffer:
 class Records:
     """The records of one split, by number: 0 is the first row of the first shard.
 
-    Shards are opened when first touched, so that any number of records opens in no time, and nothing is held for each.
+    Shards are opened on first use: opening takes no time, however many records there are, and no
+    memory is used per record.
     """
 
     def __init__(self, manifest: Manifest, split: str, only: str | None = None, cache: ShardCache | None = None) -> None:
-        """Check that every shard of `split` (or the one called `only`) is there in full; DataError names the one that is not.
+        """Check that every shard of `split` (or only the shard `only`) exists and is complete.
 
-        Remote shards are read from `cache`, if there is one: all of them are held, or half of what fits.
+        Raise DataError, which names the shard, if one is not. Remote shards are read through
+        `cache`, if one is given. If they all fit into the cache, all are held; otherwise, the
+        shards held have at most half of its size.
         """
         self.manifest = manifest
         self.shards = tuple(shard for shard in manifest.split(split).shards if only in (None, shard.file))
         ends = np.cumsum([shard.rows for shard in self.shards]).tolist()
         self._starts = [0, *ends[:-1]]
-        self._first = np.array(self._starts, np.int64)  # as an array, so that no search makes one
+        self._first = np.array(self._starts, np.int64)  # `_starts` as an array, for searches
         self._count = ends[-1] if ends else 0
         self._readers: dict[int, pa.RecordBatchFileReader] = {}
         self._blocks: dict[tuple[int, int], _Block] = {}
-        self._maps: dict[int, pa.Buffer] = {}  # of local files, whole
-        self._touched: set[int] = set()  # shards since the last `unmap`
+        self._maps: dict[int, pa.Buffer] = {}  # memory maps of whole local files
+        self._touched: set[int] = set()  # shards used since the last `unmap`
         self._cache = cache if isinstance(manifest.directory, RemotePath) else None
         if self._cache is not None:
             fits = sum(shard.bytes for shard in self.shards) <= self._cache.limit
@@ -111,7 +124,7 @@ class Records:
         return self._count
 
     def image(self, record: int) -> UInt8[np.ndarray, "..."]:
-        """Return JPEG bytes uint8[n] or pixels uint8[s,s,3]: a read-only view into the mapped file."""
+        """Return JPEG bytes uint8[n] or pixels uint8[s,s,3]: a read-only view into the file."""
         block, row = self._locate(record)
         return block.image(row)
 
@@ -121,14 +134,17 @@ class Records:
         return np.array([block.labels[row] for block, row in located], np.int64)
 
     def several(self, records: Int64[np.ndarray, "b"]) -> tuple[list[UInt8[np.ndarray, "..."]], Int64[np.ndarray, "b"]]:
-        """Return the `image` of each of `records`, and their labels: in a third of the time that one after the other takes."""
+        """Return the `image` of each of `records`, and their labels.
+
+        This takes a third of the time of one call per record.
+        """
         located = self.located(records)
         return located.images(), located.labels()
 
     def located(self, records: Int64[np.ndarray, "b"]) -> "Located":
-        """Return where each of `records` lies; none of them is touched."""
+        """Return the place of each of `records`, without reading the images."""
         if len(records) and not (records.min() >= 0 and records.max() < self._count):
-            raise IndexError(f"records {records.min()}..{records.max()} of {self._count}")
+            raise IndexError(f"records {records.min()}..{records.max()} are out of range: the number of records is {self._count}")
         shards = np.searchsorted(self._first, records, "right") - 1
         numbers, rows = np.divmod(records - self._first[shards], ROWS_A_BATCH[self.manifest.config.encoding])
         places = list(zip(shards.tolist(), numbers.tolist(), strict=True))
@@ -136,17 +152,20 @@ class Records:
         return Located([blocks[place] for place in places], rows)
 
     def key(self, record: int) -> str:
-        """Return where the record came from."""
+        """Return the key of a record: where its image came from."""
         shard, number, row = self._place(record)
         return str(self._batch(shard, number).column("key")[row])
 
     def keys(self) -> pa.ChunkedArray:
-        """Return where every record came from, in order, as one Arrow column."""
+        """Return the keys of all records, in order, as one Arrow column."""
         batches = ((shard, number) for shard in range(len(self.shards)) for number in range(self._reader(shard).num_record_batches))
         return pa.chunked_array((self._batch(*place).column("key") for place in batches), pa.string())
 
     def pixels(self, record: int) -> UInt8[np.ndarray, "s s 3"]:
-        """Return a record's pixels, decoded if need be; DataError names the record if it is damaged or of another size."""
+        """Return a record's pixels, decoded if it is a JPEG.
+
+        Raise DataError, which names the record, if it is damaged or of another size.
+        """
         image, size = self.image(record), self.manifest.config.size
         try:
             return decode_record(image, size) if self.manifest.config.encoding == "jpeg" else image
@@ -154,7 +173,7 @@ class Records:
             raise DataError(f"{self.where(record)}: {error}") from error
 
     def damage(self, record: int) -> str:
-        """Return what is wrong with a record, with its name; nothing if it is good."""
+        """Return the record's name and what is wrong with it; "" if it is good."""
         try:
             self.pixels(record)
         except DataError as error:
@@ -162,7 +181,10 @@ class Records:
         return ""
 
     def _fetched_again(self, shard: int) -> bool:
-        """Forget a shard whose copy in the cache is not what the store has; tell whether it was so."""
+        """Drop a shard whose cached copy has a wrong checksum, so that it is downloaded again.
+
+        Return whether it was dropped.
+        """
         path, facts = self.manifest.directory / self.shards[shard].file, self.shards[shard]
         if self._cache is None or not isinstance(path, RemotePath) or self._cache.is_good(facts):
             return False
@@ -171,15 +193,19 @@ class Records:
         return True
 
     def substitute(self, record: int) -> int | None:
-        """Return the record that is given instead of a damaged one where damage is to be skipped: the next good one, if one comes soon."""
+        """Return the substitute for a damaged record: the next good one within SEARCH records.
+
+        Return None if there is none.
+        """
         others = ((record + i) % self._count for i in range(1, min(SEARCH, self._count)))
         return next((other for other in others if not self.damage(other)), None)
 
     def read_ahead(self, first: int, count: int) -> None:
-        """Have the system read `count` records from the `first` on into its cache, in one run a shard, while we do something else.
+        """Hint that `count` records from `first` on are needed soon; return at once.
 
-        A hint. Of remote shards the whole is fetched into the cache; of local ones, on Linux, a part that is right to within a record batch,
-        since where a shard's records lie is reckoned from their mean size.
+        Whole remote shards are downloaded into the cache. For local shards, on Linux, the system
+        reads one range per shard into its page cache. The range is right to within a record batch,
+        since the positions of records are estimated from their mean size.
         """
         count = min(count, self._count - first)
         while count > 0:
@@ -207,9 +233,9 @@ class Records:
         return f"record {record} ({file} row {row}, from {printable(self.key(record))})"
 
     def unmap(self) -> None:
-        """Give back the memory through which the shards were read: it would grow to the size of all of them.
+        """Release the mapped memory of the shards; it would grow to the size of all of them.
 
-        They stay in the system's cache, and what is touched again is there again.
+        The data stay in the system's page cache, and are mapped again on the next use.
         """
         for shard in self._touched:
             whole = self._maps.get(shard)
@@ -220,7 +246,7 @@ class Records:
     def _row(self, record: int) -> tuple[int, int]:
         """Return (shard, row in it)."""
         if not 0 <= record < self._count:
-            raise IndexError(f"record {record} of {self._count}")
+            raise IndexError(f"record {record} is out of range: the number of records is {self._count}")
         shard = bisect_right(self._starts, record) - 1
         return shard, record - self._starts[shard]
 
@@ -236,11 +262,11 @@ class Records:
     def _block(self, shard: int, number: int) -> _Block:
         self._touched.add(shard)
         if self._cache is not None:
-            self._reader(shard)  # it is used: others go first
+            self._reader(shard)  # marks it as used, so that other shards are closed first
         block = self._blocks.get((shard, number))
         if block is None:
             if self._cache is None and isinstance(self.manifest.directory, RemotePath):
-                while len(self._blocks) >= REMOTE_BLOCKS:  # they are in memory, not mapped
+                while len(self._blocks) >= REMOTE_BLOCKS:  # these are in memory, not mapped
                     del self._blocks[next(iter(self._blocks))]
             block = self._blocks[shard, number] = self._read(shard, number)
         return block
@@ -248,7 +274,7 @@ class Records:
     def _reader(self, shard: int) -> pa.RecordBatchFileReader:
         reader = self._readers.get(shard)
         if reader is not None and self._cache is not None:
-            self._readers[shard] = self._readers.pop(shard)  # the last of them is the one used last
+            self._readers[shard] = self._readers.pop(shard)  # the most recently used comes last
         if reader is None:
             path = self.manifest.directory / self.shards[shard].file
             if self._cache is not None and isinstance(path, RemotePath):
@@ -268,13 +294,17 @@ class Records:
         return reader
 
     def _let_go(self, needed: int) -> None:
-        """Close the shards used longest ago until `needed` more bytes may be held; views that somebody has stay as they are."""
+        """Close the least recently used shards until `needed` more bytes may be held.
+
+        Views that callers still have stay valid.
+        """
         held = sum(self.shards[shard].bytes for shard in self._readers)
         for shard in list(self._readers):
             if held + needed <= self._holdable:
                 return
             self._forget(shard)
-            self._cache.release(self.shards[shard])  # type: ignore[union-attr]  # only called with a cache
+            # This method is only called with a cache.
+            self._cache.release(self.shards[shard])  # type: ignore[union-attr]
             held -= self.shards[shard].bytes
 
     def _forget(self, shard: int) -> None:
@@ -284,7 +314,7 @@ class Records:
 
     def _check(self, reader: pa.RecordBatchFileReader, shard: int) -> None:
         if not reader.schema.equals(schema(self.manifest.config, [], {})):
-            raise ValueError("its columns are not those of such a shard")
+            raise ValueError("its columns are not those that the parameters in manifest.json require")
         facts = json.loads(reader.schema.metadata[b"alexprep"])
         if facts["plan"] not in self.manifest.shard_plans:
             raise ValueError("it belongs to another data set than manifest.json")
@@ -295,7 +325,10 @@ class Records:
             raise ValueError(f"{reader.num_record_batches} record batches instead of {batches}")
 
     def _batch(self, shard: int, number: int) -> pa.RecordBatch:
-        """Return a record batch whose offsets and texts can be believed: Arrow itself follows them wherever they point."""
+        """Return a record batch after checking its offsets and strings; raise DataError if damaged.
+
+        Arrow itself would follow the offsets wherever they point.
+        """
         try:
             batch = self._reader(shard).get_batch(number)
             batch.validate(full=True)

@@ -1,7 +1,8 @@
-"""stats.json and mean_image.npy: what the sidecars' moments say about a split.
+"""Compute statistics of a split from its sidecars; read and write stats.json and mean_image.npy.
 
-The pixels counted are those of the finished records: for JPEG records the pixels *after* encoding, decoded again. They are what
-training reads, so the mean it subtracts is exactly the mean of what it sees, and anyone can recompute them from the shards alone.
+The pixels counted are those of the finished records: for JPEG records, the pixels *after* encoding,
+decoded again. Training reads these pixels, so the mean that it subtracts is exactly the mean of its
+input. Anyone can recompute the statistics from the shards alone.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ NUMBERS = ("split", "images", "pixels", "mean", "covariance", "eigenvalues", "ei
 
 @dataclass(frozen=True, eq=False)
 class Stats:
-    """Mean image and colours of a split; the pixel scale is 0..255."""
+    """Mean image and colour statistics of a split; pixel values are 0..255."""
 
     split: str
     images: int
@@ -48,7 +49,7 @@ class Stats:
 
 
 def compute_stats(manifest: Manifest, split: str = "train") -> Stats:
-    """Return the statistics of a split by adding up its sidecars: no pixel is read."""
+    """Return the statistics of a split by adding up its sidecars, without reading pixels."""
     return stats_of(manifest.moments(split), split)
 
 
@@ -58,7 +59,7 @@ def stats_of(moments: Moments, split: str) -> Stats:
 
 
 def write_stats(stats: Stats, manifest: Manifest, *, pca: bool) -> dict[str, Any]:
-    """Publish mean_image.npy and stats.json beside the shards; return the latter's content."""
+    """Publish mean_image.npy and stats.json beside the shards; return the content of stats.json."""
     write_array(manifest.directory / MEAN_IMAGE, stats.mean_image)
     value = content(stats, manifest, pca=pca)
     write_json(manifest.directory / STATS, value)
@@ -66,7 +67,7 @@ def write_stats(stats: Stats, manifest: Manifest, *, pca: bool) -> dict[str, Any
 
 
 def content(stats: Stats, manifest: Manifest, *, pca: bool) -> dict[str, Any]:
-    """Return what stats.json has."""
+    """Return the content of stats.json."""
     value = stats.to_json(pca=pca) | {"plan": manifest.plan, "counted": "pixels of the finished records, after any JPEG encoding"}
     return value | {"sha256": _digest(value, stats.mean_image)}
 
@@ -80,12 +81,18 @@ def _digest(value: dict[str, Any], image: Float32[np.ndarray, "s s 3"]) -> str:
 
 
 def stats_for(manifest: Manifest, split: str) -> Stats:
-    """Return the statistics that views of `split` are made with: the training split's, or its own where there is none."""
+    """Return the statistics to use for views of `split`.
+
+    They are the training split's; without a training split, its own.
+    """
     return load_stats(manifest, "train" if "train" in manifest.splits else split)
 
 
 def load_stats(manifest: Manifest, split: str = "train") -> Stats:
-    """Return what `alexprep stats --pca` wrote; if it has not run for these shards, add up the sidecars now."""
+    """Return the statistics that `alexprep stats --pca` wrote for these shards.
+
+    If it has not run for them, add up the sidecars. Raise DataError if the files are damaged.
+    """
     path = manifest.directory / STATS
     value = read_json(path) if path.is_file() else {}
     if not isinstance(value, dict) or value.get("plan") != manifest.plan or value.get("split") != split or "eigenvectors" not in value:
@@ -109,7 +116,10 @@ def load_stats(manifest: Manifest, split: str = "train") -> Stats:
 
 
 def check_written(manifest: Manifest, split: str) -> None:
-    """Raise DataError if a shard of `split` has other bytes than were written; one that is missing is for `Records` to name."""
+    """Raise DataError if a shard of `split` has a wrong checksum.
+
+    Missing shards are ignored: `Records` reports them.
+    """
     for shard in manifest.split(split).shards:
         path = manifest.directory / shard.file
         if path.is_file() and file_sha256(path) != shard.sha256:
@@ -117,21 +127,21 @@ def check_written(manifest: Manifest, split: str) -> None:
 
 
 class StatsCheck:
-    """Recomputes a split's SHA-256 sums, and its moments from its pixels, one record at a time."""
+    """Recomputes a split's checksums, and its moments from its pixels, one record at a time."""
 
     def __init__(self, manifest: Manifest, split: str = "train") -> None:
-        """Open the records of `split`; DataError if a shard is not the bytes that were written."""
+        """Open the records of `split`; raise DataError if a shard has a wrong checksum."""
         check_written(manifest, split)
         self._manifest, self._split = manifest, split
         self.records = Records(manifest, split)
         self._counter = MomentsCounter(manifest.config.size)
 
     def count(self, record: int) -> None:
-        """Decode and count one record; DataError names it if it is damaged."""
+        """Decode and count one record; raise DataError, which names it, if it is damaged."""
         self._counter.add(self.records.pixels(record))
 
     def finish(self) -> None:
-        """Raise DataError unless every sum equals the sidecars', integer for integer."""
+        """Raise DataError unless every sum is the same integer as the sidecars' sum."""
         if self._counter.moments() != self._manifest.moments(self._split):
             raise DataError(
                 f"{self._manifest.directory}: the sums recomputed from the pixels are not those of the sidecars: "

@@ -1,6 +1,6 @@
-"""Shards as they are written: Arrow IPC files of records, row by row.
+"""Write shards row by row: Arrow IPC files of records.
 
-The layout is specified in FORMAT.md; change both together, and raise FORMAT_VERSION.
+FORMAT.md specifies the layout; change both together, and raise FORMAT_VERSION.
 """
 
 import json
@@ -14,24 +14,24 @@ from ..arrow import numbers, strings
 from ..config import ShardConfig
 from .manifest import FORMAT_VERSION
 
-ROWS_A_BATCH = {"jpeg": 256, "raw": 64}  # about 10 MB a record batch
+ROWS_A_BATCH = {"jpeg": 256, "raw": 64}  # rows per record batch, about 10 MB
 
 
 class RecordRow(NamedTuple):
-    """One record on its way into a shard."""
+    """One record to be written to a shard."""
 
-    image: bytes | UInt8[np.ndarray, "s s 3"]  # JPEG bytes or pixels, as the encoding says
+    image: bytes | UInt8[np.ndarray, "s s 3"]  # JPEG bytes or pixels, depending on the encoding
     label: int
     key: str
-    width: int  # of the source image, pixels
+    width: int  # pixels of the source image
     height: int
 
 
 def schema(config: ShardConfig, classes: list[str], facts: dict[str, Any]) -> pa.Schema:
     """Return the columns of a shard, with `facts` and the class list in the metadata.
 
-    JPEG records carry Hugging Face's description too: `datasets.load_dataset("arrow")` then decodes the images and
-    knows the class names.
+    For JPEG records, the metadata also have Hugging Face's description of the columns, so that
+    `datasets.load_dataset("arrow")` decodes the images and knows the class names.
     """
     shape = [config.size, config.size, 3]
     image = (
@@ -59,8 +59,8 @@ def schema(config: ShardConfig, classes: list[str], facts: dict[str, Any]) -> pa
 class ShardWriter:
     """Writes rows to an open file as an Arrow IPC file; holds one record batch in memory."""
 
-    def __init__(self, file: Any, schema: pa.Schema, encoding: str) -> None:  # noqa: ANN401  (what pyarrow takes for a file)
-        """Begin a shard in `file`."""
+    def __init__(self, file: Any, schema: pa.Schema, encoding: str) -> None:  # noqa: ANN401
+        """Start a shard in `file`, which is anything that pyarrow accepts as a file."""
         self._schema, self._rows_a_batch = schema, ROWS_A_BATCH[encoding]
         self._writer = pa.ipc.new_file(file, schema)
         self._pending: list[RecordRow] = []
@@ -72,7 +72,7 @@ class ShardWriter:
             self._flush()
 
     def close(self) -> None:
-        """Write what is pending, and the footer."""
+        """Write the pending rows and the footer."""
         self._flush()
         self._writer.close()
 
