@@ -1,11 +1,11 @@
-"""Addresses of servers: HOST:PORT, and who can reach or be reached there."""
+"""Parse addresses of servers (HOST:PORT), and tell which ones stay on this machine."""
 
 import ipaddress
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
 
-SERVED = ("grpc://", "grpc+tls://")  # schemes of the addresses of `alexprep serve`
+SERVED = ("grpc://", "grpc+tls://")  # URI schemes of `alexprep serve`
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,10 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> "Address":
-        """Return HOST:PORT ([::1]:8815 for IPv6); ValueError for anything else. Port 0 is any that is free."""
+        """Parse HOST:PORT ([::1]:8815 for IPv6); raise ValueError for anything else.
+
+        Port 0 means any free port.
+        """
         host, _, port = text.rpartition(":")
         bare = host.startswith("[") != host.endswith("]") or (":" in host and not host.startswith("["))
         if not host or bare or "/" in host or not (port.isascii() and port.isdecimal()) or int(port) >= 1 << 16:
@@ -26,7 +29,7 @@ class Address:
 
     @property
     def loopback(self) -> bool:
-        """Whether only this machine can reach it: its name resolves to loopback addresses alone."""
+        """Whether only this machine can reach it: the host resolves to loopback addresses only."""
         try:
             found = {entry[4][0] for entry in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)}
         except OSError:
@@ -39,9 +42,10 @@ class Address:
 
     @property
     def stays_here(self) -> bool:
-        """Whether data sent there stays on this machine: the host is a loopback number or "localhost".
+        """Whether data sent there stays on this machine.
 
-        No other name is looked up: the answer may be another one when the connection asks again.
+        True for a loopback IP address and for "localhost". Other names are not looked up: the
+        connection looks the name up again, and may get another answer.
         """
         if self.host.lower() == "localhost":
             return True

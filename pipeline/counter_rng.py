@@ -1,13 +1,14 @@
-"""The one source of randomness: a counter-based hash. Equal counters give equal bits on every machine.
+"""Generate all random numbers with a counter-based hash.
 
-splitmix64's finaliser (Steele, Lea, Flood, OOPSLA 2014) is a bijection of 64-bit integers; chained over the counters it
-is a stateless generator, vectorised in numpy with integer arithmetic alone.
+Equal counters give equal bits on every machine. splitmix64's finaliser (Steele, Lea, Flood, OOPSLA
+2014) is a bijection of 64-bit integers. Chained over the counters, it is a stateless generator,
+vectorised in numpy with integer arithmetic only.
 """
 
 import numpy as np
 from jaxtyping import Int64, UInt64
 
-ORDER = 1  # the purpose of the keys of permutations
+ORDER = 1  # purpose of the keys that permutations use
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MUL_1, _MUL_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 
@@ -20,12 +21,18 @@ def mix(value: UInt64[np.ndarray, "*n"]) -> UInt64[np.ndarray, "*n"]:
 
 
 def step(state: UInt64[np.ndarray, "*n"], counter: UInt64[np.ndarray, "*m"]) -> UInt64[np.ndarray, "*k"]:
-    """Return the state after taking in `counter` (broadcast). For one state it is a bijection of the counter."""
+    """Return the state after `counter` is mixed in (broadcast).
+
+    For a fixed state, the result is a bijection of the counter.
+    """
     return mix(state ^ mix(counter * _GOLDEN + _GOLDEN))
 
 
 def key(purpose: int, seed: int, epoch: int) -> UInt64[np.ndarray, "1"]:
-    """Return the state for one purpose (so that order and crops share no bits), seed and epoch."""
+    """Return the state for a purpose, a seed and an epoch.
+
+    Different purposes, such as order and crops, share no bits.
+    """
     state = np.zeros(1, np.uint64)
     for counter in (purpose, seed, epoch):
         state = step(state, np.array([counter], np.uint64))
@@ -33,19 +40,21 @@ def key(purpose: int, seed: int, epoch: int) -> UInt64[np.ndarray, "1"]:
 
 
 def permutation(seed: int, epoch: int, n: int) -> Int64[np.ndarray, "n"]:
-    """Return a permutation of 0..n-1, fixed for ever by its arguments.
+    """Return a permutation of 0..n-1 that depends on the arguments only, in every release.
 
-    The numbers are sorted by a 64-bit hash. The hash is a bijection, so there are no ties, and any sorting algorithm on
-    any machine gives this same answer (numpy promises that of no `permutation` of its own).
+    The numbers are sorted by a 64-bit hash. The hash is a bijection, so there are no ties, and any
+    sorting algorithm on any machine gives the same answer (numpy does not promise this for its own
+    `permutation`).
     """
     return argsort(step(key(ORDER, seed, epoch), np.arange(n, dtype=np.uint64)))
 
 
 def argsort(values: UInt64[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
-    """Return numpy's `argsort` of distinct 64-bit values, in a fifth of its time; `values` is used up.
+    """Return numpy's `argsort` of distinct 64-bit values, in a fifth of its time.
 
-    Each number takes the place of its value's lowest bits, and the values themselves are sorted, for which numpy has vector
-    instructions. Values that differ in nothing but those bits (91 pairs expected among 14 million) are put right at the end.
+    `values` is overwritten. The index of each value replaces the value's lowest bits, and the
+    values themselves are sorted, for which numpy has vector instructions. Values that differ only
+    in those bits (91 pairs expected among 14 million) are put into the right order at the end.
     """
     bits = np.uint64(len(values).bit_length())
     numbers = np.uint64((1 << int(bits)) - 1)

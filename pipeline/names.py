@@ -1,16 +1,19 @@
-"""The gate that every name out of a file passes before it becomes a part of a path: of a split, a shard, a class, a key, an archive's member."""
+"""Check names that were read from files before they become parts of paths.
+
+They are names of splits, shards, classes, keys and members of archives.
+"""
 
 from .errors import printable
 
-LONGEST = 255  # bytes that file systems take for one name
+LONGEST = 255  # maximum bytes of one name in a file system
 
 
 def why_unsafe(part: str) -> str | None:
-    """Return why `part` cannot be one part of a path, None if it can."""
+    """Return why `part` cannot be one part of a path; None if it can."""
     if not part:
         return "it is empty"
     if part in (".", ".."):
-        return "it leads elsewhere"
+        return "it means this folder or its parent"
     if "/" in part:
         return "it has a slash"
     if any(ord(letter) < 32 or ord(letter) == 127 for letter in part):
@@ -19,11 +22,14 @@ def why_unsafe(part: str) -> str | None:
         size = len(part.encode())
     except UnicodeEncodeError:
         return "it is not UTF-8"
-    return f"it has {size} bytes; at most {LONGEST} can be" if size > LONGEST else None
+    return f"it has {size} bytes; at most {LONGEST} are allowed" if size > LONGEST else None
 
 
 def safe_part(part: str, what: str) -> str:
-    """Return `part`; ValueError, naming it as `what`, if it cannot be one part of a path."""
+    """Return `part`; raise ValueError if it cannot be one part of a path.
+
+    The error calls it `what`.
+    """
     reason = why_unsafe(part)
     if reason:
         raise ValueError(f"{what} {printable(part[:100])!r} cannot be a name in a folder: {reason}")
@@ -31,7 +37,11 @@ def safe_part(part: str, what: str) -> str:
 
 
 def safe_file(name: str, what: str) -> str:
-    """Return the name of a file of ours, or what it begins with: a safe part without a dot first, as temporary files have one."""
+    """Return `name`, which is the name of one of our files, or the beginning of such names.
+
+    Raise ValueError if `safe_part` would, or if it begins with a dot, as temporary files do. The
+    error calls it `what`.
+    """
     if name.startswith("."):
         raise ValueError(f"{what} {printable(name[:100])!r} cannot be a name in a folder: it begins with a dot")
     return safe_part(name, what)
