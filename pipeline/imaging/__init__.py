@@ -1,1 +1,1 @@
-"""Image bytes to pixels and back, and exact sums over pixels."""
+"""Convert image bytes to pixels and back, and sum pixels exactly."""

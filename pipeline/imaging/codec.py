@@ -1,8 +1,11 @@
-"""One image: source bytes -> uint8[256,256,3] -> record bytes. The only code that looks at encoded pixels before DALI.
+"""Decode one image, and cut out its central square at the size of a record.
 
-The recipe is that of the paper's authors (cuda-convnet2's make-data): the shorter side scaled to 256 with OpenCV's INTER_AREA
-when shrinking and INTER_CUBIC when enlarging, then the central square. EXIF orientation is ignored, as torchvision and TensorFlow
-do, and as they did.
+No other code looks at encoded pixels before DALI. The recipe is that of the paper's authors
+(cuda-convnet2's make-data): the shorter side is scaled to 256, with OpenCV's INTER_AREA when
+shrinking and INTER_CUBIC when enlarging; then the central square is taken. EXIF orientation is
+ignored, as torchvision and TensorFlow do, and as the authors did.
+
+In:  source bytes, or the bytes of a JPEG record.    Out: uint8[h,w,3] pixels; 256x256 for records.
 """
 
 import io
@@ -17,17 +20,20 @@ from ..errors import UndecodableImage
 from .kernels import MAX_PIXELS, Square, area_square, decode_jpeg, jpeg_header, jpeg_square
 
 MAGIC = {b"\x89PNG": "PNG", b"\xff\xd8": "JPEG", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
-PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")  # the chunks of a PNG that its pixels need
-NEEDLESS = (*range(0xE1, 0xEE), 0xEF, 0xFE)  # the markers of a JPEG that its pixels do not need: APP1 to 13, 15, comments
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # by content; a name decides nothing
+PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")  # PNG chunks that are needed for the pixels
+# JPEG markers that are not needed for the pixels: APP1 to APP13, APP15, comments.
+NEEDLESS = (*range(0xE1, 0xEE), 0xEF, 0xFE)
+# Accepted formats, recognised by content; the file's name is ignored.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 
 
 def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     """Return the image in `data` as RGB; raise UndecodableImage with the reason.
 
-    A JPEG goes through our own decoder or libjpeg-turbo; CMYK, other formats, and JPEGs at which libjpeg warns, through Pillow. All give
-    the same pixels (tests hold them together). Pillow refuses a file that ends too early; one that has its end but damaged
-    data before it is decoded as far as libjpeg can mend it, as every other reader of ImageNet does.
+    JPEGs are decoded by our own decoder or libjpeg-turbo. Pillow decodes CMYK, other formats, and
+    JPEGs at which libjpeg warns. All decoders give the same pixels (tests compare them). Pillow
+    refuses a file that ends too early. A file that has its end, but damaged data before it, is
+    decoded as far as libjpeg can repair it, as every other reader of ImageNet does.
     """
     if not data:
         raise UndecodableImage("empty file")
@@ -52,18 +58,19 @@ def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"] | None:
         if colours in ("YCbCr", "Gray"):
             return decode_jpeg(data)
     except ValueError:
-        pass  # Pillow says what is wrong with it, or knows better
+        pass  # Pillow reports what is wrong, or can decode it
     return None
 
 
 def _decode_any(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd EXIF blocks and palettes
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:  # refuses more than MAX_PIXELS by itself
+            warnings.simplefilter("ignore")  # warnings about odd EXIF blocks and palettes
+            # Image.open refuses images of more than MAX_PIXELS.
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 if image.mode in ("I", "F"):
                     raise UndecodableImage(f"pixels of 32 bits (mode {image.mode}) have no fixed range; convert it to 8 bits")
-                if image.mode.startswith("I;16"):  # 16-bit grey: Pillow's own conversion clips at 255
+                if image.mode.startswith("I;16"):  # 16-bit grey: Pillow's conversion clips at 255
                     grey = (np.asarray(image) >> 8).astype(np.uint8)
                     return np.repeat(grey[:, :, None], 3, axis=2)
                 return np.array(image.convert("RGB"))
@@ -75,15 +82,16 @@ def _decode_any(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
             raise UndecodableImage(f"a {known} whose header is damaged") from error
         raise UndecodableImage(f"not an image of a known format; it begins with {data[:16]!r}") from error
     except (UndecodableImage, MemoryError):
-        raise  # the latter says nothing about the image
+        raise  # a MemoryError is not a fault of the image
     except Exception as error:  # decoders raise anything on hostile bytes
         raise UndecodableImage(f"cannot be decoded: {str(error) or type(error).__name__}") from error
 
 
 def without_metadata(data: bytes) -> bytes:
-    """Return a PNG or a JPEG with only the parts that its pixels need, any other file as it is.
+    """Return a PNG or a JPEG without the parts that its pixels do not need; other files unchanged.
 
-    A text that is too long, a time with a wrong checksum or a broken profile makes a decoder refuse pixels that are whole.
+    A text chunk that is too long, a time chunk with a wrong checksum or a broken colour profile
+    makes decoders refuse an image whose pixels are intact.
     """
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return _bare_png(data)
@@ -95,9 +103,8 @@ def _bare_png(data: bytes) -> bytes:
     while at + 8 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4], "big")
         kind = data[at + 4 : at + 8]
-        if (
-            kind in PIXELS or kind[:1].isupper() or end > len(data)
-        ):  # an unknown critical chunk, or one that is cut off, stays for the decoder to judge
+        # An unknown critical chunk, or one that is cut off, is kept: the decoder judges it.
+        if kind in PIXELS or kind[:1].isupper() or end > len(data):
             parts.append(data[at:end])
         at = end
     return b"".join([*parts, data[at:]])
@@ -114,9 +121,9 @@ def _bare_jpeg(data: bytes) -> bytes:
 
 
 def central_square(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "{size} {size} 3"]:
-    """Return the central `size` x `size` pixels of `image` with its shorter side scaled to `size`.
+    """Scale the shorter side of `image` to `size` and return the central `size` x `size` pixels.
 
-    Raises UndecodableImage for a strip so thin that its enlarged copy would exceed MAX_PIXELS.
+    Raise UndecodableImage for a strip so thin that its enlarged copy would exceed MAX_PIXELS.
     """
     short = min(image.shape[:2])
     height, width = (int(side * size / short + 0.5) for side in image.shape[:2])
@@ -131,7 +138,10 @@ def central_square(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.nda
 
 
 def square(data: bytes, size: int) -> Square:
-    """Return the `central_square` of the image in `data`; raise UndecodableImage with the reason why there is none."""
+    """Return the `central_square` of the image in `data`.
+
+    Raise UndecodableImage, with the reason, if there is none.
+    """
     try:
         made = jpeg_square(data, size)
         if made is None:
@@ -139,13 +149,16 @@ def square(data: bytes, size: int) -> Square:
             made = Square(central_square(image, size), *image.shape[:2])
     except (UndecodableImage, MemoryError):
         raise
-    except Exception as error:  # whatever a library raises is about this one image
+    except Exception as error:  # anything that a library raises concerns this one image
         raise UndecodableImage(f"cannot be decoded: {type(error).__name__}: {error}") from error
     return made
 
 
 def decode_record(data: bytes | UInt8[np.ndarray, "n"], size: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the pixels of a JPEG record; raise UndecodableImage at the least irregularity, or unless it has `size` pixels a side."""
+    """Return the pixels of a JPEG record.
+
+    Raise UndecodableImage at any irregularity, and if the record is not `size` x `size` pixels.
+    """
     try:
         pixels = decode_jpeg(data)
     except ValueError as error:
@@ -156,5 +169,5 @@ def decode_record(data: bytes | UInt8[np.ndarray, "n"], size: int | None = None)
 
 
 def use_one_thread() -> None:
-    """Keep OpenCV from starting threads in a process that is one of many."""
+    """Keep OpenCV from starting threads, for a process that is one of many."""
     cv2.setNumThreads(1)

@@ -1,5 +1,5 @@
-/* The central square of an image, shrunk as OpenCV's INTER_AREA does it, to the bit. Built with -ffp-contract=off: one fused
-multiply-add would change a bit. */
+/* Shrink an image and keep its central square, with the same bits as OpenCV's INTER_AREA. Built
+with -ffp-contract=off: one fused multiply-add would change a bit. */
 
 #ifndef AREA_H
 #define AREA_H
@@ -11,12 +11,15 @@ multiply-add would change a bit. */
 
 typedef float Float4 __attribute__((vector_size(16)));
 
-/* Along one axis: output i is the sum over k < count[i] of weights[i * stride + k] * input first[i] + k. */
+/* Along one axis: output i is the sum over k < count[i] of weights[i * stride + k] times input
+first[i] + k. */
 typedef struct {
     Py_ssize_t stride, longest;
     Py_ssize_t *first, *count;
     float *weights;
-    float *pairs; /* of outputs i and i + 1, once more for each of four lanes: [i / 2][k][8]; only for `longest` up to FEW */
+    /* Weights of outputs i and i + 1, each repeated for four lanes: [i / 2][k][8]; only for
+    `longest` up to FEW. */
+    float *pairs;
 } Axis;
 
 enum { FEW = 4 };
@@ -29,7 +32,8 @@ static void free_axis(Axis *axis)
     free(axis->pairs);
 }
 
-/* The weights of output i, by the rule of OpenCV's computeResizeAreaTab: pieces under a thousandth of a pixel are dropped. */
+/* Set the weights of output i by the rule of OpenCV's computeResizeAreaTab: pieces under a
+thousandth of a pixel are dropped. */
 static void weigh(Axis *axis, Py_ssize_t i, Py_ssize_t position, Py_ssize_t source, double scale)
 {
     float *weights = axis->weights + i * axis->stride;
@@ -55,11 +59,12 @@ static void weigh(Axis *axis, Py_ssize_t i, Py_ssize_t position, Py_ssize_t sour
     axis->longest = n > axis->longest ? n : axis->longest;
 }
 
-/* Fill `axis` for outputs `offset` to `offset + size` of `scaled`; -1 without memory. */
+/* Fill `axis` for outputs `offset` to `offset + size` of `scaled`; -1 if out of memory. */
 static int set_axis(Axis *axis, Py_ssize_t source, Py_ssize_t scaled, Py_ssize_t offset, Py_ssize_t size)
 {
     double scale = 1.0 / ((double)scaled / (double)source); /* in this order, as OpenCV does */
-    axis->stride = source / scaled + 3; /* whole pixels, a part at either end, and one for a quotient rounded up */
+    /* Whole pixels, a part at either end, and one for a quotient that is rounded up. */
+    axis->stride = source / scaled + 3;
     axis->longest = 0;
     axis->first = calloc((size_t)size, sizeof(*axis->first));
     axis->count = calloc((size_t)size, sizeof(*axis->count));
@@ -71,7 +76,8 @@ static int set_axis(Axis *axis, Py_ssize_t source, Py_ssize_t scaled, Py_ssize_t
     return 0;
 }
 
-/* Give every output `longest` inputs that exist, the new ones with weight zero: adding +0 changes no bit. */
+/* Give every output `longest` existing inputs; added inputs have weight zero: adding +0 changes no
+bit. */
 static void level(Axis *axis, Py_ssize_t source, Py_ssize_t size)
 {
     for (Py_ssize_t i = 0; i < size; i++) {
@@ -85,7 +91,7 @@ static void level(Axis *axis, Py_ssize_t source, Py_ssize_t size)
     }
 }
 
-/* Repeat the weights of a levelled axis for pairs_across; -1 without memory. */
+/* Repeat the weights for pairs_across, after `level`; -1 if out of memory. */
 static int pair_weights(Axis *axis, Py_ssize_t size)
 {
     if (axis->longest > FEW)
@@ -100,13 +106,14 @@ static int pair_weights(Axis *axis, Py_ssize_t size)
     return 0;
 }
 
-/* Inputs from the first to the last that the outputs of a levelled axis need. */
+/* Return the number of inputs from the first to the last that the outputs need, after `level`. */
 static Py_ssize_t span(const Axis *axis, Py_ssize_t size)
 {
     return axis->first[size - 1] - axis->first[0] + axis->longest;
 }
 
-/* Outputs from `start` to `end` of one row across, a pixel at a time in a vector of four: the fourth is the next pixel's red, and overwritten by it. */
+/* Compute outputs `start` to `end` of one row. Each pixel is a vector of four: the fourth value is
+the place of the next pixel's red, which overwrites it. */
 INLINE void across(const float *restrict row, const Axis *axis, Py_ssize_t start, Py_ssize_t end, Py_ssize_t taps, int channels, float *restrict out)
 {
     const Py_ssize_t *first = axis->first, origin = first[0], stride = axis->stride;
@@ -125,7 +132,7 @@ INLINE void across(const float *restrict row, const Axis *axis, Py_ssize_t start
 
 #ifdef __AVX2__
 
-/* The same of two outputs at a time. */
+/* Do the same for two outputs at a time. */
 INLINE void pairs_across(const float *restrict row, const Axis *axis, Py_ssize_t size, Py_ssize_t taps, int channels, float *restrict out)
 {
     const Py_ssize_t *first = axis->first, origin = first[0];
@@ -153,8 +160,9 @@ INLINE void pairs_across(const float *restrict row, const Axis *axis, Py_ssize_t
 
 #endif
 
-/* The same from bytes, the first of them input first[0]. They become floats in a loop of their own: GCC 12 converts a vector of four
-bytes one by one, which takes three times as long. */
+/* Do the same for a row of bytes, the first of which is input first[0]. A separate loop converts
+them to floats: GCC 12 converts a vector of four bytes one by one, which takes three times as
+long. */
 INLINE void any_row_across(const uint8_t *restrict row, int channels, const Axis *axis, Py_ssize_t size, float *restrict floats, float *restrict out)
 {
     const Py_ssize_t n = channels * span(axis, size);
@@ -170,8 +178,9 @@ INLINE void any_row_across(const uint8_t *restrict row, int channels, const Axis
         across(floats, axis, 0, size, axis->longest, channels, out);
 }
 
-/* Rounded half to even: from 2**23 on a float32 has no bits for a fraction, and the last bits are those of the integer. The limit
-is set on the integer: GCC leaves a loop that compares floats alone, lest it raise a flag. */
+/* Round half to even: from 2**23 on, a float32 has no bits for a fraction, and its last bits are
+those of the integer. The clamp is on the integer: GCC does not vectorise a loop that compares
+floats, since that could raise a floating-point flag. */
 INLINE void round_row(const float *restrict sum, Py_ssize_t n, uint8_t *restrict out)
 {
     const float whole = 8388608.0f;
@@ -184,19 +193,21 @@ INLINE void round_row(const float *restrict sum, Py_ssize_t n, uint8_t *restrict
     }
 }
 
-/* `scratch`: a row of sums, one of outputs with a vector's end behind it, and one of inputs with the same. */
+/* Return the floats of `scratch`: a row of sums, a row of outputs and a row of inputs; the last two
+have room for the end of a vector behind them. */
 static Py_ssize_t scratch_size(const Axis *x, Py_ssize_t size)
 {
     return 3 * size + (3 * size + 1) + (4 * span(x, size) + 1);
 }
 
-/* Rows of an image, or of a JPEG while it is decoded. */
+/* Shrink rows of `image`, or of `jpeg` if it is not NULL: its rows are converted as needed. */
 INLINE void shrink(const uint8_t *image, Py_ssize_t width, const Decoder *jpeg, const Axis *y, const Axis *x, Py_ssize_t size, float *scratch,
                    uint8_t *out)
 {
     const Py_ssize_t n = 3 * size, from = x->first[0];
     float *sum = scratch, *row = sum + n, *floats = row + n + 1;
-    Py_ssize_t held = -1; /* the source row that is in `row`: the last of one output is often the first of the next */
+    /* The source row in `row`: the last row of one output is often the first row of the next. */
+    Py_ssize_t held = -1;
     for (Py_ssize_t i = 0; i < size; i++) {
         for (Py_ssize_t k = 0; k < y->count[i]; k++) {
             const float weight = y->weights[i * y->stride + k];
@@ -240,7 +251,8 @@ static void free_shrinking(Shrinking *shrinking)
     free(shrinking->scratch);
 }
 
-/* Prepare to shrink rows x columns to height x width and keep the central square; -1 without memory. */
+/* Prepare to shrink rows x columns to height x width and keep the central square; -1 if out of
+memory. */
 static int set_shrinking(Shrinking *shrinking, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t height, Py_ssize_t width, Py_ssize_t size)
 {
     Axis *y = &shrinking->y, *x = &shrinking->x;
@@ -253,19 +265,21 @@ static int set_shrinking(Shrinking *shrinking, Py_ssize_t rows, Py_ssize_t colum
     return shrinking->scratch ? 0 : -1;
 }
 
-/* Where both scales are whole, OpenCV sums integers, and fast. */
+/* Return whether the scale is a whole number. If both are, OpenCV sums integers, which is fast. */
 static int is_whole(Py_ssize_t source, Py_ssize_t scaled)
 {
-    const double scale = 1.0 / ((double)scaled / (double)source), away = scale - nearbyint(scale); /* in this order, as OpenCV does */
+    /* In this order, as OpenCV does. */
+    const double scale = 1.0 / ((double)scaled / (double)source), away = scale - nearbyint(scale);
     return fabs(away) < DBL_EPSILON;
 }
 
-/* The central square of a JPEG whose header was read, its shorter side scaled to `size`; -1 to decline. */
+/* Make the central square of a JPEG whose header was read, its shorter side scaled to `size`; -1 to
+decline. */
 static int square_of_jpeg(Decoder *decoder, Shrinking *shrinking, const uint8_t *data, Py_ssize_t n, Py_ssize_t size, uint8_t *out)
 {
     const int rows = decoder->jpeg.height, columns = decoder->jpeg.width, shorter = rows < columns ? rows : columns;
     if (shorter < size)
-        return -1; /* to be enlarged */
+        return -1; /* would be enlarged */
     const Py_ssize_t height = (Py_ssize_t)((double)(rows * size) / shorter + 0.5), width = (Py_ssize_t)((double)(columns * size) / shorter + 0.5);
     if (shorter == size) {
         const int top = (int)(rows - size) / 2, left = (int)(columns - size) / 2;

@@ -1,4 +1,5 @@
-/* YCbCr to RGB and back, by JFIF's equations in the integers of libjpeg: 16 bits of fraction, rounded. */
+/* Convert YCbCr to RGB and back, by JFIF's equations in libjpeg's integers: 16 fraction bits,
+rounded. */
 
 #ifndef COLOUR_H
 #define COLOUR_H
@@ -10,22 +11,24 @@
 #endif
 
 enum { HALF = 1 << 15, ONE = 1 << 16 };
-enum { R_CR = 91881, G_CB = 22554, G_CR = 46802, B_CB = 116130 };                          /* 1.402, 0.34414, 0.71414, 1.772 */
-enum { Y_R = 19595, Y_G = 38470, Y_B = 7471, CB_R = 11059, CB_G = 21709, CR_G = 27439, CR_B = 5329 }; /* 0.299, 0.587, 0.114, ... */
+/* 1.402, 0.34414, 0.71414, 1.772 */
+enum { R_CR = 91881, G_CB = 22554, G_CR = 46802, B_CB = 116130 };
+/* 0.299, 0.587, 0.114, ... */
+enum { Y_R = 19595, Y_G = 38470, Y_B = 7471, CB_R = 11059, CB_G = 21709, CR_G = 27439, CR_B = 5329 };
 
 INLINE uint32_t byte(int value)
 {
     return (uint32_t)(value < 0 ? 0 : value > 255 ? 255 : value);
 }
 
-/* One pixel, red in the lowest byte; `cb` and `cr` are less 128. */
+/* Return one pixel, red in the lowest byte; 128 is subtracted from `cb` and `cr`. */
 INLINE uint32_t to_rgb(int y, int cb, int cr)
 {
     const uint32_t red = byte(y + ((R_CR * cr + HALF) >> 16)), green = byte(y + ((HALF - G_CB * cb - G_CR * cr) >> 16));
     return red | green << 8 | byte(y + ((B_CB * cb + HALF) >> 16)) << 16;
 }
 
-/* One pixel; all three less 128. */
+/* Convert one pixel; 128 is subtracted from all three values. */
 INLINE void to_ycbcr(const uint8_t *pixel, int16_t *y, int16_t *cb, int16_t *cr)
 {
     const int r = pixel[0], g = pixel[1], b = pixel[2];
@@ -36,15 +39,16 @@ INLINE void to_ycbcr(const uint8_t *pixel, int16_t *y, int16_t *cb, int16_t *cr)
 
 #ifdef __AVX2__
 
-/* Sixteen pixels at a time: two products of 16 bits and their sum are one instruction, so that each factor is written as a whole number
-of 65536ths that fits, and what it lacks is added without a product. */
+/* Sixteen pixels at a time. One instruction computes two products of 16 bits and their sum. So each
+factor is reduced to a number of 65536ths that fits into 16 bits; the rest, a whole multiple of the
+value, is added without a product. */
 
 INLINE __m256i factors(int even, int odd)
 {
     return _mm256_set1_epi32((int)((uint32_t)(uint16_t)even | (uint32_t)odd << 16));
 }
 
-/* (a * even + b * odd + half) / 65536, of sixteen a and b. */
+/* Return (a * even + b * odd + half) / 65536 for sixteen a and b. */
 INLINE __m256i weighted(__m256i a, __m256i b, __m256i weights, int half)
 {
     const __m256i low = _mm256_madd_epi16(_mm256_unpacklo_epi16(a, b), weights), high = _mm256_madd_epi16(_mm256_unpackhi_epi16(a, b), weights);
@@ -58,14 +62,16 @@ INLINE void sixteen_rgb(__m256i y, __m256i cb, __m256i cr, uint32_t *out)
     const __m256i r = _mm256_add_epi16(_mm256_add_epi16(y, cr), weighted(cr, zero, factors(R_CR - ONE, 0), HALF));
     const __m256i g = _mm256_add_epi16(_mm256_sub_epi16(y, cr), weighted(cb, cr, factors(-G_CB, ONE - G_CR), HALF));
     const __m256i b = _mm256_add_epi16(_mm256_add_epi16(y, _mm256_add_epi16(cb, cb)), weighted(cb, zero, factors(B_CB - 2 * ONE, 0), HALF));
-    const __m256i rb = _mm256_packus_epi16(r, b), g0 = _mm256_packus_epi16(g, zero); /* per half: eight of the one, eight of the other */
+    /* Per half: eight values of the one, then eight of the other. */
+    const __m256i rb = _mm256_packus_epi16(r, b), g0 = _mm256_packus_epi16(g, zero);
     const __m256i rg = _mm256_unpacklo_epi8(rb, g0), b0 = _mm256_unpackhi_epi8(rb, zero);
-    const __m256i first = _mm256_unpacklo_epi16(rg, b0), second = _mm256_unpackhi_epi16(rg, b0); /* pixels 0-3 and 8-11; 4-7 and 12-15 */
+    /* Pixels 0-3 and 8-11; pixels 4-7 and 12-15. */
+    const __m256i first = _mm256_unpacklo_epi16(rg, b0), second = _mm256_unpackhi_epi16(rg, b0);
     _mm256_storeu_si256((__m256i *)out, _mm256_permute2x128_si256(first, second, 0x20));
     _mm256_storeu_si256((__m256i *)(out + 8), _mm256_permute2x128_si256(first, second, 0x31));
 }
 
-/* Of eight pixels: R and G as pairs of 16 bits, and G and B. Reads 28 bytes. */
+/* Split eight pixels into pairs of 16 bits: R and G, and G and B. Reads 28 bytes. */
 INLINE void eight_pairs(const uint8_t *rgb, __m256i *rg, __m256i *gb)
 {
     const __m128i low = _mm_loadu_si128((const __m128i *)rgb), high = _mm_loadu_si128((const __m128i *)(rgb + 12));
@@ -103,7 +109,7 @@ INLINE __m256i sixteen(const uint8_t *bytes)
 
 #endif
 
-/* A row to RGB0; `cb` and `cr` are bytes. */
+/* Convert a row to RGB0; `cb` and `cr` are bytes. */
 INLINE void rgb_of_bytes(const uint8_t *restrict y, const uint8_t *restrict cb, const uint8_t *restrict cr, Py_ssize_t n, uint32_t *restrict out)
 {
     Py_ssize_t i = 0;
@@ -116,7 +122,7 @@ INLINE void rgb_of_bytes(const uint8_t *restrict y, const uint8_t *restrict cb, 
         out[i] = to_rgb(y[i], cb[i] - 128, cr[i] - 128);
 }
 
-/* The same; `cb` and `cr` are less 128. */
+/* Do the same; `cb` and `cr` have 128 subtracted. */
 INLINE void rgb_of_shorts(const uint8_t *restrict y, const int16_t *restrict cb, const int16_t *restrict cr, Py_ssize_t n, uint32_t *restrict out)
 {
     Py_ssize_t i = 0;
@@ -128,12 +134,12 @@ INLINE void rgb_of_shorts(const uint8_t *restrict y, const int16_t *restrict cb,
         out[i] = to_rgb(y[i], cb[i], cr[i]);
 }
 
-/* A row of RGB to Y, Cb and Cr less 128. */
+/* Convert a row of RGB to Y, Cb and Cr, each minus 128. */
 INLINE void ycbcr_row(const uint8_t *restrict rgb, Py_ssize_t n, int16_t *restrict y, int16_t *restrict cb, int16_t *restrict cr)
 {
     Py_ssize_t i = 0;
 #ifdef __AVX2__
-    for (; i + 10 <= n; i += 8) /* 28 of the 30 bytes from here on are read */
+    for (; i + 10 <= n; i += 8) /* reads 28 of the 30 bytes from here on */
         eight_ycbcr(rgb + 3 * i, y + i, cb + i, cr + i);
 #endif
     for (; i < n; i++)
@@ -144,7 +150,7 @@ INLINE void ycbcr_row(const uint8_t *restrict rgb, Py_ssize_t n, int16_t *restri
 INLINE void pack(const uint32_t *restrict words, Py_ssize_t n, uint8_t *restrict out)
 {
     Py_ssize_t i = 0;
-    for (; i + 3 < n; i += 2) { /* the last two bytes are the next pixel's, written next */
+    for (; i + 3 < n; i += 2) { /* the next pixel overwrites the last two bytes */
         const uint64_t two = words[i] | (uint64_t)words[i + 1] << 24;
         memcpy(out + 3 * i, &two, 8);
     }

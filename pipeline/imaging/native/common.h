@@ -1,4 +1,4 @@
-/* What the loops share. */
+/* Includes and macros that all loops share. */
 
 #ifndef COMMON_H
 #define COMMON_H

@@ -1,7 +1,9 @@
-/* The 8x8 discrete cosine transform and its inverse, in the integers of libjpeg's "islow": every bit is the same.
+/* Compute the 8x8 discrete cosine transform and its inverse, in integers, with the same bits as
+libjpeg's "islow".
 
-Loeffler, Ligtenberg and Moschytz 1989, with 13 bits of fraction in the constants and 2 more bits between the passes. A block is
-eight vectors of eight; a pass transforms along the vectors' index, all eight lanes at once. */
+The algorithm is that of Loeffler, Ligtenberg and Moschytz 1989, with 13 fraction bits in the
+constants and 2 more bits between the passes. A block is eight vectors of eight; a pass transforms
+along the vectors' index, all eight lanes at once. */
 
 #ifndef DCT_H
 #define DCT_H
@@ -37,21 +39,22 @@ INLINE Int8 widen(const int16_t *row)
 
 #include <immintrin.h>
 
-/* In 16 bits, products of pairs summed in 32: two coefficients times two constants are one instruction. The sums are those of the plain
-passes below, multiplied out. A block is four vectors of two rows each. */
+/* The inputs have 16 bits; one instruction multiplies two coefficients by two constants and sums
+the products in 32 bits. The sums are those of the plain passes below, multiplied out. A block is
+four vectors of two rows each. */
 
 INLINE __m256i pair_of(int even, int odd)
 {
     return _mm256_set1_epi32((int)((uint32_t)(uint16_t)even | (uint32_t)odd << 16));
 }
 
-/* Rows a and b interleaved: the pairs of all eight columns. */
+/* Interleave rows a and b: return the pairs of all eight columns. */
 INLINE __m256i interleave(__m128i a, __m128i b)
 {
     return _mm256_set_m128i(_mm_unpackhi_epi16(a, b), _mm_unpacklo_epi16(a, b));
 }
 
-/* The odd half of either direction: what rotate() below does to t0 to t3. */
+/* Compute the odd half of either direction: what rotate() below does to t0 to t3. */
 INLINE void rotate_pairs(__m128i t0, __m128i t1, __m128i t2, __m128i t3, __m256i *out)
 {
     const __m256i sums = interleave(_mm_add_epi16(t0, t2), _mm_add_epi16(t1, t3)), outer = interleave(t0, t3), inner = interleave(t1, t2);
@@ -79,18 +82,20 @@ INLINE void inverse_pairs(const __m128i *v, __m256i *out, int shift)
     }
 }
 
-/* Eight rows of 32 bits to eight columns of 16. */
+/* Transpose eight rows of 32 bits to eight columns of 16 bits. */
 INLINE void turn(const __m256i *rows, __m128i *columns)
 {
     __m256i a[4], b[4];
-    for (int i = 0; i < 4; i++) /* row i in columns 0-3, row i + 4 in those; then both in columns 4-7 */
+    /* Row i in columns 0-3, row i + 4 in columns 0-3; then both in columns 4-7. */
+    for (int i = 0; i < 4; i++)
         a[i] = _mm256_packs_epi32(rows[i], rows[i + 4]);
     b[0] = _mm256_unpacklo_epi16(a[0], a[1]); /* per half: rows 0 and 1 of four columns */
     b[1] = _mm256_unpackhi_epi16(a[0], a[1]); /* rows 4 and 5 */
     b[2] = _mm256_unpacklo_epi16(a[2], a[3]);
     b[3] = _mm256_unpackhi_epi16(a[2], a[3]);
-    const __m256i low[2] = {_mm256_unpacklo_epi32(b[0], b[2]), _mm256_unpackhi_epi32(b[0], b[2])};  /* rows 0-3 of two columns each */
-    const __m256i high[2] = {_mm256_unpacklo_epi32(b[1], b[3]), _mm256_unpackhi_epi32(b[1], b[3])}; /* rows 4-7 */
+    /* Rows 0-3 of two columns each, then rows 4-7. */
+    const __m256i low[2] = {_mm256_unpacklo_epi32(b[0], b[2]), _mm256_unpackhi_epi32(b[0], b[2])};
+    const __m256i high[2] = {_mm256_unpacklo_epi32(b[1], b[3]), _mm256_unpackhi_epi32(b[1], b[3])};
     for (int i = 0; i < 2; i++) {
         const __m256i first = _mm256_unpacklo_epi64(low[i], high[i]), second = _mm256_unpackhi_epi64(low[i], high[i]);
         columns[2 * i] = _mm256_castsi256_si128(first);
@@ -100,7 +105,8 @@ INLINE void turn(const __m256i *rows, __m128i *columns)
     }
 }
 
-/* Quantised coefficients, row by row, and their quantisers to pixels; `largest` keeps the largest sums of magnitudes. */
+/* Convert quantised coefficients, row by row, and their quantisers to pixels; `largest` keeps the
+largest sums of magnitudes. */
 INLINE void inverse_dct(const int16_t *values, const int16_t *steps, uint8_t *out, Py_ssize_t stride, Int8 *largest)
 {
     __m128i v[8];
@@ -108,7 +114,8 @@ INLINE void inverse_dct(const int16_t *values, const int16_t *steps, uint8_t *ou
     for (int i = 0; i < 8; i += 2) {
         const __m256i two = _mm256_loadu_si256((const __m256i *)(values + 8 * i)), step = _mm256_loadu_si256((const __m256i *)(steps + 8 * i));
         const __m256i coefficients = _mm256_mullo_epi16(two, step);
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_abs_epi16(two), step)); /* of two columns, and half of the rows */
+        /* Sums of two columns, over half of the rows. */
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_abs_epi16(two), step));
         v[i] = _mm256_castsi256_si128(coefficients);
         v[i + 1] = _mm256_extracti128_si256(coefficients, 1);
     }
@@ -118,13 +125,15 @@ INLINE void inverse_dct(const int16_t *values, const int16_t *steps, uint8_t *ou
     inverse_pairs(v, wide, FRACTION + BETWEEN + 3);
     turn(wide, v);
     for (int i = 0; i < 8; i += 2) {
-        const __m128i two = _mm_xor_si128(_mm_packs_epi16(v[i], v[i + 1]), _mm_set1_epi8((char)0x80)); /* adds 128 */
+        /* The exclusive or adds 128. */
+        const __m128i two = _mm_xor_si128(_mm_packs_epi16(v[i], v[i + 1]), _mm_set1_epi8((char)0x80));
         _mm_storel_epi64((__m128i *)(out + stride * i), two);
         _mm_storel_epi64((__m128i *)(out + stride * (i + 1)), _mm_unpackhi_epi64(two, two));
     }
 }
 
-/* `scale` are the bits to lose of a value that is only a sum (to gain, if negative), `shift` those of one with a fraction. */
+/* `scale`: bits to drop from a value that is only a sum (to add, if negative); `shift`: bits to
+drop from a value with a fraction. */
 INLINE void forward_pairs(const __m128i *v, __m256i *out, int scale, int shift)
 {
     const __m256i half = _mm256_set1_epi32(1 << (shift - 1));
@@ -147,7 +156,7 @@ INLINE void forward_pairs(const __m128i *v, __m256i *out, int scale, int shift)
         out[7 - 2 * i] = _mm256_srai_epi32(_mm256_add_epi32(t[i], half), shift);
 }
 
-/* Rows of pixels less 128, `stride` apart, to rows of coefficients times 8. */
+/* Convert rows of pixels minus 128, `stride` apart, to rows of coefficients times 8. */
 INLINE void forward_dct(const int16_t *samples, Py_ssize_t stride, Int8 *out)
 {
     __m256i wide[8];
@@ -180,7 +189,7 @@ INLINE void transpose(Int8 *v)
     }
 }
 
-/* The rotations of the odd half, which both directions share. */
+/* Compute the rotations of the odd half, which both directions share. */
 INLINE void rotate(Int8 *t0, Int8 *t1, Int8 *t2, Int8 *t3)
 {
     const Int8 z5 = (*t0 + *t2 + *t1 + *t3) * F_1_175;
@@ -219,7 +228,8 @@ INLINE Int8 to_byte(Int8 v)
     return (v & ~over) | (over & 255);
 }
 
-/* Quantised coefficients, row by row, and their quantisers to pixels; `largest` keeps the largest sums of magnitudes. */
+/* Convert quantised coefficients, row by row, and their quantisers to pixels; `largest` keeps the
+largest sums of magnitudes. */
 INLINE void inverse_dct(const int16_t *values, const int16_t *steps, uint8_t *out, Py_ssize_t stride, Int8 *largest)
 {
     Int8 v[8], sum = {0};
@@ -233,7 +243,8 @@ INLINE void inverse_dct(const int16_t *values, const int16_t *steps, uint8_t *ou
     inverse_pass(v, FRACTION - BETWEEN);
     transpose(v);
     inverse_pass(v, FRACTION + BETWEEN + 3);
-    /* v[j] is column j. Four columns become the bytes of one vector of words: lane i holds four pixels of row i. */
+    /* v[j] is column j. Four columns become the bytes of one vector of words: lane i holds four
+    pixels of row i. */
     const Int8 left = to_byte(v[0]) | to_byte(v[1]) << 8 | to_byte(v[2]) << 16 | to_byte(v[3]) << 24;
     const Int8 right = to_byte(v[4]) | to_byte(v[5]) << 8 | to_byte(v[6]) << 16 | to_byte(v[7]) << 24;
     const Int8 pairs[2] = {SHUFFLE(left, right, 0, 8, 1, 9, 2, 10, 3, 11), SHUFFLE(left, right, 4, 12, 5, 13, 6, 14, 7, 15)};
@@ -242,7 +253,8 @@ INLINE void inverse_dct(const int16_t *values, const int16_t *steps, uint8_t *ou
         memcpy(out + stride * i, pixels + 8 * i, 8);
 }
 
-/* `scale` are the bits to lose of a value that is only a sum, `shift` those of one with a fraction. */
+/* `scale`: bits to drop from a value that is only a sum; `shift`: bits to drop from a value with a
+fraction. */
 INLINE void forward_pass(Int8 *v, int scale, int shift)
 {
     const Int8 s0 = v[0] + v[7], s1 = v[1] + v[6], s2 = v[2] + v[5], s3 = v[3] + v[4];
@@ -266,7 +278,7 @@ INLINE void forward_pass(Int8 *v, int scale, int shift)
     v[1] = (t3 + half) >> shift;
 }
 
-/* Rows of pixels less 128, `stride` apart, to rows of coefficients times 8. */
+/* Convert rows of pixels minus 128, `stride` apart, to rows of coefficients times 8. */
 INLINE void forward_dct(const int16_t *samples, Py_ssize_t stride, Int8 *v)
 {
     for (int i = 0; i < 8; i++)
@@ -279,7 +291,7 @@ INLINE void forward_dct(const int16_t *samples, Py_ssize_t stride, Int8 *v)
 
 #endif
 
-/* The same of a block with only a mean: `dc` is its dequantised coefficient. */
+/* Do the same for a block that has only a mean: `dc` is its dequantised coefficient. */
 INLINE void inverse_dct_flat(int dc, uint8_t *out, Py_ssize_t stride)
 {
     int value = (((dc * (1 << BETWEEN)) + 16) >> 5) + 128;

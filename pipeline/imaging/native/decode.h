@@ -1,7 +1,9 @@
-/* Pixels of a part of a baseline JPEG, to the bit those of libjpeg-turbo (its accurate DCT and its smooth upsampling).
+/* Decode a part of a baseline JPEG, with the same bits as libjpeg-turbo (accurate DCT, smooth
+upsampling).
 
-The Huffman code of every block is walked, since the next one begins where it ends; but only the blocks that the part needs are
-dequantised and transformed. Cb and Cr are enlarged, and colours converted, a row at a time, when the row is asked for. */
+The Huffman codes of every block are read, since each block begins where the one before ends; but
+only the blocks that the part needs are dequantised and transformed. Cb and Cr are upsampled, and
+colours converted, row by row, when a row is asked for. */
 
 #ifndef DECODE_H
 #define DECODE_H
@@ -11,19 +13,22 @@ dequantised and transformed. Cb and Cr are enlarged, and colours converted, a ro
 #include "dct.h"
 #include "jpeg.h"
 
-/* Coefficients so large that libjpeg's own sums of 16 bits might overflow: no camera writes them. Its first pass multiplies by at most
-1.39 * 4, and 5800 * 5.56 < 32768; a column's coefficients are in two of the sums that inverse_dct makes. */
+/* Limit above which libjpeg's own 16-bit sums of coefficients might overflow: no camera writes such
+coefficients. Its first pass multiplies by at most 1.39 * 4, and 5800 * 5.56 < 32768; a column's
+coefficients are in two of the sums that inverse_dct makes. */
 enum { WILD = 2900 };
-enum { SLACK = 4096 }; /* bytes that may be read beyond a segment's end: more than an MCU can take (6 blocks of 64 codes of 27 bits) */
+/* Bytes that may be read beyond a segment's end: more than an MCU can take (6 blocks of 64 codes of
+27 bits). */
+enum { SLACK = 4096 };
 
 typedef struct {
     const uint8_t *next;
-    uint64_t bits; /* the next ones, the first in the highest place */
-    int count;     /* of `bits` that are certain; those below are right too, or zero */
+    uint64_t bits; /* the next bits, the first in the highest place */
+    int count;     /* number of certain `bits`; the bits below them are right too, or zero */
 } Bits;
 
 typedef struct {
-    int x0, y0, x1, y1; /* pixels: the part that is wanted */
+    int x0, y0, x1, y1; /* the requested part, in pixels */
 } Box;
 
 typedef struct {
@@ -36,14 +41,14 @@ typedef struct {
     Buffer buffer;
     Box box;
     int16_t steps[3][64]; /* quantisers in natural order */
-    Py_ssize_t across, down;         /* MCUs */
+    Py_ssize_t across, down;         /* MCUs of the image */
     Py_ssize_t mx0, my0, mx1, my1;   /* MCUs that are transformed */
-    Py_ssize_t stride[3];            /* of the planes */
-    uint8_t *plane[3];               /* samples; only those of the MCUs above are set */
-    uint8_t *clean;                  /* the compressed data without stuffing */
-    Py_ssize_t segments, *ends;      /* of `clean` between restart markers */
-    uint32_t *row;                   /* one of the image */
-    int16_t *chroma;                 /* two rows of Cb and Cr, blended downwards, then enlarged */
+    Py_ssize_t stride[3];            /* strides of the planes */
+    uint8_t *plane[3];               /* samples; only those of the transformed MCUs are set */
+    uint8_t *clean;                  /* compressed data without stuffing */
+    Py_ssize_t segments, *ends;      /* parts of `clean` between restart markers, and their ends */
+    uint32_t *row;                   /* one row of the image */
+    int16_t *chroma;                 /* two rows of Cb and Cr: blended vertically, then upsampled */
 } Decoder;
 
 INLINE uint64_t big_endian(const uint8_t *at)
@@ -53,7 +58,7 @@ INLINE uint64_t big_endian(const uint8_t *at)
     return __builtin_bswap64(value);
 }
 
-/* Have at least 56 bits. */
+/* Refill to at least 56 bits. */
 INLINE void refill(Bits *in)
 {
     in->bits |= big_endian(in->next) >> in->count;
@@ -67,7 +72,7 @@ INLINE void drop(Bits *in, int n)
     in->count -= n;
 }
 
-/* A code longer than LOOK bits. */
+/* Look up a code longer than LOOK bits. */
 static Code long_code(const Huffman *huffman, uint64_t bits, int of_dc)
 {
     const int32_t next = (int32_t)(bits >> 48);
@@ -77,19 +82,22 @@ static Code long_code(const Huffman *huffman, uint64_t bits, int of_dc)
     return (Code){0, 0, 0};
 }
 
-/* Read a code and its value, of at least 27 bits in `in`. No bits: there is no such code. */
+/* Read a code and its value; `in` must have at least 27 bits. If the code has no bits, it does not
+exist. */
 INLINE Code read_code(Bits *in, const Huffman *huffman, int of_dc, int *value)
 {
     Code code = huffman->codes[in->bits >> (64 - LOOK)];
     if (__builtin_expect(code.bits == 0, 0))
         code = long_code(huffman, in->bits, of_dc);
-    const int bits = (int)(in->bits >> 32 >> (32 - code.bits)) & ((1 << code.size) - 1); /* code.bits <= 27 */
+    /* code.bits <= 27 */
+    const int bits = (int)(in->bits >> 32 >> (32 - code.bits)) & ((1 << code.size) - 1);
     *value = extend(bits, code.size);
     drop(in, code.bits);
     return code;
 }
 
-/* Read one block into `block` (65 zeros; natural order), still quantised. 1: only a mean, 0: more, -1: declined. */
+/* Read one block into `block` (65 zeros; natural order), still quantised. Return 1 if it has only a
+mean, 0 if it has more, -1 if declined. */
 INLINE int read_block(Bits *in, const Huffman *dc, const Huffman *ac, int step, int *mean, int16_t *block, int keep)
 {
     int k = 1, value; /* k: the place of the next coefficient */
@@ -101,7 +109,7 @@ INLINE int read_block(Bits *in, const Huffman *dc, const Huffman *ac, int step, 
     block[0] = (int16_t)*mean;
     while (k < 64) {
         refill(in);
-        for (int i = 0; i < 4 && k < 64; i++) { /* 4 * LOOK bits are there */
+        for (int i = 0; i < 4 && k < 64; i++) { /* there are 4 * LOOK bits */
             const Pair pair = ac->pairs[in->bits >> (64 - LOOK)];
             if (__builtin_expect(pair.bits == 0, 0)) {
                 refill(in);
@@ -116,7 +124,7 @@ INLINE int read_block(Bits *in, const Huffman *dc, const Huffman *ac, int step, 
             k += pair.move[0];
             if (keep)
                 block[ZIGZAG[k - 1]] = pair.value[0];
-            if (k >= 64) { /* what follows is another block's */
+            if (k >= 64) { /* the second code belongs to the next block */
                 drop(in, pair.first);
                 break;
             }
@@ -127,16 +135,17 @@ INLINE int read_block(Bits *in, const Huffman *dc, const Huffman *ac, int step, 
         }
     }
     if (k > 64 && k < END_OF_BLOCK)
-        return -1; /* beyond the block */
+        return -1; /* a coefficient beyond the block */
     return k == 1 + END_OF_BLOCK;
 }
 
-/* Blocks that were read and are still to be transformed. A processor that loads a vector from words it has just stored waits until they
-are in the cache: transforming each block at once took half as long again. */
+/* Maximum number of blocks that are read before they are transformed. A processor that loads a
+vector from words that it has just stored waits until they are in the cache: transforming each block
+at once took half as long again. */
 enum { BATCH = 24 };
 
 typedef struct {
-    int16_t block[BATCH][80]; /* 64, one beyond, and up to a vector's multiple */
+    int16_t block[BATCH][80]; /* 64, one beyond, rounded up to a multiple of a vector */
     uint8_t *out[BATCH];
     uint8_t component[BATCH], flat[BATCH];
     int count;
@@ -155,7 +164,7 @@ INLINE void transform(const Decoder *decoder, Batch *batch)
     batch->count = 0;
 }
 
-/* One MCU: into the batch, or only walked over. */
+/* Read one MCU; add its blocks to the batch if `keep`. */
 INLINE int read_mcu(Decoder *decoder, Bits *in, int *means, Py_ssize_t mx, Py_ssize_t my, Batch *batch, int keep)
 {
     const Jpeg *jpeg = &decoder->jpeg;
@@ -165,7 +174,8 @@ INLINE int read_mcu(Decoder *decoder, Bits *in, int *means, Py_ssize_t mx, Py_ss
         for (int i = 0; i < across * down; i++) {
             int16_t *block = batch->block[batch->count];
             const Int8 zeros = {0};
-            for (int j = 0; j < 64 && keep; j += 16) /* GCC 12 makes a memset of this a slow rep stos */
+            /* GCC 12 would turn a memset into a slow rep stos. */
+            for (int j = 0; j < 64 && keep; j += 16)
                 memcpy(block + j, &zeros, sizeof(zeros));
             const int flat = read_block(in, dc, ac, decoder->steps[c][0], &means[c], block, keep);
             if (flat < 0)
@@ -181,7 +191,7 @@ INLINE int read_mcu(Decoder *decoder, Bits *in, int *means, Py_ssize_t mx, Py_ss
     return 0;
 }
 
-/* Whether all bits from `start` to `end` are used up, but for less than a byte of padding. */
+/* Return whether all bits from `start` to `end` are used, but for less than a byte of padding. */
 static int at_end(const Bits *in, const uint8_t *start, const uint8_t *end)
 {
     const Py_ssize_t used = 8 * (in->next - start) - in->count, left = 8 * (end - start) - used;
@@ -205,7 +215,7 @@ static int read_mcus(Decoder *decoder)
             const int keep = mx >= decoder->mx0 && mx < decoder->mx1 && my >= decoder->my0 && my < decoder->my1;
             if ((keep ? read_mcu(decoder, &in, means, mx, my, &batch, 1) : read_mcu(decoder, &in, means, mx, my, &batch, 0)) || in.next > end + 8)
                 return -1;
-            if (batch.count > BATCH - 6) /* an MCU has no more */
+            if (batch.count > BATCH - 6) /* an MCU has at most 6 blocks */
                 transform(decoder, &batch);
             if (++mx == decoder->across) {
                 mx = 0;
@@ -223,7 +233,8 @@ static int read_mcus(Decoder *decoder)
     return 0;
 }
 
-/* Copy the scan without stuffed zeros and restart markers to `clean`; -1 unless it ends in EOI and has the right markers. */
+/* Copy the scan to `clean`, without stuffed zeros and restart markers; -1 unless it ends in EOI and
+has the right markers. */
 static int unstuff(Decoder *decoder, const uint8_t *data, Py_ssize_t n)
 {
     const Py_ssize_t total = decoder->across * decoder->down, restart = decoder->jpeg.restart;
@@ -254,7 +265,8 @@ static int unstuff(Decoder *decoder, const uint8_t *data, Py_ssize_t n)
     }
 }
 
-/* Have room for `bytes` in a buffer that is kept from image to image: fresh pages cost a tenth of the decoding. -1: no memory. */
+/* Make room for `bytes` in a buffer that is reused for later images: fresh pages cost a tenth of
+the decoding time. -1: out of memory. */
 static int reserve(Buffer *buffer, Py_ssize_t bytes)
 {
     if (buffer->bytes >= bytes)
@@ -270,12 +282,14 @@ static Py_ssize_t clamp(Py_ssize_t value, Py_ssize_t low, Py_ssize_t high)
     return value < low ? low : value > high ? high : value;
 }
 
-/* Set everything but the samples, which `box` and `compressed` bytes need, after read_header; -1: declined, or no memory. */
+/* Set everything except the samples that `box` and `compressed` bytes need; call it after
+read_header. -1: declined, or out of memory. */
 static int lay_out(Decoder *decoder, Box box, Py_ssize_t compressed)
 {
     const Jpeg *jpeg = &decoder->jpeg;
     const int wide = 8 * jpeg->h, high = 8 * jpeg->v;
-    const Py_ssize_t around = jpeg->h > 1 ? 2 : 0; /* pixels around the box whose Cb and Cr have a share in it */
+    /* Pixels around the box whose Cb and Cr contribute to it. */
+    const Py_ssize_t around = jpeg->h > 1 ? 2 : 0;
     decoder->box = box;
     decoder->across = (jpeg->width + wide - 1) / wide;
     decoder->down = (jpeg->height + high - 1) / high;
@@ -316,13 +330,14 @@ static int lay_out(Decoder *decoder, Box box, Py_ssize_t compressed)
     return 0;
 }
 
-/* Decode the samples of `box`, after read_header. 0: done, and rgb_row gives its pixels. -1: declined, or no memory. */
+/* Decode the samples of `box`, after read_header. 0: done, and rgb_row gives the pixels. -1:
+declined, or out of memory. */
 static int decode(Decoder *decoder, const uint8_t *data, Py_ssize_t n, Box box)
 {
     return lay_out(decoder, box, n - decoder->jpeg.scan) || unstuff(decoder, data, n) || read_mcus(decoder) ? -1 : 0;
 }
 
-/* Samples from x0 of one row, to x1: Cb or Cr of full width, less 128. */
+/* Upsample one row of Cb or Cr horizontally: n samples to 2 * n values, each minus 128. */
 INLINE void enlarge(const int16_t *restrict row, Py_ssize_t n, int three_quarters, int even, int odd, int shift, int16_t *restrict out)
 {
     for (Py_ssize_t i = 0; i < n; i++) {
@@ -331,13 +346,15 @@ INLINE void enlarge(const int16_t *restrict row, Py_ssize_t n, int three_quarter
     }
 }
 
-/* Row `y` of plane `c`, columns x0 to x1 of the image, enlarged by libjpeg's triangle filter; out[0] is column x0 & ~1. */
+/* Upsample row `y` of plane `c`, columns x0 to x1 of the image, with libjpeg's triangle filter;
+out[0] is column x0 & ~1. */
 INLINE void enlarged_row(const Decoder *decoder, int c, Py_ssize_t y, Py_ssize_t x0, Py_ssize_t x1, int16_t *restrict out)
 {
     const Jpeg *jpeg = &decoder->jpeg;
-    const Py_ssize_t width = (jpeg->width + 1) / 2, first = x0 / 2, last = (x1 + 1) / 2; /* samples of the plane */
+    /* In samples of the plane. */
+    const Py_ssize_t width = (jpeg->width + 1) / 2, first = x0 / 2, last = (x1 + 1) / 2;
     const Py_ssize_t from = first ? first - 1 : 0, to = last < width ? last + 1 : width;
-    int16_t *row = decoder->chroma + 1 - from; /* a sample before it, for the edge */
+    int16_t *row = decoder->chroma + 1 - from; /* with room for a sample before it, for the edge */
     const uint8_t *plane = decoder->plane[c];
     if (jpeg->v == 2) {
         const Py_ssize_t height = (jpeg->height + 1) / 2, other = clamp(y & 1 ? y / 2 + 1 : y / 2 - 1, 0, height - 1);
@@ -359,7 +376,7 @@ INLINE void enlarged_row(const Decoder *decoder, int c, Py_ssize_t y, Py_ssize_t
         enlarge(row + first, last - first, 3, 1, 2, 2, out);
 }
 
-/* Columns x0 to x1 of row `y` of the image, both within the box, as RGB0. */
+/* Return columns x0 to x1 of row `y` of the image as RGB0; both must be within the box. */
 INLINE void rgb_row(const Decoder *decoder, Py_ssize_t y, Py_ssize_t x0, Py_ssize_t x1, uint32_t *restrict out)
 {
     const Py_ssize_t n = x1 - x0;
@@ -380,7 +397,7 @@ INLINE void rgb_row(const Decoder *decoder, Py_ssize_t y, Py_ssize_t x0, Py_ssiz
     rgb_of_shorts(luma, blue + (x0 & 1), red + (x0 & 1), n, out);
 }
 
-/* All of the box, row by row. */
+/* Write all pixels of the box, row by row. */
 static void rgb_box(const Decoder *decoder, uint8_t *out)
 {
     const Box box = decoder->box;

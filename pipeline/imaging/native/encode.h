@@ -1,6 +1,8 @@
-/* A square as a baseline JPEG, 4:4:4 or 4:2:0, to the byte what libjpeg-turbo writes, and in the same go the pixels that readers will see.
+/* Encode a square as a baseline JPEG, 4:4:4 or 4:2:0, with the same bytes as libjpeg-turbo, and
+compute the pixels that decoding it will give.
 
-The header (quantisers, Huffman codes) comes from libjpeg itself. The pixels cost an inverse DCT, and no Huffman decoding. */
+The header (quantisers, Huffman codes) comes from libjpeg itself. The pixels cost an inverse DCT,
+but no Huffman decoding. */
 
 #ifndef ENCODE_H
 #define ENCODE_H
@@ -10,33 +12,36 @@ The header (quantisers, Huffman codes) comes from libjpeg itself. The pixels cos
 #include "decode.h"
 #include "jpeg.h"
 
-enum { LONGEST_BLOCK = 64 * 27 / 8 + 8 }; /* bytes: every code and value at its longest, and a word that is written over */
+/* Maximum bytes of a block: every code and value at its longest, and a word that is overwritten. */
+enum { LONGEST_BLOCK = 64 * 27 / 8 + 8 };
 
 typedef struct {
     uint8_t *start, *out, *end;
-    uint64_t bits; /* those that wait to be written, the first in the highest place; the others are zero */
-    int free;      /* of `bits` */
+    uint64_t bits; /* pending bits, the first in the highest place; the others are zero */
+    int free;      /* number of free bits in `bits` */
 } Writer;
 
-/* At most 52 bits between two calls of `pass_on`. */
+/* Append n bits; at most 52 bits may be put between two calls of `pass_on`. */
 INLINE void put(Writer *writer, uint32_t value, int n)
 {
     writer->free -= n;
     writer->bits |= (uint64_t)value << writer->free;
 }
 
-/* Write all whole bytes. Without a branch, and so without looking for bytes to stuff: whether a word is full cannot be guessed. */
+/* Write all whole bytes. There is no branch, and so no check for bytes to stuff: the processor
+cannot predict whether a word is full. */
 INLINE void pass_on(Writer *writer)
 {
     const uint64_t swapped = __builtin_bswap64(writer->bits);
     const int bits = (64 - writer->free) & ~7;
     memcpy(writer->out, &swapped, 8);
     writer->out += bits >> 3;
-    writer->bits = writer->bits << (bits & 32) << (bits & 24); /* two thirds of the time that `<< bits` takes (Zen 5, GCC 12); nobody knows why */
+    /* Two thirds of the time that `<< bits` takes (Zen 5, GCC 12), for an unknown reason. */
+    writer->bits = writer->bits << (bits & 32) << (bits & 24);
     writer->free += bits;
 }
 
-/* The symbol of `run` zeros before `value`, with its bits, as in Huffman.put. */
+/* Return the code of `run` zeros before `value`, with the value's bits, as in Huffman.put. */
 INLINE uint32_t code_of(const Huffman *huffman, int run, int value)
 {
     const int magnitude = value < 0 ? -value : value, size = magnitude ? 32 - __builtin_clz((unsigned)magnitude) : 0;
@@ -58,7 +63,8 @@ static void fill_small(Huffman *huffman)
             huffman->small[value + SMALL][run] = code_of(huffman, run, value);
 }
 
-/* Of each row of a block, and each set of its columns: those coefficients in zigzag order. */
+/* For each row of a block and each set of its columns: the set of those coefficients, by zigzag
+position. */
 static uint64_t in_zigzag[8][256];
 
 static void fill_in_zigzag(void)
@@ -68,7 +74,7 @@ static void fill_in_zigzag(void)
             in_zigzag[ZIGZAG[k] / 8][columns] |= (uint64_t)(columns >> ZIGZAG[k] % 8 & 1) << k;
 }
 
-/* Which coefficients of a block are not zero, in zigzag order. */
+/* Return the set of nonzero coefficients of a block, by zigzag position. */
 INLINE uint64_t nonzero(const int16_t *block)
 {
     uint64_t set = 0;
@@ -83,7 +89,7 @@ INLINE uint64_t nonzero(const int16_t *block)
     return set;
 }
 
-/* One block of quantised coefficients in natural order; returns whether it is flat. */
+/* Write one block of quantised coefficients in natural order; return whether it is flat. */
 INLINE int put_block(Writer *writer, const Huffman *dc, const Huffman *ac, const int16_t *block, int *mean)
 {
     const uint64_t set = nonzero(block) & ~(uint64_t)1;
@@ -108,16 +114,16 @@ INLINE int put_block(Writer *writer, const Huffman *dc, const Huffman *ac, const
 }
 
 typedef struct {
-    Decoder decoder; /* of what is written: its header, and the samples that it will give */
+    Decoder decoder; /* decoder of the written JPEG: its header, and the samples it will give */
     Writer writer;
-    float inverse[3][64]; /* of 8 times the quantisers, in natural order */
-    Py_ssize_t size, wide; /* wide: rounded up to MCUs */
-    Py_ssize_t header;     /* bytes; what the writer holds behind them is not stuffed yet */
-    Buffer buffer;         /* of the samples */
-    int16_t *samples;      /* three planes of the rows of an MCU, less 128 */
+    float inverse[3][64]; /* 1 / (8 * quantiser), in natural order */
+    Py_ssize_t size, wide; /* wide: size rounded up to MCUs */
+    Py_ssize_t header;     /* bytes of the header; the data behind it are not stuffed yet */
+    Buffer buffer;         /* memory of the samples */
+    int16_t *samples;      /* three planes of the rows of an MCU, each value minus 128 */
 } Encoder;
 
-/* Convert the rows of an MCU from `row` on; beyond the edges the last pixel is repeated. */
+/* Convert the rows of an MCU, from `row` on; beyond the edges the last pixel is repeated. */
 INLINE void convert_rows(const Encoder *encoder, const uint8_t *restrict image, Py_ssize_t row)
 {
     const Py_ssize_t size = encoder->size, wide = encoder->wide, high = 8 * encoder->decoder.jpeg.v;
@@ -133,21 +139,24 @@ INLINE void convert_rows(const Encoder *encoder, const uint8_t *restrict image, 
     }
 }
 
-/* Make sixteen rows of Cb or Cr eight, in place: means of 2 x 2, rounded down and up by turns. Below the image the last one is repeated. */
+/* Reduce sixteen rows of Cb or Cr to eight, in place: means of 2 x 2, rounded down and up in turn.
+Below the image the last row is repeated. */
 INLINE void halve_rows(int16_t *plane, Py_ssize_t wide, Py_ssize_t row, Py_ssize_t size)
 {
     for (Py_ssize_t i = 0; i < 8; i++) {
         const int16_t *one = plane + 2 * i * wide, *other = one + wide;
         int16_t *out = plane + i * wide;
         if (row + 2 * i >= size)
-            memcpy(out, out - wide, (size_t)wide / 2 * sizeof(*out)); /* i > 0: an MCU begins within the image */
+            /* i > 0, since an MCU begins within the image. */
+            memcpy(out, out - wide, (size_t)wide / 2 * sizeof(*out));
         else
-            for (Py_ssize_t x = 0; x < wide / 2; x++) /* out[x] lies before what is still to be read */
+            for (Py_ssize_t x = 0; x < wide / 2; x++) /* out[x] lies before all unread values */
                 out[x] = (int16_t)((one[2 * x] + one[2 * x + 1] + other[2 * x] + other[2 * x + 1] + 1 + (x & 1)) >> 2);
     }
 }
 
-/* Divide by 8 times the quantiser and round halves away from zero: in float32 exact, since values have 16 bits and quantisers 8. */
+/* Divide by 8 times the quantiser and round halves away from zero. float32 is exact here, since
+values have 16 bits and quantisers have 8. */
 INLINE Int8 quantise(Int8 v, const int16_t *steps, const float *inverse)
 {
     const Int8 step = widen(steps);
@@ -164,7 +173,8 @@ INLINE void narrow(Int8 v, int16_t *out)
     memcpy(out, &values, sizeof(values));
 }
 
-/* Block (x, y) of component `c`, from `samples` on; libjpeg fills an MCU that is not needed in full with copies of the mean before. */
+/* Encode block (x, y) of component `c`, from `samples` on. As in libjpeg, blocks of an MCU that lie
+outside the image are copies of the preceding mean. */
 INLINE void encode_block(Encoder *encoder, Writer *writer, int c, Py_ssize_t x, Py_ssize_t y, const int16_t *samples, int *means)
 {
     Decoder *decoder = &encoder->decoder;
@@ -190,7 +200,7 @@ INLINE void encode_block(Encoder *encoder, Writer *writer, int c, Py_ssize_t x, 
         inverse_dct(block, decoder->steps[c], out, decoder->stride[c], &unused);
 }
 
-/* The MCU at (mx, my); `h` is its blocks of Y across and down. */
+/* Encode the MCU at (mx, my); it has `h` x `h` blocks of Y. */
 INLINE void encode_mcu(Encoder *encoder, Writer *writer, Py_ssize_t mx, Py_ssize_t my, int h, int *means)
 {
     const Py_ssize_t wide = encoder->wide;
@@ -202,7 +212,7 @@ INLINE void encode_mcu(Encoder *encoder, Writer *writer, Py_ssize_t mx, Py_ssize
         encode_block(encoder, writer, c, mx, my, encoder->samples + 8 * (h * c * wide + mx), means);
 }
 
-/* Have room for `needed` more bytes; -1 without memory. */
+/* Make room for `needed` more bytes; -1 if out of memory. */
 static int make_room(Writer *writer, Py_ssize_t needed)
 {
     const Py_ssize_t used = writer->out - writer->start, held = writer->end - writer->start;
@@ -224,7 +234,7 @@ INLINE int encode_rows(Encoder *encoder, const uint8_t *image, int h)
 {
     int means[3] = {0};
     const Py_ssize_t wide = encoder->wide, size = encoder->size, across = wide / (8 * h);
-    Writer writer = encoder->writer; /* a copy of its own stays in registers */
+    Writer writer = encoder->writer; /* a local copy stays in registers */
     for (Py_ssize_t my = 0; my < across; my++) {
         encoder->writer = writer;
         if (make_room(&encoder->writer, (across * (h * h + 2) + 1) * LONGEST_BLOCK))
@@ -240,7 +250,8 @@ INLINE int encode_rows(Encoder *encoder, const uint8_t *image, int h)
     return 0;
 }
 
-/* Encode `image`, `size` x `size` RGB, behind `header`; its pixels after decoding go to `pixels`. -1: no memory, or not such a header. */
+/* Encode `image`, `size` x `size` RGB, behind `header`; its decoded pixels go to `pixels`. -1: out
+of memory, or the header does not fit. */
 static int encode(Encoder *encoder, const uint8_t *header, Py_ssize_t n, const uint8_t *image, Py_ssize_t size, uint8_t *pixels)
 {
     Jpeg *jpeg = &encoder->decoder.jpeg;
@@ -269,7 +280,7 @@ static int encode(Encoder *encoder, const uint8_t *header, Py_ssize_t n, const u
     if (jpeg->h == 1 ? encode_rows(encoder, image, 1) : encode_rows(encoder, image, 2))
         return -1;
     pass_on(writer);
-    put(writer, 0xff, 8); /* a begun byte is filled with ones */
+    put(writer, 0xff, 8); /* fills a partial byte with ones */
     *writer->out = (uint8_t)(writer->bits >> 56);
     writer->out += writer->free < 56;
     encoder->header = n;
@@ -277,7 +288,8 @@ static int encode(Encoder *encoder, const uint8_t *header, Py_ssize_t n, const u
     return 0;
 }
 
-/* Bytes of the finished file: with a zero behind every 255 of the compressed data, and EOI. */
+/* Return the bytes of the finished file: with a zero behind every 255 of the compressed data, and
+EOI. */
 static Py_ssize_t finished_bytes(const Encoder *encoder)
 {
     const uint8_t *end = encoder->writer.out;

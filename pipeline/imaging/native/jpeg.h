@@ -1,77 +1,90 @@
-/* A baseline JPEG as far as its first scan: sizes, quantisers and Huffman codes (ITU-T T.81, annexes B and F).
+/* Read a baseline JPEG up to its first scan: sizes, quantisers and Huffman codes (ITU-T T.81,
+annexes B and F).
 
-Only the usual kind is understood: 8 bits, Huffman, one scan of grey or of YCbCr in 4:4:4, 4:2:2 or 4:2:0. Whatever else there is, and
-whatever is damaged, is declined, so that a library decides what it means. */
+Only the usual kind is supported: 8 bits, Huffman, one scan of grey or of YCbCr in 4:4:4, 4:2:2 or
+4:2:0. All other files, and damaged ones, are declined, so that a library decides what they mean. */
 
 #ifndef JPEG_H
 #define JPEG_H
 
 #include "common.h"
 
-enum { LOOK = 11 }; /* bits looked up at once: 16 KiB of pairs, which the first cache holds twice */
+/* Bits per table look-up: a table of pairs has 16 KiB, and the L1 cache holds two of them. */
+enum { LOOK = 11 };
 enum { END_OF_BLOCK = 128 };
-enum { SMALL = 128 }; /* the encoder looks up values from -SMALL to SMALL - 1 together with the zeros before them */
+/* The encoder looks up values from -SMALL to SMALL - 1 together with the zeros before them. */
+enum { SMALL = 128 };
 
-/* A code: its bits and those of the value behind it, those of the value, and how far it moves in the block. No bits: no such code, or one
-longer than LOOK. */
+/* A code: the bits of the code and its value together, the bits of the value, and how far it moves
+in the block. No bits: the code does not exist, or is longer than LOOK. */
 typedef struct {
     uint8_t bits, size, move;
 } Code;
 
-/* Two codes with their values at once, if they fit: bits of both, bits of the first, how far each moves in the block (0: there is no
-second, and the first is repeated). No bits: not even the first fits. */
+/* Two codes with their values, if they fit into LOOK bits: bits of both, bits of the first, and how
+far each moves in the block (0: there is no second, and the first value is repeated). No bits: not
+even the first fits. */
 typedef struct {
     uint8_t bits, first, move[2];
     int16_t value[2];
 } Pair;
 
 typedef struct {
-    const uint8_t *counts, *symbols; /* codes of 1 to 16 bits, and what they stand for; NULL: not defined */
-    uint8_t known[16 + 256];         /* those that the tables below are of */
-    int usable;                      /* whether these are a code */
+    /* Numbers of codes of 1 to 16 bits, and the codes' symbols; NULL: not defined. */
+    const uint8_t *counts, *symbols;
+    uint8_t known[16 + 256]; /* counts and symbols from which the tables below were made */
+    int usable;              /* whether those are a valid code */
     Code codes[1 << LOOK];
     Pair pairs[1 << LOOK];
-    int32_t limit[17], offset[17]; /* of codes longer than LOOK: first 16 bits beyond them, and symbol less code */
-    uint32_t put[256]; /* for the encoder: a symbol's code with room for the value behind it, and in the low 5 bits how many bits that is */
-    uint32_t small[2 * SMALL][16]; /* the same with the value, by value + SMALL and zeros before it; made when it is first needed */
+    /* For each length of codes longer than LOOK: the first 16 bits beyond them, and the index of a
+    symbol minus its code. */
+    int32_t limit[17], offset[17];
+    /* For the encoder: a symbol's code with room for the value behind it; the low 5 bits are the
+    number of bits of both. */
+    uint32_t put[256];
+    /* The same with the value, by value + SMALL and number of zeros before it; made on first use.
+    */
+    uint32_t small[2 * SMALL][16];
     int has_small;
 } Huffman;
 
 typedef struct {
     int width, height, components;
-    int h, v; /* samples of Y to one of Cb and Cr, across and down */
+    int h, v; /* samples of Y per sample of Cb and Cr, horizontally and vertically */
     int quantiser[3], dc[3], ac[3];
     uint8_t ids[3];
     const uint8_t *quantisers[4]; /* 64 bytes in zigzag order */
     Huffman dc_codes[2], ac_codes[2];
     Py_ssize_t restart; /* MCUs between restart markers; 0: none */
-    Py_ssize_t scan;    /* where the compressed data begin */
+    Py_ssize_t scan;    /* offset of the compressed data */
 } Jpeg;
 
 enum { BEYOND = 64, PLACES = 64 + END_OF_BLOCK };
 
-/* Where the k-th coefficient belongs; from the 64th on, to one place behind the block. */
+/* Place of the k-th coefficient in natural order; from the 64th on, one place behind the block. */
 static const uint8_t ZIGZAG[PLACES] = {
     0,  1,  8,  16, 9,  2,  3,  10, 17, 24, 32, 25, 18, 11, 4,  5,  12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6,  7,  14, 21, 28,
     35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
     [64 ... PLACES - 1] = BEYOND,
 };
 
-/* The value that `size` bits stand for. Without a branch: no processor can guess it. */
+/* Return the value that `size` bits stand for, without a branch: no processor could predict it. */
 INLINE int extend(int bits, int size)
 {
-    const int mask = (1 << size) - 1, negative = ((bits << 1) >> size) - 1; /* all ones if the first bit is zero */
+    /* `negative` is all ones if the first bit is zero. */
+    const int mask = (1 << size) - 1, negative = ((bits << 1) >> size) - 1;
     return bits - (mask & negative);
 }
 
-/* What a symbol means; a size of more than 11 or 10 bits is none of a baseline JPEG. */
+/* Return the meaning of a symbol; in a baseline JPEG, the size is at most 11 bits for DC, 10 for
+AC. */
 static Code meaning(int symbol, int length, int of_dc)
 {
     const int size = of_dc ? symbol : symbol & 15, run = of_dc ? 0 : symbol >> 4;
     return (Code){(uint8_t)(length + size), (uint8_t)size, (uint8_t)(of_dc || size || run == 15 ? run + 1 : END_OF_BLOCK)};
 }
 
-/* Make the tables of `huffman` from counts and symbols; -1 if they are no code. */
+/* Make the tables of `huffman` from counts and symbols; -1 if they are not a valid code. */
 static int tabulate(Huffman *huffman, int of_dc)
 {
     Code *at = huffman->codes;
@@ -97,7 +110,7 @@ static int tabulate(Huffman *huffman, int of_dc)
     return 0;
 }
 
-/* The value of a code that fits into LOOK bits, of which `next` are. */
+/* Return the value of a code that fits into LOOK bits; `next` is those bits. */
 static int16_t value_of(Code code, int next)
 {
     return (int16_t)extend(next >> (LOOK - code.bits) & ((1 << code.size) - 1), code.size);
@@ -119,7 +132,8 @@ static void pair(Huffman *huffman)
     }
 }
 
-/* Have the tables of what the header said; most files have the code of the one before, which most encoders use. */
+/* Make the tables of the header's code, unless they exist: most files have the same code as the
+file before, since most encoders use the same one. */
 static int build(Huffman *huffman, int of_dc)
 {
     uint8_t wanted[16 + 256] = {0};
@@ -145,7 +159,8 @@ static int word(const uint8_t *at)
     return at[0] << 8 | at[1];
 }
 
-/* Every reader of a segment gets what is behind its length, and returns -1 to decline the file. */
+/* Each of the following functions reads a segment, gets the data behind its length field, and
+returns -1 to decline the file. */
 
 static int read_quantisers(Jpeg *jpeg, const uint8_t *at, int n)
 {
@@ -191,9 +206,11 @@ static int read_frame(Jpeg *jpeg, const uint8_t *at, int n)
     jpeg->h = at[7] >> 4;
     jpeg->v = at[7] & 15;
     if (jpeg->components == 1 && jpeg->h >= 1 && jpeg->h <= 4 && jpeg->v >= 1 && jpeg->v <= 4)
-        jpeg->h = jpeg->v = 1; /* of one component, the factors mean nothing */
+        jpeg->h = jpeg->v = 1; /* for one component, the factors have no meaning */
     const int known = (jpeg->h == 1 && jpeg->v == 1) || (jpeg->h == 2 && (jpeg->v == 1 || jpeg->v == 2));
-    const int narrowest = jpeg->h == 2 ? 5 : 1, largest = 65500; /* below the one libjpeg does not smooth; above the other it refuses */
+    /* libjpeg does not smooth images narrower than `narrowest`, and refuses those above `largest`.
+    */
+    const int narrowest = jpeg->h == 2 ? 5 : 1, largest = 65500;
     return known && jpeg->width >= narrowest && jpeg->width <= largest && jpeg->height >= 1 && jpeg->height <= largest ? 0 : -1;
 }
 
@@ -226,10 +243,11 @@ static int build_codes(Jpeg *jpeg)
     return 0;
 }
 
-/* Read everything before the compressed data, and make no tables yet; -1 to decline. */
+/* Read everything before the compressed data, without making tables; -1 to decline. */
 static int read_header(Jpeg *jpeg, const uint8_t *data, Py_ssize_t n)
 {
-    int jfif = 0, adobe = -1, profiles = 0, profile = 0; /* parts of an ICC profile: how many there are to be, and were */
+    /* `profiles` and `profile`: parts that an ICC profile announces, and parts read so far. */
+    int jfif = 0, adobe = -1, profiles = 0, profile = 0;
     jpeg->components = 0;
     jpeg->restart = 0;
     memset(jpeg->quantisers, 0, sizeof(jpeg->quantisers));
@@ -255,7 +273,7 @@ static int read_header(Jpeg *jpeg, const uint8_t *data, Py_ssize_t n)
         else if (marker == 0xe0) {
             if (length >= 14 && !memcmp(segment, "JFIF", 5)) {
                 jfif = 1;
-                declined = segment[5] != 1; /* the major version: libjpeg warns of any other */
+                declined = segment[5] != 1; /* the major version: libjpeg warns about any other */
             }
         } else if (marker == 0xe2 && length >= 14 && !memcmp(segment, "ICC_PROFILE", 12)) {
             declined = segment[12] != profile + 1 || (profile && segment[13] != profiles);
@@ -267,7 +285,7 @@ static int read_header(Jpeg *jpeg, const uint8_t *data, Py_ssize_t n)
             const int ycbcr = jfif || adobe == 1 || (adobe == -1 && jpeg->ids[0] == 1 && jpeg->ids[1] == 2 && jpeg->ids[2] == 3);
             jpeg->scan = at;
             if (profile != profiles)
-                return -1; /* a profile with a part too few or too many: libjpeg warns */
+                return -1; /* a profile with missing or extra parts: libjpeg warns */
             return read_scan(jpeg, segment, length) || (jpeg->components == 3 && !ycbcr) ? -1 : 0;
         } else if ((marker & 0xf0) != 0xe0 && marker != 0xfe)
             declined = -1;

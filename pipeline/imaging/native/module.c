@@ -1,4 +1,5 @@
-/* The loops of kernels.py, which says what they compute and holds the same in numpy, OpenCV and libjpeg.
+/* The compiled loops of kernels.py, which documents them and has the same in numpy, OpenCV and
+libjpeg.
 
 Buffers come through the buffer protocol and are checked before the GIL is released. */
 
@@ -12,7 +13,8 @@ Buffers come through the buffer protocol and are checked before the GIL is relea
 #include "moments.h"
 #include "views.h"
 
-/* Take a C-contiguous buffer of numbers of one of `formats`; ValueError if it is another kind. */
+/* Take a C-contiguous buffer of numbers of one of `formats`; -1 with ValueError if it is anything
+else. */
 static int take(PyObject *object, Py_buffer *view, int writable, const char *formats, int dimensions, const char *what)
 {
     if (PyObject_GetBuffer(object, view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0))) {
@@ -79,10 +81,10 @@ static PyObject *area_square(PyObject *module, PyObject *arguments)
 static PyObject *moments(const Py_buffer *image, const Py_buffer *pixel_sum, const Py_buffer *outer)
 {
     if (image->shape[0] != pixel_sum->shape[0] || image->shape[1] != pixel_sum->shape[1])
-        return PyErr_Format(PyExc_ValueError, "an image of %zdx%zd pixels in sums of %zdx%zd", image->shape[1], image->shape[0],
+        return PyErr_Format(PyExc_ValueError, "an image of %zdx%zd pixels does not match sums of %zdx%zd", image->shape[1], image->shape[0],
                             pixel_sum->shape[1], pixel_sum->shape[0]);
     if (outer->shape[0] != 6 || outer->itemsize != 8)
-        return PyErr_Format(PyExc_ValueError, "six products of 64 bits, not %zd of %zd", outer->shape[0], 8 * outer->itemsize);
+        return PyErr_Format(PyExc_ValueError, "the sums of products must be six numbers of 64 bits, not %zd of %zd", outer->shape[0], 8 * outer->itemsize);
     Py_BEGIN_ALLOW_THREADS
     add_image(image->buf, image->shape[0] * image->shape[1], pixel_sum->buf, outer->buf);
     Py_END_ALLOW_THREADS
@@ -107,7 +109,7 @@ static PyObject *count_moments(PyObject *module, PyObject *arguments)
     return result;
 }
 
-/* Decoders and encoders that nobody uses at the moment, with their buffers and Huffman tables. The GIL guards the lists. */
+/* Idle decoders and encoders, with their buffers and Huffman tables. The GIL guards the lists. */
 
 enum { IDLE = 16, LARGEST_KEPT = 64 << 20 /* bytes */ };
 static void *idle_decoders[IDLE], *idle_encoders[IDLE];
@@ -123,7 +125,7 @@ static void *borrow(void **idle, size_t size)
     return calloc(1, size);
 }
 
-/* Whether it was kept. */
+/* Keep an idle object if there is room for it; return whether it was kept. */
 static int kept(void **idle, void *one)
 {
     for (int i = 0; i < IDLE; i++)
@@ -152,7 +154,7 @@ static void return_encoder(Encoder *encoder)
     free(encoder);
 }
 
-/* What follows returns None for a JPEG that is not of the usual kind, or damaged. */
+/* jpeg_square and decode_jpeg return None for a JPEG that is damaged or not of the usual kind. */
 
 static PyObject *jpeg_square(PyObject *module, PyObject *arguments)
 {
@@ -237,14 +239,15 @@ static PyObject *encode_jpeg(PyObject *module, PyObject *arguments)
         if (!encoder)
             PyErr_NoMemory();
         else if (image.shape[1] != size || pixels.shape[0] != size || pixels.shape[1] != size)
-            PyErr_Format(PyExc_ValueError, "squares of one size, not %zdx%zd and %zdx%zd", image.shape[1], size, pixels.shape[1], pixels.shape[0]);
+            PyErr_Format(PyExc_ValueError, "image and pixels must be squares of one size, not %zdx%zd and %zdx%zd", image.shape[1], size,
+                         pixels.shape[1], pixels.shape[0]);
         else {
             int failed;
             Py_BEGIN_ALLOW_THREADS
             failed = encode(encoder, header.buf, header.len, image.buf, size, pixels.buf);
             Py_END_ALLOW_THREADS
             if (failed)
-                PyErr_SetString(PyExc_ValueError, "not the header of such a JPEG");
+                PyErr_SetString(PyExc_ValueError, "not the header of a JPEG of this size and kind");
             else if ((result = PyBytes_FromStringAndSize(NULL, finished_bytes(encoder))))
                 finish(encoder, (uint8_t *)PyBytes_AS_STRING(result));
         }
@@ -260,14 +263,14 @@ static PyObject *encode_jpeg(PyObject *module, PyObject *arguments)
 
 typedef struct {
     Recipe recipe;
-    Py_ssize_t first, count; /* of the batch's records: this call's share */
+    Py_ssize_t first, count; /* this call's share of the batch's records */
     int raw;
     const Window *windows;
     const float *offsets;
     uint8_t *out;
 } Share;
 
-/* Do the share; `declined[i]` is set for a JPEG that was. -1: no memory. */
+/* Render the share; `declined[i]` is set if the JPEG was declined. -1: out of memory. */
 static int render_share(const Share *share, const Py_buffer *images, Decoder *decoder, uint8_t *declined)
 {
     const Recipe *recipe = &share->recipe;
@@ -284,7 +287,8 @@ static int render_share(const Share *share, const Py_buffer *images, Decoder *de
     return 0;
 }
 
-/* Take the share's images, whose raw ones must have every pixel; returns how many were taken. */
+/* Take the buffers of the share's images; raw images must have every pixel. Return how many were
+taken. */
 static Py_ssize_t take_images(PyObject *list, const Share *share, Py_buffer *images)
 {
     const Py_ssize_t pixels = (Py_ssize_t)3 * share->recipe.size * share->recipe.size;
@@ -401,15 +405,15 @@ static PyMethodDef methods[] = {
     {"jpeg_square", jpeg_square, METH_VARARGS, "jpeg_square(data, out, most): see kernels.py"},
     {"decode_jpeg", decode_jpeg, METH_VARARGS, "decode_jpeg(data, most, box): see kernels.py"},
     {"encode_jpeg", encode_jpeg, METH_VARARGS, "encode_jpeg(image, pixels, header): see kernels.py"},
-    {"render", render, METH_VARARGS, "render(images, raw, windows, offsets, before, after, out, recipe, first, count): see cpu.py"},
+    {"render", render, METH_VARARGS, "render(images, raw, windows, offsets, before, after, out, recipe, first, count): see kernels.py"},
     {"stored_strings", stored_strings, METH_VARARGS, "stored_strings(blocks, rows): see kernels.py"},
-    {"runs_avx2", runs_avx2, METH_NOARGS, "runs_avx2(): whether the other module of these loops can be used here"},
+    {"runs_avx2", runs_avx2, METH_NOARGS, "runs_avx2(): whether this processor can run the AVX2 build of this module"},
     {NULL, NULL, 0, NULL},
 };
 
 static PyModuleDef_Slot slots[] = {{0, NULL}};
 
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, MODULE, "The loops of kernels.py.", 0, methods, slots, NULL, NULL, NULL};
+static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT, MODULE, "The compiled loops of kernels.py.", 0, methods, slots, NULL, NULL, NULL};
 
 PyMODINIT_FUNC INITIALISE(void)
 {

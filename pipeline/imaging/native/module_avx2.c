@@ -1,4 +1,4 @@
-/* module.c under another name, compiled for AVX2. */
+/* Compile module.c for AVX2, under another module name. */
 
 #define MODULE "_kernels_avx2"
 #define INITIALISE PyInit__kernels_avx2

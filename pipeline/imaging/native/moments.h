@@ -1,11 +1,12 @@
-/* Sums of pixels and of their products. */
+/* Sum pixels and their products. */
 
 #ifndef MOMENTS_H
 #define MOMENTS_H
 
 #include "common.h"
 
-enum { BLOCK = 1024 }; /* pixels: their planes stay in the first cache, and a sum of products of them in 32 bits */
+/* Pixels per block: their planes fit into the L1 cache, and their sums of products into 32 bits. */
+enum { BLOCK = 1024 };
 
 INLINE void split(const uint8_t *pixels, Py_ssize_t n, int16_t *red, int16_t *green, int16_t *blue)
 {

@@ -1,6 +1,7 @@
-/* Stored records as an Arrow array, where they are: a binary_view whose values are one buffer each, handed over by Arrow's C data interface
-(arrow.apache.org/docs/format/CDataInterface.html, whose two structures these are). One object holds all of it, so that letting go of an
-array takes the GIL once and not once a record. */
+/* Make an Arrow array of stored records without a copy: a binary_view with one buffer per value,
+passed through Arrow's C data interface (arrow.apache.org/docs/format/CDataInterface.html, which
+defines the two structures below). One object owns everything, so that releasing an array takes the
+GIL once, not once per record. */
 
 #include <stdint.h>
 #include <stdlib.h>
@@ -22,7 +23,7 @@ struct ArrowArray {
     void *private_data;
 };
 
-enum { IN_VIEW = 12 }; /* bytes of a value that stand in its view */
+enum { IN_VIEW = 12 }; /* maximum bytes of a value that is stored in its view */
 
 typedef struct {
     int32_t length;
@@ -55,7 +56,7 @@ static void let_go_of_strings(struct ArrowArray *array)
 {
     Strings *strings = array->private_data;
     array->release = NULL;
-    if (Py_IsInitialized() && !Py_IsFinalizing()) { /* from any thread */
+    if (Py_IsInitialized() && !Py_IsFinalizing()) { /* may be called from any thread */
         PyGILState_STATE state = PyGILState_Ensure();
         Py_DECREF(strings->owner);
         PyGILState_Release(state);
@@ -79,7 +80,8 @@ static void free_array(PyObject *capsule)
     free(array);
 }
 
-/* Find the bytes of row `row` of a block, (data, offsets or None, ...): of data[n,...] without offsets, data[row]. */
+/* Find the bytes of row `row` of a block, a tuple (data, offsets or None, ...); without offsets,
+they are data[row]. -1: an exception is set. */
 static int find(PyObject *block, int64_t row, const void **at, int64_t *size)
 {
     if (!PyTuple_Check(block) || PyTuple_GET_SIZE(block) < 2) {
@@ -113,7 +115,7 @@ static int find(PyObject *block, int64_t row, const void **at, int64_t *size)
         *at = (const char *)data.buf + start;
         *size = end - start;
     }
-    PyBuffer_Release(&data); /* the block holds on to it */
+    PyBuffer_Release(&data); /* the block keeps the memory alive */
     if (!within)
         PyErr_Format(PyExc_ValueError, "row %lld is not within its block", (long long)row);
     return within ? 0 : -1;

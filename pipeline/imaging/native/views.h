@@ -1,6 +1,7 @@
-/* Views of records for a network: crop, mirror, less the mean, plus the colour shift, divided. `reference.py` says the same in numpy.
+/* Make views of records for a network: crop, mirror, subtract the mean, add the colour shift,
+divide. `reference.py` computes the same in numpy.
 
-A JPEG is decoded only where its views lie, and its rows go straight into the views. */
+A JPEG is decoded only where its views lie, and its rows are written straight into the views. */
 
 #ifndef VIEWS_H
 #define VIEWS_H
@@ -12,32 +13,37 @@ A JPEG is decoded only where its views lie, and its rows go straight into the vi
 enum { FLOAT32, BFLOAT16, FLOAT16 };
 
 typedef struct {
-    int size, crop, views; /* pixels a side of a record and of a view; views a record */
-    int planes;            /* whether a view is three planes, or rows of pixels */
-    int kind;              /* of number */
+    int size, crop, views; /* pixels per side of a record and of a view; views per record */
+    int planes;            /* whether a view is three planes instead of rows of pixels */
+    int kind;              /* number type: FLOAT32, BFLOAT16 or FLOAT16 */
     float scale;
-    const float *before; /* subtracted from the record, in planes float[3][size][size], else float[size][size][4]; or NULL */
-    const float *after;  /* subtracted from the view at last: float[3][crop][crop] or float[crop][crop][4]; or NULL */
+    /* Subtracted from the record: float[3][size][size] if planes, else float[size][size][4]; or
+    NULL. */
+    const float *before;
+    /* Subtracted from the view at the end: float[3][crop][crop] or float[crop][crop][4]; or NULL.
+    */
+    const float *after;
 } Recipe;
 
 typedef struct {
     int32_t top, left, flip;
 } Window;
 
-/* A row of packed RGB to RGB0. */
+/* Convert a row of packed RGB to RGB0. */
 INLINE void unpack(const uint8_t *restrict rgb, Py_ssize_t n, uint32_t *restrict out)
 {
     Py_ssize_t i = 0;
 #ifdef __AVX2__
     const __m128i spread = _mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1);
-    for (; i + 6 <= n; i += 4) /* 16 of the 18 bytes from here on are read */
+    for (; i + 6 <= n; i += 4) /* reads 16 of the 18 bytes from here on */
         _mm_storeu_si128((__m128i *)(out + i), _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(rgb + 3 * i)), spread));
 #endif
     for (; i < n; i++)
         out[i] = rgb[3 * i] | (uint32_t)rgb[3 * i + 1] << 8 | (uint32_t)rgb[3 * i + 2] << 16;
 }
 
-/* One colour of a row as the reference computes it, in its order; `before` has a number every `step`. */
+/* Normalise one colour of a row in the same order of operations as the reference; the numbers in
+`before` are `step` apart. */
 INLINE void levelled(const uint32_t *restrict row, Py_ssize_t n, int c, const float *restrict before, int step, float offset, float scale,
                      float *restrict out)
 {
@@ -49,7 +55,7 @@ INLINE void levelled(const uint32_t *restrict row, Py_ssize_t n, int c, const fl
             out[i] = ((float)(int32_t)(row[i] >> 8 * c & 255) - offset) * scale;
 }
 
-/* Rounded half to even, as hardware does it; the values are finite. */
+/* Round half to even, as hardware does; the value must be finite. */
 INLINE uint16_t to_bfloat16(float value)
 {
     uint32_t bits;
@@ -68,7 +74,7 @@ INLINE uint16_t to_float16(float value)
     magnitude = bits & 0x7fffffff;
     if (magnitude >= 0x47800000) /* 65536 */
         return sign | 0x7c00;
-    if (magnitude < 0x38800000) { /* 2**-14: subnormal; adding a half makes the float's last bit 2**-24 */
+    if (magnitude < 0x38800000) { /* 2**-14: subnormal; adding 0.5 makes the last bit 2**-24 */
         float small;
         memcpy(&small, &magnitude, sizeof(small));
         small += 0.5f;
@@ -80,7 +86,7 @@ INLINE uint16_t to_float16(float value)
 #endif
 }
 
-/* The i-th number of `out`, of the recipe's kind. */
+/* Write the i-th number of `out`, in the recipe's number type. */
 INLINE void put_number(void *out, Py_ssize_t i, float value, int kind)
 {
     if (kind == FLOAT32)
@@ -102,7 +108,7 @@ INLINE __m128i eight_halves(__m256 eight, int kind)
 
 #endif
 
-/* Row y of a view, colour by colour. */
+/* Write row y of a view, colour by colour. */
 INLINE void put_row(const uint32_t *row, const Recipe *recipe, const float *before, const float *offsets, Py_ssize_t y, int flip, int planes, int kind,
                     float *scratch, void *out)
 {
@@ -120,8 +126,9 @@ INLINE void put_row(const uint32_t *row, const Recipe *recipe, const float *befo
 
 #if defined(__AVX2__) && defined(__F16C__)
 
-/* The same, 16 pixels at a time: what all three planes of 224 pixels take is a whole line of a cache, so that it can be written past it,
-which is 1.3 times as fast. The last 16 pixels of a row overlap those before them; a row has no less. */
+/* Do the same, 16 pixels at a time. In float32, they fill a whole cache line in each of the three
+planes of 224 pixels, so that they can be written past the cache, which is 1.3 times as fast. The
+last 16 pixels of a row overlap those before them; a row has at least 16. */
 enum { STEP = 16, LINE = 64 };
 
 INLINE __m256i eight_words(const uint32_t *row, int flip)
@@ -136,7 +143,8 @@ INLINE __m256 eight_numbers(const float *from, int flip)
     return flip ? _mm256_permutevar8x32_ps(numbers, _mm256_setr_epi32(7, 6, 5, 4, 3, 2, 1, 0)) : numbers;
 }
 
-/* As numbers `i` and following of `out`; `past` the caches, to an address that is a multiple of a vector's size. */
+/* Write eight numbers to `out`, from number `i` on. If `past`, write past the caches; the address
+must then be a multiple of a vector's size. */
 INLINE void put_eight(void *out, Py_ssize_t i, __m256 eight, int kind, int past)
 {
     if (kind == FLOAT32 && past)
@@ -172,7 +180,7 @@ INLINE void put_planes(const uint32_t *restrict row, const Recipe *recipe, const
     }
 }
 
-/* Two pixels as vectors of four: words, and numbers less their means. */
+/* Convert two pixels, given as words, to two vectors of four numbers, and normalise them. */
 INLINE __m256 two_pixels(__m128i words, const float *before, int flip, __m256 offset, __m256 scale, const float *after)
 {
     __m256 two = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(words));
@@ -199,7 +207,8 @@ INLINE void put_pixels(const uint32_t *restrict row, const Recipe *recipe, const
         for (int j = 0; j < 4; j++)
             two[j] = two_pixels(pairs[j], before ? before + 4 * (at + (flip ? 6 - 2 * j : 2 * j)) : NULL, flip, offset, scale,
                                 recipe->after ? recipe->after + 4 * (n * y + i + 2 * j) : NULL);
-        const __m256 a = _mm256_permutevar8x32_ps(two[0], _mm256_setr_epi32(0, 1, 2, 4, 5, 6, 0, 0)); /* without the fourths */
+        /* Drop the fourth number of each pixel. */
+        const __m256 a = _mm256_permutevar8x32_ps(two[0], _mm256_setr_epi32(0, 1, 2, 4, 5, 6, 0, 0));
         const __m256 b = _mm256_permutevar8x32_ps(two[1], _mm256_setr_epi32(2, 4, 5, 6, 0, 0, 0, 1));
         const __m256 c = _mm256_permutevar8x32_ps(two[2], _mm256_setr_epi32(5, 6, 0, 0, 0, 1, 2, 4));
         const __m256 d = _mm256_permutevar8x32_ps(two[3], _mm256_setr_epi32(0, 0, 0, 1, 2, 4, 5, 6));
@@ -225,7 +234,7 @@ INLINE void put_any(const uint32_t *row, const Recipe *recipe, const float *befo
         put_row(row, recipe, before, offsets, y, flip, planes, kind, scratch, out);
 }
 
-/* The loops once for each kind of view, so that none of them asks which. */
+/* Compile the loops once for each kind of view, so that none of them has to test the kind. */
 INLINE void put_any_row(const uint32_t *row, const Recipe *recipe, const float *before, const float *offsets, Py_ssize_t y, int flip, float *scratch,
                         void *out)
 {
@@ -243,7 +252,8 @@ INLINE void put_any_row(const uint32_t *row, const Recipe *recipe, const float *
         put_any(row, recipe, before, offsets, y, flip, 0, FLOAT16, scratch, out);
 }
 
-/* One view of a record: of `pixels` (packed RGB), or of a decoder that has decoded that part. `scratch`: 2 * crop numbers. */
+/* Make one view of a record, from `pixels` (packed RGB) or from a decoder that has decoded that
+part. `scratch`: 2 * crop numbers. */
 static void one_view(const uint8_t *pixels, const Decoder *decoder, const Recipe *recipe, Window window, const float *offsets, float *scratch,
                      void *out)
 {
@@ -260,7 +270,7 @@ static void one_view(const uint8_t *pixels, const Decoder *decoder, const Recipe
     }
 }
 
-/* All views of one record, raw if `decoder` is NULL; -1 if the JPEG is declined. */
+/* Make all views of one record, which is raw if `decoder` is NULL; -1 if the JPEG is declined. */
 static int views_of(const uint8_t *data, Py_ssize_t bytes, Decoder *decoder, const Recipe *recipe, const Window *windows, const float *offsets,
                     float *scratch, uint8_t *out)
 {
@@ -281,7 +291,7 @@ static int views_of(const uint8_t *data, Py_ssize_t bytes, Decoder *decoder, con
     for (int i = 0; i < recipe->views; i++)
         one_view(data, decoder, recipe, windows[i], offsets, scratch, out + view * i);
 #ifdef __AVX2__
-    _mm_sfence(); /* what went past the caches is seen by whoever sees that this is done */
+    _mm_sfence(); /* other threads that see that this is done also see what went past the caches */
 #endif
     return 0;
 }
