@@ -34,7 +34,7 @@ class Shard:
     bytes: int
     sha256: str
     # SHA-256 that binds the pixel sums to the shard (`sums_digest`).
-    # "" if an early release wrote the shard, without it.
+    # "": the shard is from an early release, which wrote none.
     sums_sha256: str = ""
 
     def to_json(self) -> dict[str, Any]:

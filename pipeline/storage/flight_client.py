@@ -103,7 +103,7 @@ class Servers:
     """The servers of one data set. Several threads may ask concurrently."""
 
     def __init__(self, uri: str) -> None:
-        """Parse "grpc://host:port,host2:port" without connecting; raise DataError for others."""
+        """Parse "grpc://host:port,host2:port"; raise DataError for anything else. Connect later."""
         self.uri = uri
         self.servers = [Server(location) for location in locations(uri)]
         self._turn = 0

@@ -30,7 +30,7 @@ OBJECT_STORES = ("s3", "gcs", "abfs")  # stores whose folders are only prefixes 
 
 
 def location(where: "str | Path | RemotePath") -> "Path | RemotePath":
-    """Return `where` as a RemotePath if it is scheme://..., as a Path otherwise."""
+    """Return `where` as a RemotePath if it is scheme://..., as a Path for file:// and others."""
     if isinstance(where, RemotePath):
         return where
     text = str(where)
