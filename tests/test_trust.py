@@ -91,7 +91,7 @@ def test_no_command_writes_outside_of_its_folder_for_a_name_in_a_file(copy, tmp_
         run = command(program, *arguments, cwd=tmp_path / "deep", timeout=60)
         assert run.returncode == 1, (arguments, run.stdout, run.stderr)
         assert "Traceback" not in run.stderr, arguments
-        assert "not a " in run.stderr, (arguments, run.stderr)  # manifest of ours, or job of ours
+        assert "not a " in run.stderr, (arguments, run.stderr)  # manifest of ours, or job file of alexprep
 
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -1,1 +1,1 @@
-"""Raw images to shards: plan, tasks, workers, and what is done to finished shards."""
+"""Turn raw images into shards (plan, tasks, workers), and maintain finished data sets."""

@@ -1,4 +1,4 @@
-"""New images in a finished data set: new shards beside the old ones, whose bytes stay as they are."""
+"""Append images to a finished data set: new shards are added, the old ones keep their bytes."""
 
 from collections.abc import Iterator
 
@@ -18,10 +18,13 @@ from .plan import read_plan
 
 
 class AppendJob:
-    """Adds the images of a source to a finished data set: iterate over `run()`, then read `manifest`."""
+    """Adds the images of a source to a finished data set.
+
+    Iterate over `run()`, then read `manifest`.
+    """
 
     def __init__(self, source: Source, directory: str | Location, workers: int = 0, max_bad: float = 0.01) -> None:
-        """Check that they fit: no unknown class, no key that is there already."""
+        """Check that the images fit: no unknown class, no key that the data set has already."""
         self.manifest = read_manifest(directory)
         self._job = job_of(source, self.manifest, workers, max_bad)
         self.total = self._job.total
@@ -30,7 +33,7 @@ class AppendJob:
             self._check_new(source)
 
     def run(self) -> Iterator[Progress]:
-        """Make the new shards, then the manifest that has them; killed, it continues."""
+        """Make the new shards, then the manifest that lists them; a killed run can be continued."""
         if self.already:
             return
         directory, plan = self.manifest.directory, self._job.plan

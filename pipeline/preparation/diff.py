@@ -1,4 +1,4 @@
-"""Two data sets side by side: keys added, removed, relabelled and re-encoded."""
+"""Compare two data sets: keys added, removed, relabelled and re-encoded."""
 
 import hashlib
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from ..shards.reader import Records
 
 
 class Difference(NamedTuple):
-    """What one split has that the other has not, and what changed; keys, sorted."""
+    """The differences of one split from data set A to data set B; all keys are sorted."""
 
     added: list[str]
     removed: list[str]
@@ -22,7 +22,10 @@ class Difference(NamedTuple):
 
 
 def difference(a: Manifest, b: Manifest, split: str) -> Difference:
-    """Compare the records of `split` (empty where a data set has no such split) by key: their classes, and their stored bytes."""
+    """Compare the records of `split` by key: their classes and their stored bytes.
+
+    A data set without that split counts as empty.
+    """
     sides = [_fingerprints(manifest, split) for manifest in (a, b)]
     both = sides[0].join(sides[1], "key", join_type="full outer", left_suffix="_a", right_suffix="_b").sort_by("key")
     in_a, in_b = pc.is_valid(both["class_a"]), pc.is_valid(both["class_b"])
@@ -41,7 +44,7 @@ def _true(mask: pa.ChunkedArray) -> int:
 
 
 def _fingerprints(manifest: Manifest, split: str) -> pa.Table:
-    """Return key, class, digest of the stored image, one row a record."""
+    """Return a table of key, class and digest of the stored image, one row per record."""
     if split not in manifest.splits:
         return pa.table({"key": pa.array([], pa.string()), "class": pa.array([], pa.string()), "digest": pa.array([], pa.uint64())})
     records = Records(manifest, split)
@@ -51,5 +54,5 @@ def _fingerprints(manifest: Manifest, split: str) -> pa.Table:
 
 
 def image_digest(image: np.ndarray) -> int:
-    """Return 64 bits that stand for the stored bytes of an image."""
+    """Return a 64-bit BLAKE2b digest of the stored bytes of an image."""
     return int.from_bytes(hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=8).digest(), "little")

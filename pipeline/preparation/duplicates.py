@@ -1,4 +1,4 @@
-"""Images that are in a data set twice: groups with equal bytes, and pairs of nearly equal pixels in different splits."""
+"""Find duplicate images: groups with equal bytes, and nearly equal pairs in different splits."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,28 +11,32 @@ from ..shards.manifest import Manifest
 from ..shards.reader import Records
 from .diff import image_digest
 
-BITS_APART = 3  # of 64; four 16-bit quarters then have one in common
-LEVELS_APART = 6.0  # mean difference of two 32x32 grey pictures, of 255
+# Largest difference of two 64-bit hashes, in bits; one of the four 16-bit quarters is then equal.
+BITS_APART = 3
+LEVELS_APART = 6.0  # largest mean difference of two 32x32 grey images, of 255
 
 
 class DuplicateGroup(NamedTuple):
-    """Images that are one."""
+    """Records that hold the same image."""
 
     kind: str  # "same bytes" or "nearly the same pixels"
-    where: tuple[str, ...]  # split: key
+    where: tuple[str, ...]  # keys, which begin with the split
 
 
 class DuplicateSearch:
-    """Finds equal records anywhere, and nearly equal ones in different splits: iterate over `run()`, then read `found`."""
+    """Finds equal records anywhere, and nearly equal ones in different splits.
+
+    Iterate over `run()`, then read `found`.
+    """
 
     def __init__(self, manifest: Manifest) -> None:
-        """Prepare to look through every split."""
+        """Prepare to search every split."""
         self._records = {name: Records(manifest, name) for name in manifest.splits}
         self.total = sum(map(len, self._records.values()))
         self.found: list[DuplicateGroup] = []
 
     def run(self) -> Iterator[int]:
-        """Read every record once, yielding how many are done, then compare."""
+        """Read every record once, yield how many are done, then compare the records."""
         splits, numbers = [], []
         digests: UInt64[np.ndarray, n] = np.zeros(self.total, np.uint64)
         hashes: UInt64[np.ndarray, n] = np.zeros(self.total, np.uint64)
@@ -80,7 +84,7 @@ class DuplicateSearch:
 
 
 def difference_hash(grey: np.ndarray) -> int:
-    """Return 64 bits of a picture: whether each of 8x8 places is brighter than its right neighbour."""
+    """Return 64 bits of an image: whether the right neighbour of each of 8x8 cells is brighter."""
     small = cv2.resize(grey, (9, 8), interpolation=cv2.INTER_AREA)
     return int.from_bytes(np.packbits(small[:, 1:] > small[:, :-1]).tobytes(), "big")
 
@@ -88,7 +92,8 @@ def difference_hash(grey: np.ndarray) -> int:
 def close_pairs(hashes: UInt64[np.ndarray, "n"], ours: np.ndarray, others: np.ndarray) -> set[tuple[int, int]]:
     """Return the pairs (i of `ours`, j of `others`) whose hashes differ in at most BITS_APART bits.
 
-    Of four quarters one is equal then, so that only images with a quarter in common are compared, 2**20 pairs at a time.
+    One of the four quarters of such hashes is equal, so only images with an equal quarter are
+    compared, 2**20 pairs at a time.
     """
     found: set[tuple[int, int]] = set()
     for quarter in range(4):

@@ -1,6 +1,7 @@
-"""Who makes the shards: processes of this machine, or a Ray or Dask cluster, behind one interface.
+"""Run shard tasks: processes of this machine, or a Ray or Dask cluster, behind one interface.
 
-`submit(task)` returns a concurrent.futures.Future of what the shard left out; `done` and `bad` count source images so far.
+`submit(task)` returns a concurrent.futures.Future of the images that the shard left out;
+`progress()` counts the source images so far.
 """
 
 import contextlib
@@ -23,38 +24,39 @@ from .shard_task import ProgressCallbacks, Quarantined, ShardTask, make_record, 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Runs shard tasks somewhere."""
+    """Runs shard tasks, on this machine or on a cluster."""
 
-    width: int  # tasks at a time
+    width: int  # number of tasks that run at a time
 
     def submit(self, task: ShardTask) -> Future[list[Quarantined]]:
-        """Make a shard; the result is what it left out."""
+        """Start making a shard; the future's result is the images that it left out."""
 
     def progress(self) -> tuple[int, int]:
         """Return (source images done, unusable ones among them) since the start."""
 
     def stop(self) -> None:
-        """Ask running tasks to return at the next image, publishing nothing."""
+        """Ask running tasks to return at the next image without publishing anything."""
 
     def close(self) -> None:
-        """Stop, and wait until nothing of it is left."""
+        """Stop the engine, and release everything that it uses."""
 
 
 class Workers:
-    """Processes of this machine."""
+    """Runs tasks in processes of this machine."""
 
     def __init__(self, workers: int = 0) -> None:
-        """Prepare that many (0: one a CPU this process may use); they start with the first task."""
+        """Prepare `workers` processes (0: one per usable CPU); they start with the first task."""
         self.width = workers or len(os.sched_getaffinity(0))
         context = process_pool.context()
         self._done, self._bad, self._stop = context.Value("q", 0), context.Value("q", 0), context.Event()
-        self._taken = context.Value("q", 0)  # places in `_current` that a process has taken
-        self._current = context.Array("q", [-1] * self.width, lock=False)  # number of the image that each process has in hand
+        self._taken = context.Value("q", 0)  # slots of `_current` that processes have taken
+        # Number of the image that each process is working on; -1: none.
+        self._current = context.Array("q", [-1] * self.width, lock=False)
         shared = (self._done, self._bad, self._stop, self._taken, self._current)
         self._executor = ProcessPoolExecutor(self.width, mp_context=context, initializer=_start_worker, initargs=shared)
 
     def submit(self, task: ShardTask) -> Future[list[Quarantined]]:
-        """Make a shard; the result is what it left out."""
+        """Start making a shard; the future's result is the images that it left out."""
         return self._executor.submit(_work, task)
 
     def progress(self) -> tuple[int, int]:
@@ -62,7 +64,7 @@ class Workers:
         return self._done.value, self._bad.value
 
     def in_hand(self) -> list[int]:
-        """Return the numbers of the images that were being worked on; after a crash, one of them may be the reason."""
+        """Return the numbers of the images in progress; one of them may have caused a crash."""
         return sorted(number for number in self._current if number >= 0)
 
     def stop(self) -> None:
@@ -75,12 +77,13 @@ class Workers:
         self._executor.shutdown(wait=True, cancel_futures=True)
 
 
-_shared: Any = None  # of a worker process: (done, bad, stop, taken, current)
-_place = 0  # of a worker process: its place in `current`
+_shared: Any = None  # in a worker process: (done, bad, stop, taken, current)
+_place = 0  # in a worker process: its slot in `current`
 
 
 def _start_worker(*shared: Any) -> None:  # noqa: ANN401  (synchronised values have no public type)
-    global _shared, _place  # noqa: PLW0603  (an executor's initializer has no other way to hand values to its tasks)
+    # An executor's initializer has no other way to hand values to its tasks.
+    global _shared, _place  # noqa: PLW0603
     _shared = shared
     with shared[3].get_lock():
         _place = shared[3].value
@@ -105,9 +108,9 @@ def _work(task: ShardTask) -> list[Quarantined]:
 
 
 def crashes_alone(reader: Reader, place: Place, config: ShardConfig) -> str | None:
-    """Decode one image in a process of its own; return the signal that killed it, None if it lives.
+    """Decode one image in a process of its own; return the signal that killed it, None if none did.
 
-    SIGKILL is not taken for the image's fault: that is how the system ends a process when memory is short.
+    SIGKILL does not count, since the system ends processes that way when memory is short.
     """
     process = process_pool.context().Process(target=_try_alone, args=(reader, place, config))
     process.start()
@@ -125,7 +128,10 @@ def _try_alone(reader: Reader, place: Place, config: ShardConfig) -> None:
 
 
 class _Cluster:
-    """What Ray and Dask have in common: progress is known a shard at a time, and running tasks run to their end."""
+    """What Ray and Dask have in common.
+
+    Progress is counted per finished shard, and running tasks run to their end.
+    """
 
     width = 1
 
@@ -138,7 +144,7 @@ class _Cluster:
         return self._done, self._bad
 
     def stop(self) -> None:
-        """Nothing: what runs there finishes its shard."""
+        """Do nothing: running tasks finish their shards."""
 
     def _counted(self, future: Future[list[Quarantined]], images: int) -> Future[list[Quarantined]]:
         def count(ended: Future[list[Quarantined]]) -> None:
@@ -152,37 +158,43 @@ class _Cluster:
 
 
 class RayEngine(_Cluster):
-    """Ray tasks; each is retried three times when its worker dies."""
+    """Runs tasks on Ray; a task is retried up to three times when its worker dies."""
 
     def __init__(self, workers: int = 0, cluster: str | None = None) -> None:
-        """Join the cluster at `cluster` ("auto", host:port, ray://host:port), or start one here with `workers` CPUs."""
+        """Join the cluster at `cluster`, or start a local one with `workers` CPUs.
+
+        `cluster` is "auto", host:port or ray://host:port.
+        """
         super().__init__()
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # nothing phones home
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its default hides the GPUs of tasks that ask for none, and warns of it
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # no telemetry
+        # Ray's default hides the GPUs from tasks that ask for none, and warns about it.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         self._ray = _imported("ray")
-        self._stdout = contextlib.redirect_stdout(sys.stderr)  # Ray prints of dead workers where the result should be alone
+        # Ray prints messages about dead workers to stdout, which is reserved for the result.
+        self._stdout = contextlib.redirect_stdout(sys.stderr)
         self._stdout.__enter__()
         cpus = None if cluster else workers or len(os.sched_getaffinity(0))
-        with contextlib.chdir(Path(os.__file__).parent):  # Ray puts the current folder into its workers' paths: one that is there anyway
+        # Ray adds the current folder to its workers' module path: make it one that is there anyway.
+        with contextlib.chdir(Path(os.__file__).parent):
             self._ray.init(address=cluster or "local", num_cpus=cpus, include_dashboard=False if not cluster else None, log_to_driver=False)
         self.width = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
         self._make = self._ray.remote(max_retries=3, num_cpus=1)(_make_on_cluster)
 
     def submit(self, task: ShardTask) -> Future[list[Quarantined]]:
-        """Make a shard on the cluster."""
+        """Start making a shard on the cluster."""
         return self._counted(self._make.remote(task, str(Path.cwd())).future(), len(task))
 
     def close(self) -> None:
-        """Leave the cluster; one that was started here ends."""
+        """Leave the cluster; end it if it was started here."""
         self._ray.shutdown()
         self._stdout.__exit__(None, None, None)
 
 
 class DaskEngine(_Cluster):
-    """Dask's executor; each task is retried three times when its worker dies."""
+    """Runs tasks on Dask; a task is retried up to three times when its worker dies."""
 
     def __init__(self, workers: int = 0, cluster: str | None = None) -> None:
-        """Join the scheduler at `cluster` (tcp://host:8786), or start processes here."""
+        """Join the scheduler at `cluster` (tcp://host:8786), or start `workers` local processes."""
         super().__init__()
         distributed = _imported("distributed")
         local = {"n_workers": workers or len(os.sched_getaffinity(0)), "threads_per_worker": 1, "dashboard_address": None, "processes": True}
@@ -191,18 +203,19 @@ class DaskEngine(_Cluster):
         self._executor = self._client.get_executor(retries=3, pure=False)
 
     def submit(self, task: ShardTask) -> Future[list[Quarantined]]:
-        """Make a shard on the cluster."""
+        """Start making a shard on the cluster."""
         return self._counted(self._executor.submit(_make_on_cluster, task), len(task))
 
     def close(self) -> None:
-        """Leave the cluster; one that was started here ends."""
+        """Leave the cluster; end it if it was started here."""
         self._executor.shutdown(wait=False)
         self._client.shutdown() if self._client.cluster is not None else self._client.close()
 
 
 def _make_on_cluster(task: ShardTask, folder: str | None = None) -> list[Quarantined]:
     if folder is not None:
-        with contextlib.suppress(OSError):  # on another machine it may not be there, and then no relative path means anything
+        # Another machine may not have the folder; relative paths mean nothing there then.
+        with contextlib.suppress(OSError):
             os.chdir(folder)
     use_one_thread()
     return make_shard(task)
@@ -217,6 +230,6 @@ def _imported(name: str) -> Any:  # noqa: ANN401  (a module)
 
 
 def worker_died(error: BaseException) -> bool:
-    """Tell the errors that mean: a process that made a shard is gone."""
+    """Return whether an error means that a process that made a shard died."""
     names = {"WorkerCrashedError", "OutOfMemoryError", "NodeDiedError", "RaySystemError", "KilledWorker"}
     return isinstance(error, BrokenProcessPool) or type(error).__name__ in names

@@ -1,4 +1,4 @@
-"""The job that makes a source part of a finished data set, for repair and append."""
+"""Build the job that makes a source part of a finished data set, for repair and append."""
 
 from dataclasses import replace
 
@@ -12,7 +12,11 @@ from .job import ShardJob
 
 
 def job_of(source: Source, manifest: Manifest, workers: int, max_bad: float) -> ShardJob:
-    """Return the job that makes `source` part of a data set: its parameters, its labels, and the names of the plan's place in it."""
+    """Return the job that makes `source` part of a finished data set.
+
+    The job has the data set's parameters and labels; the names of its shards tell the plan's place
+    among the data set's plans.
+    """
     unknown = sorted(set(source.classes) - set(manifest.classes))
     if unknown:
         raise DataError(f"{manifest.directory} has no class {some(unknown)}: its labels are fixed. Shard the larger set anew to add classes to it")

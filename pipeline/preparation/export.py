@@ -1,6 +1,8 @@
-"""Data sets handed on in the shapes that others read: parquet, WebDataset, a folder of images, a folder ready for FFCV's writer.
+"""Export data sets as parquet, WebDataset, a folder of images, or a folder for FFCV's writer.
 
-In:  a manifest.    Out: a new folder, there whole or not at all. JPEG records keep their bytes; raw ones become PNG, which loses nothing.
+In:  a manifest.    Out: a new folder, published whole or not at all.
+
+JPEG records keep their bytes; raw records become PNG, which is lossless.
 """
 
 import io
@@ -24,11 +26,11 @@ from ..storage.files import published_folder
 from ..storage.uri import Location, RemotePath
 
 ExportFormat = Literal["parquet", "webdataset", "imagefolder", "ffcv-ready"]
-ROW_GROUP = 100  # images; about the size that the Hub's viewer wants
+ROW_GROUP = 100  # images per row group; about the size that the Hub's viewer wants
 
 
 class Image(NamedTuple):
-    """One record on its way out."""
+    """One record to export."""
 
     data: bytes  # JPEG or PNG
     extension: str
@@ -38,14 +40,15 @@ class Image(NamedTuple):
 
     @property
     def filename(self) -> str:
-        """Its source's file name."""
+        """The file name of the source image."""
         return self.key.split("/", 2)[-1]
 
 
 def export(manifest: Manifest, out: Location, shape: ExportFormat) -> Generator[int, None, None]:
-    """Write `manifest`'s data set to the new folder `out`; yields how many records are done.
+    """Write `manifest`'s data set to the new folder `out`; yield how many records are done.
 
-    DataError if `out` is there already, or a shard is not as it was written: no damage is handed on.
+    Raise DataError if `out` exists already, or if a shard is not as it was written: no damage is
+    exported.
     """
     if isinstance(out, RemotePath):
         raise DataError(f"{out}: an export is written to a local folder; copy it from there")
@@ -73,7 +76,7 @@ def _images(records: Records, first: int, count: int) -> Iterator[Image]:
 
 
 def _by_shard(manifest: Manifest, split: str) -> Iterator[tuple[str, Iterator[Image]]]:
-    """Yield (name without extension, its images) of each shard, so that one file out is one shard in."""
+    """Yield (name without extension, images) of each shard, to write one file per shard."""
     records = Records(manifest, split)
     first, shards = 0, [shard for shard in records.shards if shard.rows]
     for number, shard in enumerate(shards):
@@ -82,7 +85,10 @@ def _by_shard(manifest: Manifest, split: str) -> Iterator[tuple[str, Iterator[Im
 
 
 def _parquet(manifest: Manifest, split: str, out: Path) -> Iterator[None]:
-    """image: struct<bytes, path>, label, key, with Hugging Face's features, so that `datasets` and the Hub show images and class names."""
+    """Write the columns image (struct<bytes, path>), label and key, with Hugging Face's features.
+
+    The features let `datasets` and the Hub show images and class names.
+    """
     features = {
         "image": {"_type": "Image"},
         "label": {"names": list(manifest.classes), "_type": "ClassLabel"},
@@ -108,7 +114,10 @@ def _parquet(manifest: Manifest, split: str, out: Path) -> Iterator[None]:
 
 
 def _webdataset(manifest: Manifest, split: str, out: Path) -> Iterator[None]:
-    """Samples numbered within their tar: jpg or png, cls (the label), json (label, class, file name, key)."""
+    """Write samples numbered within their tar: jpg or png, cls and json.
+
+    cls is the label; json has label, class, file name and key.
+    """
     for name, images in _by_shard(manifest, split):
         with tarfile.open(out / f"{name}.tar", "w", format=tarfile.USTAR_FORMAT) as archive:
             for number, item in enumerate(images):
@@ -122,7 +131,7 @@ def _webdataset(manifest: Manifest, split: str, out: Path) -> Iterator[None]:
 
 
 def _imagefolder(manifest: Manifest, split: str, out: Path) -> Iterator[None]:
-    """<split>/<class>/<file name>: as torchvision's ImageFolder reads it."""
+    """Write <split>/<class>/<file name>, as torchvision's ImageFolder reads it."""
     for class_id in manifest.classes:
         (out / _plain(split) / _plain(class_id)).mkdir(parents=True, exist_ok=True)
     for _, images in _by_shard(manifest, split):
@@ -136,7 +145,10 @@ def _imagefolder(manifest: Manifest, split: str, out: Path) -> Iterator[None]:
 
 
 def _ffcv_ready(manifest: Manifest, split: str, out: Path) -> Iterator[None]:
-    """<split>/<label, five digits>/<number>.jpg in stored order, whatever the label order, and a script that calls FFCV's writer."""
+    """Write <split>/<label, five digits>/<number>.jpg, for the script that calls FFCV's writer.
+
+    The numbers follow the stored order, whatever the order of the labels.
+    """
     for label in range(len(manifest.classes)):
         (out / _plain(split) / f"{label:05}").mkdir(parents=True, exist_ok=True)
     number = 0

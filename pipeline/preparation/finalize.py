@@ -1,4 +1,7 @@
-"""The end of a job: the quarantine list and the manifest, from the sidecars alone. With the manifest, a folder is a data set."""
+"""Finish a job: write the quarantine list and the manifest, from the sidecars alone.
+
+A folder with a manifest is a data set.
+"""
 
 import hashlib
 import json
@@ -16,9 +19,13 @@ QUARANTINE = "quarantine.jsonl"
 
 
 def finalize(directory: Location, plan: ShardPlan | None = None) -> Manifest:
-    """Write quarantine list and manifest of the job `plan` (None: that of job.json); DataError if a shard is missing."""
+    """Write the quarantine list and the manifest of the job `plan` (None: that of job.json).
+
+    Raise DataError if a shard is missing.
+    """
     if (directory / MANIFEST).is_file() and (before := read_manifest(directory)).plans:
-        return commit(before, sidecars_of(before))  # images were appended: the job's own shards are not all of it
+        # Images were appended: the job's own shards are not the whole data set.
+        return commit(before, sidecars_of(before))
     plan = plan or read_plan(directory)
     if plan is None:
         raise DataError(f"no {directory / JOB}: nothing was begun here; run alexprep shard --part 1/n first")
@@ -27,7 +34,7 @@ def finalize(directory: Location, plan: ShardPlan | None = None) -> Manifest:
 
 
 def extend(manifest: Manifest, plan: ShardPlan) -> Manifest:
-    """Write the manifest with the shards of `plan` after its own."""
+    """Write and return the manifest with the shards of `plan` after its own."""
     sidecars = sidecars_of(manifest)
     for split, more in finished_shards(manifest.directory, plan).items():
         sidecars[split] = [*sidecars.get(split, []), *more]
@@ -41,7 +48,10 @@ def extend(manifest: Manifest, plan: ShardPlan) -> Manifest:
 
 
 def commit(manifest: Manifest, sidecars: dict[str, list[Sidecar]]) -> Manifest:
-    """Write the quarantine list, then `manifest` with the shards that `sidecars` describe; DataError if there is no record at all."""
+    """Write the quarantine list, then `manifest` with the shards that `sidecars` describe.
+
+    Raise DataError if there is no record at all.
+    """
     bad = [Quarantined(split, key, reason) for split, found in sidecars.items() for sidecar in found for key, reason in sidecar.quarantined]
     write_quarantine(manifest.directory, bad)
     if not any(sidecar.shard.rows for found in sidecars.values() for sidecar in found):
@@ -63,7 +73,7 @@ def quarantined(sidecars: Iterable[Sidecar]) -> int:
 
 
 def finished_shards(directory: Location, plan: ShardPlan) -> dict[str, list[Sidecar]]:
-    """Return the sidecars of every shard of `plan`, by split; DataError names those that are not made yet."""
+    """Return the sidecars of all shards of `plan`, by split; DataError names the missing shards."""
     files = present(directory)
     found: dict[str, list[Sidecar]] = {split: [] for split in plan.images}
     missing: list[str] = []
@@ -83,7 +93,7 @@ def finished_shards(directory: Location, plan: ShardPlan) -> dict[str, list[Side
 
 
 def write_quarantine(directory: Location, bad: list[Quarantined]) -> None:
-    """Publish quarantine.jsonl: {"split", "key", "reason"} a line, sorted."""
+    """Publish quarantine.jsonl: one {"split", "key", "reason"} per line, sorted."""
     with published(directory / QUARANTINE) as file:
         for item in sorted(bad):
             file.write((json.dumps(item._asdict(), ensure_ascii=False) + "\n").encode())

@@ -1,7 +1,8 @@
-"""The job `alexprep shard`: a plan, one task a shard, and a manifest at the end.
+"""Run the job of `alexprep shard`: a plan, one task per shard, and a manifest at the end.
 
-The plan says which source images go into which shard, from the source and the parameters alone; a task is idempotent and
-single-threaded. So the bytes do not depend on the number of workers, machines or kills.
+The plan says which source images go into which shard, from the source and the parameters alone; a
+task is idempotent and single-threaded. So the bytes do not depend on the number of workers,
+machines or killed runs.
 """
 
 import re
@@ -25,7 +26,7 @@ ANOTHER = "the source's files or the options were different. Give the same ones 
 
 
 class Progress(NamedTuple):
-    """How far the job is, in source images (of its part)."""
+    """The progress of the job, in source images of its part."""
 
     done: int
     total: int
@@ -33,42 +34,48 @@ class Progress(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Which share of the shards to make: the number-th of `of`, from 1; only the whole writes the manifest."""
+    """Which share of the shards to make: part `number` (from 1) of `of`.
+
+    Only a job with a single part writes the manifest.
+    """
 
     number: int = 1
     of: int = 1
 
     @classmethod
     def parse(cls, text: str) -> "Part":
-        """Return the part that I/N names; ValueError if it is none."""
+        """Return the part for a text I/N; ValueError if it is not one."""
         match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
             raise ValueError(f"--part is I/N with I from 1 to N, such as 3/16; got {text}")
         return cls(int(match[1]), int(match[2]))
 
     def has(self, task: int) -> bool:
-        """Tell whether the task-th shard of the job belongs to it."""
+        """Return whether the shard with index `task` of the job belongs to this part."""
         return task % self.of == self.number - 1
 
     def __str__(self) -> str:
-        """Return it as --part takes it."""
+        """Return I-of-N, for the name of the lock; "" for the whole job."""
         return f"{self.number}-of-{self.of}" if self.of > 1 else ""
 
 
 @dataclass
 class ShardJob:
-    """Turns a source into a folder of shards: iterate over `run()`, then read `manifest` (None after a part)."""
+    """Turns a source into a folder of shards.
+
+    Iterate over `run()`, then read `manifest` (None after a part).
+    """
 
     source: Source
     directory: Location
     config: ShardConfig = field(default_factory=ShardConfig)
-    workers: int = 0  # 0: as many as this process may use CPUs
+    workers: int = 0  # 0: one per CPU that this process may use
     max_bad: float = 0.01  # share of the source's images that may be unusable
     part: Part = field(default_factory=Part)
     engine: Callable[[int], Engine] = Workers
 
     def __post_init__(self) -> None:
-        """Make the plan."""
+        """Check the options and make the plan."""
         if not 0 <= self.max_bad <= 1:
             raise ValueError(f"max_bad is a share, 0..1; got {self.max_bad}")
         if self.workers < 0:
@@ -83,10 +90,11 @@ class ShardJob:
         self.total = sum(self._images(split, index) for split, index, _ in self._mine())
 
     def run(self) -> Iterator[Progress]:
-        """Make what is missing, then the manifest; yields about five times a second.
+        """Make the missing shards, then the manifest; yield progress about five times a second.
 
-        Raises DataError when more than `max_bad` of the images are unusable, when the folder belongs to another job, or
-        when it cannot be written. Whatever the end, finished shards stay, and the same job continues from them.
+        Raise DataError when more than `max_bad` of the images are unusable, when the folder belongs
+        to another job, or when it cannot be written. In any case finished shards stay, and the same
+        job continues from them.
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -97,7 +105,7 @@ class ShardJob:
                 yield from self._run_locked()
         except OSError as error:
             raise DataError(
-                f"{error.filename or self.directory}: {error.strerror or error}. Finished shards are kept: mend it, and run the same command again"
+                f"{error.filename or self.directory}: {error.strerror or error}. Finished shards are kept: fix this, and run the same command again"
             ) from error
 
     def _run_locked(self) -> Iterator[Progress]:
@@ -109,7 +117,7 @@ class ShardJob:
                 yield Progress(self.total, self.total, sum(split.quarantined for split in manifest.splits.values()))
                 return
             if manifest.plans:
-                raise DataError(f"{self.directory}: shards are missing or damaged, and images were appended to it: alexprep repair mends it")
+                raise DataError(f"{self.directory}: shards are missing or damaged, and images were appended to it: run alexprep repair")
             (self.directory / MANIFEST).unlink()
         before = read_plan(self.directory, self.plan.suffix)
         if before is None:
@@ -121,7 +129,7 @@ class ShardJob:
             self.manifest = finalize(self.directory, self.plan)
 
     def make_missing(self) -> Iterator[Progress]:
-        """Make the shards of this part that are not there yet; call it under the folder's lock."""
+        """Make the missing shards of this part; the caller must hold the folder's lock."""
         names = {file for _, _, name in self._mine() for file in files_of(name)}
         remove_partials(self.directory, None if self.part.of == 1 else names)
         files = present(self.directory)
@@ -136,14 +144,14 @@ class ShardJob:
         yield from self._make(missing, bad)
 
     def _check_same(self, digest: str, source: dict[str, str]) -> None:
-        """Refuse to mix two jobs, or one job's images before and after someone changed them."""
+        """Raise DataError for another job, or for the same job after its images were changed."""
         if digest != self.plan.digest:
             raise DataError(f"{self.directory} holds another data set: {ANOTHER}")
         if source and source != self.plan.source and source["shape"] == self.plan.source["shape"]:
             raise DataError(f"{self.directory} was begun from other files of the same names (a size or a place differs): {ANOTHER}")
 
     def _whole(self, manifest: Manifest) -> bool:
-        """Tell whether every shard of a finished job is still there."""
+        """Return whether all shards of a finished job are still there, with the right sizes."""
         files = present(self.directory)
         shards = [shard for split in manifest.splits.values() for shard in split.shards]
         return all(files.get(shard.file) == shard.bytes and set(files_of(shard.file)) <= files.keys() for shard in shards)
@@ -175,7 +183,7 @@ class ShardJob:
         )
 
     def _make(self, missing: list[tuple[str, int, str]], bad: list[Quarantined]) -> Iterator[Progress]:
-        """Run the tasks; on return all of them are finished. `bad` is what finished shards left out."""
+        """Run the tasks until all are finished; `bad` is what finished shards left out."""
         while True:
             try:
                 yield from self._make_once(missing, bad)
@@ -204,7 +212,8 @@ class ShardJob:
             pending: set[Future[list[Quarantined]]] = set()
             while True:
                 while not stopped and len(pending) < 2 * engine.width and (task := next(left, None)) is not None:
-                    pending.add(engine.submit(self._task(*task)))  # built when it is its turn: the plan of a large job stays small
+                    # Tasks are built when they are submitted: a large job needs little memory.
+                    pending.add(engine.submit(self._task(*task)))
                 if not pending:
                     break
                 ready, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
@@ -213,7 +222,7 @@ class ShardJob:
                 made, unusable = engine.progress()
                 yield Progress(done + made, self.total, earlier + unusable)
                 if not stopped and earlier + unusable > self.max_bad * self.total:
-                    engine.stop()  # workers return what they know
+                    engine.stop()  # workers return the unusable images found so far
                     stopped = True
                     pending = {future for future in pending if not future.cancel()}
             self._check_bad(bad + found)
@@ -227,7 +236,11 @@ class ShardJob:
             engine.close()
 
     def _find_crashers(self, in_hand: list[int]) -> None:
-        """Try alone what the dead workers had in hand; DataError if nothing of it crashes, so that the death came from outside."""
+        """Decode the images that the dead workers were working on, each in its own process.
+
+        Remember the images that crash their process. Raise DataError if none does: the workers were
+        then killed from outside.
+        """
         found = {}
         for number in in_hand:
             key, split, place = self._image(number)
@@ -242,7 +255,7 @@ class ShardJob:
         self._crashers |= found
 
     def _image(self, number: int) -> tuple[bytes, str, Place]:
-        """Return (key, split, place) of the job's number-th image."""
+        """Return (key, split, place) of image `number` of the job."""
         for split, count in self.plan.images.items():
             if number < count:
                 key, _, place = self._shuffles[split].image(number).rows()[0]
@@ -257,12 +270,12 @@ class ShardJob:
         shown = "".join(f"\n  {item.key}: {item.reason}" for item in sorted(bad)[:5])
         raise DataError(
             f"stopped: {len(bad)} of {self.total} images are unusable so far, more than --max-bad {self.max_bad:g} allows "
-            f"({self.directory / QUARANTINE} has them all):{shown}\nMend the source, or allow more with --max-bad; finished shards are kept"
+            f"({self.directory / QUARANTINE} lists them all):{shown}\nFix the source, or allow more with --max-bad; finished shards are kept"
         )
 
 
 class _Crashed(Exception):
-    """Worker processes died; `in_hand` are the numbers of the images that they worked on."""
+    """Worker processes died; `in_hand` are the numbers of the images that they were working on."""
 
     def __init__(self, in_hand: list[int]) -> None:
         super().__init__(in_hand)

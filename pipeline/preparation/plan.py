@@ -1,4 +1,6 @@
-"""What a job will make, from its source and parameters alone: which image goes into which shard. Saved as job.json before the first shard.
+"""Plan a job: which image goes into which shard, from the source and parameters alone.
+
+The plan is saved as job.json before the first shard.
 
 In:  listings, parameters.    Out: a digest, shards with names, and the images of each.
 """
@@ -26,12 +28,16 @@ JOB = "job.json"
 
 
 def shard_count(images: int, config: ShardConfig) -> int:
-    """Return how many shards a split gets: full ones if it is large; else up to 16 of at least 64, so that workers share it."""
+    """Return how many shards a split gets.
+
+    A large split gets full shards; a small one gets up to 16 shards of at least 64 images, so that
+    several workers can share it.
+    """
     return max(-(-images // config.records_per_shard), min(16, images // 64), 1)
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of the libraries that decide about a pixel or a byte."""
+    """Return the versions of the libraries that can change a pixel or a byte."""
     return {name: version(name) for name in ("opencv-python-headless", "simplejpeg", "pillow", "pyarrow")}
 
 
@@ -42,15 +48,16 @@ class ShardPlan:
     digest: str  # sha256 of format version, parameters, classes, keys and labels
     config: ShardConfig
     classes: tuple[str, ...]
-    images: dict[str, int]  # by split
-    source: dict[str, str]  # shape and fingerprint: what may differ between two sources of the same images
-    left_out: dict[str, Any] = field(default_factory=dict)  # by split: {"classes": that train has not, "images": how many}
-    suffix: str = ""  # of shard names: "" of the first job, "+1" of the first append
+    images: dict[str, int]  # number of images by split
+    source: dict[str, str]  # shape and fingerprint, which may differ for sources of the same images
+    # by split: {"classes": those that the first split does not have, "images": how many}
+    left_out: dict[str, Any] = field(default_factory=dict)
+    suffix: str = ""  # of shard names: "" for the first job, "+1" for the first append
     versions: dict[str, str] = field(default_factory=library_versions, compare=False)
 
     @property
     def total(self) -> int:
-        """Images in all splits."""
+        """The number of images in all splits."""
         return sum(self.images.values())
 
     def shards(self, split: str) -> list[str]:
@@ -59,7 +66,7 @@ class ShardPlan:
         return [f"{split}{self.suffix}-{index:05}-of-{count:05}.arrow" for index in range(count)]
 
     def write(self, directory: Location) -> None:
-        """Publish it as job.json."""
+        """Publish the plan as job.json (or job+1.json, see `job_file`)."""
         write_json(
             directory / job_file(self.suffix),
             {
@@ -75,7 +82,7 @@ class ShardPlan:
 
 
 def job_file(suffix: str) -> str:
-    """Return the name of the job's file: job.json, job+1.json of the first append."""
+    """Return the name of the job's file: job.json, or job+1.json for the first append."""
     return JOB.replace(".", f"{suffix}.")
 
 
@@ -91,14 +98,14 @@ def read_plan(directory: Location, suffix: str = "") -> ShardPlan | None:
         images = {str(split): int(count) for split, count in value["images"].items()}
         config, classes = ShardConfig(**value["parameters"]), tuple(map(str, value["classes"]))
         if not images or min(images.values()) < 1:
-            raise ValueError("its splits make no sense")
+            raise ValueError("it has no split, or an empty one")
         for split in images:
             safe_file(split, "the split")
         for name in classes:
             safe_part(name, "the class")
         return ShardPlan(str(value["plan"]), config, classes, images, dict(value["source"]), left_out(value), suffix)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise DataError(f"{path} is not a job of ours ({type(error).__name__}: {error}); delete it and run alexprep shard again") from error
+        raise DataError(f"{path} is not a job file of alexprep ({type(error).__name__}: {error}); delete it and run alexprep shard again") from error
 
 
 def make_plan(source: Source, config: ShardConfig) -> ShardPlan:
@@ -120,23 +127,27 @@ def make_plan(source: Source, config: ShardConfig) -> ShardPlan:
 
 
 class SplitShuffle:
-    """The images of one split, shuffled once (as the 2012 data was), so that every shard is a fair sample of all classes."""
+    """The images of one split, shuffled once (as the 2012 data was).
+
+    So every shard is a fair sample of all classes.
+    """
 
     def __init__(self, listing: Listing, config: ShardConfig) -> None:
-        """Draw the order: a permutation of the listing that follows from its length alone."""
+        """Draw the order: a permutation of the listing that depends on its length alone."""
         self.listing = listing
         self._order: Int64[np.ndarray, n] = permutation(0, 0, len(listing))
         self._parts = np.array_split(self._order, shard_count(len(listing), config))
-        self.starts = np.cumsum([0, *map(len, self._parts)]).tolist()  # number of each shard's first image
+        # Number of each shard's first image.
+        self.starts = np.cumsum([0, *map(len, self._parts)]).tolist()
 
     def images(self, index: int) -> Listing:
         """Return the images of shard `index`, in its order."""
         return self.listing.take(self._parts[index])
 
     def count(self, index: int) -> int:
-        """Return how many they are."""
+        """Return the number of images of shard `index`."""
         return len(self._parts[index])
 
     def image(self, number: int) -> Listing:
-        """Return the number-th image in shuffled order."""
+        """Return image `number` in shuffled order, as a listing of one."""
         return self.listing.take(self._order[number : number + 1])

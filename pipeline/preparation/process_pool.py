@@ -1,6 +1,7 @@
-"""Where worker processes come from: forked from a server that has imported what they need, and has no threads.
+"""Start worker processes: fork them from a server without threads that has imported their modules.
 
-Forking the caller itself would copy the locks of its threads; a new interpreter for each worker would import everything each time.
+Forking the caller itself would copy the locks of its threads; a new interpreter for each worker
+would import everything each time.
 """
 
 import gc
@@ -13,16 +14,18 @@ from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 
+# Modules that the server imports; __main__ is one of them because every worker loads it.
 _NEEDED = [
     "alexprep.pipeline.preparation.quiet_forkserver",
     "__main__",
     "alexprep.pipeline.preparation.executors",
-]  # the second because every worker looks at it
+]
 
 
 def context() -> ForkServerContext:
     """Return multiprocessing's context for workers."""
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # they inherit it: one of many needs no threads of its own
+    # Workers inherit this: one worker of many needs no threads of its own.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with _safe_path():
         forkserver.ensure_running()
     return multiprocessing.get_context("forkserver")
@@ -30,9 +33,10 @@ def context() -> ForkServerContext:
 
 @contextmanager
 def _safe_path() -> Iterator[None]:
-    """Have an interpreter that is started now not look for modules in the working directory first, as `python -c` does.
+    """Keep interpreters started in this block from importing from the working directory.
 
-    Only now: the variable is the caller's to set for programs of its own.
+    `python -c` looks for modules there first. The variable is restored afterwards, since the
+    caller may set it for programs of its own.
     """
     before = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
@@ -46,23 +50,30 @@ def _safe_path() -> Iterator[None]:
 
 
 def prepare() -> None:
-    """Start the server, so that it imports while the caller looks at the source; for a program of our own, since it is one a process."""
+    """Start the server early, so that it imports while the caller looks at the source.
+
+    Only for our own programs, since a process has only one such server.
+    """
     forkserver.set_forkserver_preload(_NEEDED)
     context()
 
 
 def settle() -> None:
-    """Make this process, just started, a worker that ends with its parent."""
+    """Set up a process that was just started as a worker that ends with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    gc.freeze()  # the imported modules stay: collecting among them took a thirtieth of the time
+    gc.freeze()  # imported modules stay: garbage collection of them took 1/30 of the time
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    from ..imaging.codec import use_one_thread  # heavy, and `prepare` is called before anything else
+    # A heavy import, and `prepare` is called before anything else.
+    from ..imaging.codec import use_one_thread
 
     use_one_thread()
 
 
 def _die_with_parent() -> None:
-    """A parent killed with -9 closes nothing: without this, workers would wait for their next task for ever."""
+    """End this process when its parent has ended.
+
+    A parent killed with -9 closes nothing: workers would wait for their next task for ever.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,4 +1,4 @@
-"""Damaged or missing shards of a finished data set, made again; whole shards stay untouched."""
+"""Make damaged or missing shards of a finished data set again; whole shards stay untouched."""
 
 from collections.abc import Iterator
 
@@ -27,7 +27,7 @@ class RepairJob:
             raise DataError(f"{some(foreign)} were appended from another source: run alexprep repair with that --src")
 
     def run(self) -> Iterator[Progress]:
-        """Delete what is damaged, make it again, and write the manifest when all of it is whole."""
+        """Delete the damaged shards, make them again, and write the manifest when all are whole."""
         directory = self._manifest.directory
         with lock(directory):
             if not self._damaged:
@@ -41,7 +41,10 @@ class RepairJob:
 
 
 def start_over(job: ShardJob) -> Iterator[Progress]:
-    """Finish a job whose manifest is missing or unreadable: what is damaged beside a shard is deleted, and the job runs."""
+    """Finish a job whose manifest is missing or unreadable.
+
+    The sidecars of damaged shards are deleted, then the job runs.
+    """
     directory = location(job.directory)
     with lock(directory):
         (directory / MANIFEST).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""One shard: idempotent, single-threaded, published whole or not at all."""
+"""Make one shard: idempotent, single-threaded, published whole or not at all."""
 
 import hashlib
 from collections import Counter
@@ -44,7 +44,8 @@ class ShardTask:
     count: int
     images: Listing
     first: int  # number of its first image in the whole job
-    crashers: dict[bytes, str] = field(default_factory=dict)  # key -> reason: images that kill the process that decodes them
+    # key -> reason, for images that kill the process that decodes them
+    crashers: dict[bytes, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the number of source images."""
@@ -52,14 +53,21 @@ class ShardTask:
 
 
 class ProgressCallbacks(NamedTuple):
-    """What a task tells while it runs: `begin(n)` before the job's n-th image, `end(good)` after it; `end` says whether to go on."""
+    """Callbacks of a running task: `begin(n)` before the job's n-th image, `end(good)` after it.
+
+    `end` returns whether to go on.
+    """
 
     begin: Callable[[int], None] = lambda _: None
     end: Callable[[bool], bool] = lambda _: True
 
 
-def make_shard(task: ShardTask, ticks: ProgressCallbacks = ProgressCallbacks()) -> list[Quarantined]:  # noqa: B008  (immutable)
-    """Make one shard and its sidecar; return what did not make it. If `ticks.end` says stop, nothing is published."""
+# B008 does not matter here: the default is immutable.
+def make_shard(task: ShardTask, ticks: ProgressCallbacks = ProgressCallbacks()) -> list[Quarantined]:  # noqa: B008
+    """Make one shard and its sidecar; return the images that were left out.
+
+    If `ticks.end` returns False, nothing is published.
+    """
     facts = {"plan": task.plan, "split": task.images.split, "shard": task.index, "shards": task.count}
     facts |= {"parameters": task.config.to_json(), "versions": task.versions}
     bad: list[Quarantined] = []
@@ -100,7 +108,7 @@ class _Stopped(Exception):
 
 
 class _Hashing:
-    """A file that knows the SHA-256 of what was written to it; an Arrow writer only appends."""
+    """A file that computes the SHA-256 of what is written to it; an Arrow writer only appends."""
 
     closed = False
 

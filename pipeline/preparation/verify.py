@@ -1,6 +1,8 @@
-"""Is a data set what was written? Sidecars and SHA-256 of every shard; `deep`, every record decoded and every sum recomputed.
+"""Verify that a data set is as it was written, by the sidecar and SHA-256 of every shard.
 
-In:  a manifest.    Out: problems, each with the file it is in; none means that every bit of every shard is as written.
+With `deep`, every record is decoded and every sum recomputed, too.
+
+In:  a manifest.    Out: problems, each with its file; none: every bit of every shard is as written.
 """
 
 import os
@@ -43,7 +45,10 @@ class Verification:
     """Checks a data set: iterate over `run()`, then read `problems`."""
 
     def __init__(self, manifest: Manifest, *, deep: bool = False, workers: int = 0) -> None:
-        """Prepare to check all shards of `manifest` with that many threads, or processes if `deep` (0: one a CPU)."""
+        """Prepare to check all shards of `manifest`.
+
+        `workers` is the number of threads, or of processes if `deep` (0: one per CPU).
+        """
         self.manifest, self._deep = manifest, deep
         self._workers = workers or len(os.sched_getaffinity(0))
         self._checks = [_Check(manifest, name, shard, deep) for name, split in manifest.splits.items() for shard in split.shards]
@@ -52,12 +57,12 @@ class Verification:
 
     @property
     def damaged(self) -> set[str]:
-        """Names of the shards that have a problem, in themselves or beside them."""
+        """The names of the shards with a problem, in the shard or in a file beside it."""
         names = {check.shard.file for check in self._checks}
         return {problem.file.removesuffix(".json").removesuffix(".pixelsum.npy") for problem in self.problems} & names
 
     def run(self) -> Iterator[int]:
-        """Check, yielding how many shards are done."""
+        """Check all shards; yield how many are done."""
         try:
             with self._executor() as executor:
                 for done, future in enumerate(as_completed([executor.submit(_check_shard, check) for check in self._checks]), 1):
@@ -69,7 +74,7 @@ class Verification:
         self.problems.sort()
 
     def _which_is_wrong(self) -> str:
-        """Say what to do where stats.json and the sidecars differ."""
+        """Return the message for a stats.json that differs from the sidecars."""
         if all(shard.sums_sha256 for split in self.manifest.splits.values() for shard in split.shards):
             return "the numbers are not those of the sidecars; run alexprep stats --pca again"
         remedy = "alexprep stats --verify tells which is right" if not self._deep else "run alexprep stats --pca again"
@@ -77,11 +82,11 @@ class Verification:
 
     def _executor(self) -> Executor:
         if not self._deep:
-            return ThreadPoolExecutor(self._workers)  # hashing lets go of Python's lock
+            return ThreadPoolExecutor(self._workers)  # hashing releases the GIL
         return ProcessPoolExecutor(self._workers, mp_context=context(), initializer=settle)
 
     def _check_whole(self) -> None:
-        """Check what no single shard tells: the quarantine counts, and the statistics if they are there."""
+        """Check what no single shard shows: quarantine counts, and the statistics if they exist."""
         directory = self.manifest.directory
         if self.problems:
             return
@@ -154,12 +159,12 @@ def _read_all(check: _Check, counts: dict[int, int], moments: Moments | None) ->
         yield str(error)
         return
     if moments is not None and counter.moments() != moments:
-        yield "the sums recomputed from its pixels are not those beside it"
+        yield "the sums recomputed from its pixels differ from those beside it"
     if labels != counts:
-        yield "its label counts are not those beside it"
+        yield "its label counts differ from those beside it"
 
 
 def strays(manifest: Manifest) -> list[str]:
-    """Return shards in the folder that the manifest does not know: leftovers of another job."""
+    """Return shards in the folder that the manifest does not list: leftovers of another job."""
     known = {shard.file for split in manifest.splits.values() for shard in split.shards}
     return sorted(name for name in present(manifest.directory) if name.endswith(".arrow") and name not in known)
