@@ -161,8 +161,8 @@ def test_classes_in_one_folder_of_a_split_are_found_there(tmp_path):
         ({"images": 3}, "holds images and no class folders"),
         ({"train/images": 3, "val/images": 1}, "no class folders: their labels are unknown"),
         ({"car": 1, "train/steam": 1, "train/diesel": 1}, "has car/ with images beside train/"),
-        ({"train_a/cat": 1, "train_a/dog": 1, "val_b/cat": 1, "val_b/dog": 1}, "its name has the word of a split and others"),
-        ({"x_train/cat": 1, "x_train/dog": 1, "x_holdout/cat": 1, "x_holdout/dog": 1}, "its name has the word of a split and others"),
+        ({"train_a/cat": 1, "train_a/dog": 1, "val_b/cat": 1, "val_b/dog": 1}, "its name has other words beside the split's"),
+        ({"x_train/cat": 1, "x_train/dog": 1, "x_holdout/cat": 1, "x_holdout/dog": 1}, "its name has other words beside the split's"),
     ],
 )
 def test_what_looks_like_a_split_or_a_wrapper_and_cannot_be_told_is_refused(tmp_path, tree, said):
@@ -193,7 +193,7 @@ def test_the_folders_in_a_tar_name_splits_if_its_own_path_does_not(tmp_path):
     shapes.tar(files, tmp_path / "train.tar")
 
     assert splits_of(tmp_path / "all.tar") == {"train": 2, "val": 1}
-    assert "is of the split train by its name" in refusal(tmp_path / "train.tar")
+    assert "belongs to the split train by its name, but has the folder val in it" in refusal(tmp_path / "train.tar")
 
 
 def test_folders_in_a_tar_are_splits_by_the_rule_of_folders_and_all_of_them_or_none(tmp_path):
@@ -409,7 +409,7 @@ def slim(path, labels, **more):
 def test_labels_that_count_from_0_where_1_was_expected_are_refused_or_named(tmp_path):
     path = slim(tmp_path / "train-00000-of-00001", [0, 1, 2])
 
-    assert "the image x0.jpg at byte 12 has the label 0, though labels count from 1" in refusal(tmp_path)
+    assert "the image x0.jpg at byte 12 has the label 0; expected labels from 1 on" in refusal(tmp_path)
     assert "--first-label 0" in refusal(tmp_path)
     assert [class_id for _, class_id in listed(find_source(path, first_label=0))["train"]] == ["0", "1", "2"]
     run = command("alexprep", "inspect", tmp_path, "--first-label", "0", "--json")
@@ -423,7 +423,7 @@ def test_labels_that_count_from_1_may_be_named_in_every_shape(tmp_path):
     assert find_source(tmp_path / "p", first_label=1).classes == ["0", "1"]
     assert find_source(tmp_path / "w", first_label=1).classes == ["0"]
     table(tmp_path / "q/train.parquet", [0, 1], label=[0, 1])
-    assert "has the label 0, though labels count from 1" in refusal(tmp_path / "q", first_label=1)
+    assert "has the label 0; expected labels from 1 on" in refusal(tmp_path / "q", first_label=1)
 
 
 def hugging_face(path, features, **columns):
@@ -457,7 +457,7 @@ def test_a_class_of_the_files_list_keeps_its_label_without_an_image_and_the_sour
 def test_a_label_beyond_the_files_class_names_is_refused(tmp_path):
     hugging_face(tmp_path / "train.parquet", {"label": names("a", "b", "c")}, label=[1, 2, 3])
 
-    assert "has the label 3, and the files name 3 classes" in refusal(tmp_path)
+    assert "has the label 3, but the files name 3 classes" in refusal(tmp_path)
     assert find_source(tmp_path, first_label=1).classes == ["a", "b", "c"]
 
 
@@ -471,13 +471,13 @@ def test_files_that_name_their_classes_differently_are_refused(tmp_path):
 def test_an_order_of_the_source_needs_numbers(tmp_path):
     make_images(tmp_path, {"a": 1, "b": 1})
 
-    assert "does not number its classes" in refusal(tmp_path, label_order="source")
+    assert "does not give each class a number of its own" in refusal(tmp_path, label_order="source")
 
 
 def test_classes_that_train_has_not_are_refused_or_left_out_with_a_count(tmp_path):
     make_images(tmp_path / "src", {"train/a": 4, "train/b": 4, "val/a": 2, "val/c": 3})
 
-    assert "the val split has classes that train has not: c (3 images)" in refusal(tmp_path / "src")
+    assert "the val split has classes that train does not have: c (3 images)" in refusal(tmp_path / "src")
     assert "--skip-unknown-classes" in refusal(tmp_path / "src")
     run = command("alexprep", "shard", "--src", tmp_path / "src", "--out", tmp_path / "out", "--size", "32", "--skip-unknown-classes")
     manifest = read_manifest(tmp_path / "out")
@@ -540,7 +540,7 @@ def test_an_unfinished_download_is_named(tmp_path):
     wds(tmp_path / "train-0.tar", [1])
     (tmp_path / "train-1.tar.crdownload").write_bytes(b"...")
 
-    assert "train-1.tar.crdownload is what an unfinished download leaves" in refusal(tmp_path)
+    assert "train-1.tar.crdownload is an unfinished download" in refusal(tmp_path)
 
 
 def test_a_tar_that_has_a_sample_twice_is_refused(tmp_path):
@@ -762,9 +762,9 @@ def test_a_header_of_zeros_inside_of_an_archive_does_not_end_it(imagenet, tmp_pa
         data[at : at + 512] = bytes(512)
         path.write_bytes(data)
 
-        assert f"goes on behind the end marker at byte {at}" in refusal(path)
+        assert f"has data after the end marker at byte {at}" in refusal(path)
     (tmp_path / "c.tar").write_bytes(wds(tmp_path / "x.tar", [1]).read_bytes() * 2)
-    assert "goes on behind the end marker" in refusal(tmp_path / "c.tar")
+    assert "has data after the end marker" in refusal(tmp_path / "c.tar")
 
 
 def test_splits_inside_of_a_tar_of_tars_are_refused(imagenet, tmp_path):
@@ -781,10 +781,10 @@ def test_splits_inside_of_a_tar_of_tars_are_refused(imagenet, tmp_path):
 
     assert splits_of(tmp_path / "v/imagenet.tar") == {"val": 24}
     assert splits_of(tmp_path / "t/train.tar") == {"train": 24}
-    assert "of the split train by its name, and of val by the folders in it" in refusal(tmp_path / "d/train.tar")
+    assert "belongs to the split train by its name, but to val by the folders in it" in refusal(tmp_path / "d/train.tar")
     for name in "ab":
-        assert "so that splits are inside of it" in refusal(tmp_path / f"{name}.tar")
-    assert "as if splits were inside of classes" in refusal(tmp_path / "c.tar")
+        assert "so it contains splits" in refusal(tmp_path / f"{name}.tar")
+    assert "as if classes contained splits" in refusal(tmp_path / "c.tar")
 
 
 def test_a_link_in_the_place_of_a_class_tar_is_refused(imagenet, tmp_path):
@@ -825,7 +825,7 @@ def test_what_the_folders_of_public_data_sets_mean_is_not_guessed(tmp_path, tree
         (tmp_path / name).mkdir()
 
     if said is None:
-        assert "the val split has classes that train has not" in refusal(tmp_path)
+        assert "the val split has classes that train does not have" in refusal(tmp_path)
     else:
         assert said in refusal(tmp_path)
 
@@ -848,7 +848,7 @@ def test_a_folder_of_texts_is_no_class_and_named(tmp_path):
     source = find_source(tmp_path)
 
     assert source.classes == ["cat", "owl"]
-    assert any("train/docs has files and none that may be an image: it is no class" in note for note in source.notes())
+    assert any("train/docs has files, but none that may be an image: it is not a class" in note for note in source.notes())
 
 
 def test_links_to_nowhere_that_may_have_been_a_part_are_refused(tmp_path):
@@ -860,7 +860,7 @@ def test_links_to_nowhere_that_may_have_been_a_part_are_refused(tmp_path):
     (tmp_path / "c/train-1.tar").symlink_to("/nowhere/train-1.tar")
 
     for where, name in (("a", "train/dog"), ("b", "val"), ("c", "train-1.tar")):
-        assert f"{name} is a link to nowhere" in refusal(tmp_path / where)
+        assert f"{name} is a broken symbolic link" in refusal(tmp_path / where)
 
 
 def test_missing_parts_of_a_counted_set_are_named(tmp_path):
@@ -921,7 +921,7 @@ def test_an_image_with_several_labels_is_refused(tmp_path):
     packed = shapes.message(1, shapes.message(1, shapes.message(1, b"label") + shapes.message(2, shapes.message(3, shapes.message(1, b"\x00\x01")))))
     shapes.tfrecord([packed + shapes.example({"image": b"x"})], tmp_path / "train.tfrecord")
 
-    assert "an image has one label, and here are several" in refusal(tmp_path)
+    assert "an image has one label, but this one has several" in refusal(tmp_path)
 
 
 def test_images_in_one_folder_of_each_class_are_the_classs(tmp_path):
@@ -949,7 +949,7 @@ def test_a_test_split_of_one_folder_is_read_if_that_is_a_class(tmp_path, name):
     elif name == "images":
         assert any("without labels: not read" in note for note in find_source(tmp_path).notes())
     else:
-        assert "the test split has classes that train has not: unknown" in refusal(tmp_path)
+        assert "the test split has classes that train does not have: unknown" in refusal(tmp_path)
 
 
 def test_tars_of_two_shapes_in_one_split_are_read_as_both(imagenet, tmp_path):
@@ -988,7 +988,7 @@ def test_a_damaged_devkit_is_named(imagenet, tmp_path):
 def test_a_class_tar_that_lies_alone_is_explained(imagenet, tmp_path):
     shapes.tar(imagenet["train"]["n01440764"].items(), tmp_path / "n01440764.tar")
 
-    assert "a class tar that lies alone is to be unpacked into a folder of its class" in refusal(tmp_path)
+    assert "unpack a single class tar into a folder named after its class" in refusal(tmp_path)
 
 
 def test_links_in_circles_above_the_classes_end_in_a_message(tmp_path):

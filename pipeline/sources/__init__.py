@@ -1,4 +1,4 @@
-"""Where raw images come from: any shape of ImageNet, recognised by its content and read where it lies."""
+"""Find and read raw images: any shape of ImageNet, recognised by content and read in place."""
 
 from .find import find_source
 from .listing import Listing, Place, Reader, Source

@@ -1,7 +1,8 @@
-"""From what a source says of each image's class to the list of classes: one rule for every shape.
+"""Derive the list of classes from the labels in a source, by the same rules for every shape.
 
-A source gives a number, an id, or both. Numbers are numbers also as text ("7") and floats (7.0, "7.0"); a negative number and nothing
-are "without a label". Labels then number the classes in the order that was asked for.
+A source gives each image a number, an id, or both. A number may also be text ("7") or a float
+(7.0, "7.0"). A negative number or an empty value means that the image has no label. The final
+labels number the classes in the requested order.
 """
 
 import math
@@ -18,10 +19,10 @@ from .labels import ClassOf, devkit_order, ilsvrc2012
 from .listing import WNID, RawListing, clean_name, shown, some
 
 LabelOrder = Literal["sorted", "devkit", "source"]
-MAX_NUMBER = 1 << 31  # no data set has so many classes
-MOST_CLASSES = 1 << 20  # that are kept though they have no image
+MAX_NUMBER = 1 << 31  # largest label that is accepted; no data set has so many classes
+MOST_CLASSES = 1 << 20  # largest class list of --label-order source, empty classes included
 _NUMBER = re.compile(r"[+-]?\d{1,10}(\.\d*)?")
-_NOTHING = ("nan", "NaN", "null", "<NA>")  # as pandas and JSON write it
+_NOTHING = ("nan", "NaN", "null", "<NA>")  # missing values, as pandas and JSON write them
 _ORDERED = "--label-order source keeps the source's own numbers"
 
 
@@ -33,16 +34,20 @@ UNLABELLED = Unlabelled()
 
 
 def label_of(value: Any) -> int | str | Unlabelled:  # noqa: ANN401  (from a file)
-    """Return the number or the id that a value stands for, UNLABELLED for nothing or a negative number; ValueError if it can be none of them."""
+    """Return a label as a number or an id, UNLABELLED for an empty value or a negative number.
+
+    Raise ValueError if `value` cannot be a label.
+    """
     if isinstance(value, bytes):
         value = value.decode()  # UnicodeDecodeError is a ValueError
     if value is None:
         return UNLABELLED
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal | str):
-        raise ValueError(f"{value!r} is no label: expected a number or a text")  # noqa: TRY004  (as every other wrong label)
+        # ValueError, as for every other wrong label.
+        raise ValueError(f"{value!r} is no label: expected a number or a text")  # noqa: TRY004
     if isinstance(value, str):
         text = value.strip()
-        os.fsencode(text)  # UnicodeEncodeError, a ValueError, for half a character
+        os.fsencode(text)  # raises UnicodeEncodeError, a ValueError, for a lone surrogate
         if not text or text in _NOTHING:
             return UNLABELLED
         if not _NUMBER.fullmatch(text):
@@ -54,7 +59,7 @@ def label_of(value: Any) -> int | str | Unlabelled:  # noqa: ANN401  (from a fil
         if not -MAX_NUMBER <= value <= MAX_NUMBER:
             raise ValueError(f"{value} is no label: no data set has so many classes")
         if value != value // 1:
-            raise ValueError(f"{value} is no label: a class has a whole number")
+            raise ValueError(f"{value} is no label: expected a whole number")
     number = int(value)
     if number > MAX_NUMBER:
         raise ValueError(f"{number} is no label: no data set has so many classes")
@@ -62,23 +67,27 @@ def label_of(value: Any) -> int | str | Unlabelled:  # noqa: ANN401  (from a fil
 
 
 def from_zero(number: int, first: int, where: str, *, strict: bool = True) -> int:
-    """Return a label counted from 0 where the source's first one is `first`; DataError for one before that (-1 unless `strict`)."""
+    """Return `number` counted from 0, where the source's labels count from `first`.
+
+    Raise DataError for a smaller number; unless `strict`, return -1 for it instead.
+    """
     if number >= first:
         return number - first
     if strict:
         raise DataError(
-            f"{where} has the label {number}, though labels count from {first} here (0 is the background of slim's TFRecord): "
-            "if these count from 0, give --first-label 0"
+            f"{where} has the label {number}; expected labels from {first} on (in slim's TFRecord files, 0 is the background class): "
+            "if these labels count from 0, give --first-label 0"
         )
     return -1
 
 
 def name_classes(found: list[RawListing], names: list[str], class_of: ClassOf, notes: list[str]) -> None:
-    """Fill in the class ids where a source has only numbers, and give the images the names they have in ImageNet's archives.
+    """Fill in missing class ids, and rename the images as they are named in ImageNet's archives.
 
-    An id is taken from the image's name (n01440764_10026.JPEG), else from its number: from the ids of other images of that
-    number, the class names of the files, ImageNet's own list, or the number itself. DataError if a number has two ids, or none where
-    the files name their classes.
+    A missing id is taken from the image's name (n01440764_10026.JPEG), else from its number: from
+    the ids of other images with that number, the class names in the files, ImageNet's own list, or
+    the number itself. Raise DataError if a number has two ids, or if it has none although the files
+    name their classes.
     """
     ids: dict[int, str] = {}
     for part in found:
@@ -94,7 +103,7 @@ def name_classes(found: list[RawListing], names: list[str], class_of: ClassOf, n
         numbered = [i for i, class_id in enumerate(part.classes) if class_id is None]
         labelled = zip(part.classes, part.labels, strict=False) if numbered and not names else ()
         texts = {class_id for class_id, label in labelled if label < 0 and class_id and not WNID.fullmatch(class_id)}
-        if texts:  # 0 to 9 and A to Z: texts, all of them
+        if texts:  # such as classes 0 to 9 and A to Z: all are text
             notes.append(
                 f"{part.split}: {len(numbered)} labels are numbers, the others texts ({some(sorted(map(shown, texts)))}): all are taken as texts"
             )
@@ -108,31 +117,35 @@ def name_classes(found: list[RawListing], names: list[str], class_of: ClassOf, n
 
 
 class _Naming:
-    """The ids of classes that a source numbers."""
+    """Maps the label numbers of a source to class ids."""
 
     def __init__(self, ids: dict[int, str], names: list[str], last: int) -> None:
         known = ilsvrc2012()[0]
         like_ilsvrc = bool(ids) and last < len(known) and all(known[label] == class_id for label, class_id in ids.items())
         self._known = known if like_ilsvrc else []
         self._ids, self._digits = ids, len(str(max(last, 0)))
-        self._names = names if len(set(names)) == len(names) else []  # of two classes of one name, the numbers tell them apart
+        # If two classes have the same name, only their numbers tell them apart.
+        self._names = names if len(set(names)) == len(names) else []
 
     def of(self, label: int) -> str:
-        """Return the id of a number."""
+        """Return the class id of a label number."""
         if self._known:
             return self._known[label]
         if label in self._ids:
             return self._ids[label]
         if self._names and label >= len(self._names):
             raise DataError(
-                f"an image has the label {label}, and the files name {len(self._names)} classes, from 0 on: the labels are wrong, "
-                "or count from 1 (--first-label 1)"
+                f"an image has the label {label}, but the files name {len(self._names)} classes, numbered from 0: the labels are wrong, "
+                "or they count from 1 (--first-label 1)"
             )
         return self._names[label] if self._names else f"{label:0{self._digits}}"
 
 
 def declared_classes(names: list[str], found: list[RawListing]) -> list[str]:
-    """Return the classes that files name by themselves, those without an image too, if the images' ids are these names."""
+    """Return the classes that the files name, including classes without images.
+
+    Return an empty list if the names are not unique, or if an image has another class.
+    """
     if not names or len(set(names)) < len(names):
         return []
     return names if {str(class_id) for part in found for class_id in part.classes} <= set(names) else []
@@ -153,9 +166,10 @@ def ordered(ids: Iterable[str]) -> list[str]:
 
 
 def all_classes(root: Location, found: list[RawListing], declared: list[str], order: LabelOrder, class_of: ClassOf, notes: list[str]) -> list[str]:
-    """Return the classes in label order; DataError for one that could not be a folder's name, or an order that cannot be had.
+    """Return the classes in label order.
 
-    `declared` may have no image, and keep their places all the same.
+    Classes in `declared` keep their places even if they have no image. Raise DataError for a class
+    name that cannot be a folder's name, or for an order that the source does not allow.
     """
     classes = ordered({str(class_id) for part in found for class_id in part.classes} | set(declared))
     for name in classes:
@@ -180,7 +194,7 @@ def all_classes(root: Location, found: list[RawListing], declared: list[str], or
 
 
 def _numbering(found: list[RawListing]) -> dict[int, str]:
-    """Return number -> id, as far as the source numbers its classes."""
+    """Return {number: class id} for the classes that the source numbers."""
     number: dict[int, str] = {}
     for part in found:
         number |= {label: str(class_id) for label, class_id in zip(part.labels, part.classes, strict=False) if label >= 0}
@@ -188,21 +202,22 @@ def _numbering(found: list[RawListing]) -> dict[int, str]:
 
 
 def _source_order(root: Location, number: dict[int, str], classes: list[str], declared: list[str]) -> list[str]:
-    """Return the classes by the source's own numbers; one that it has no image of keeps its place."""
+    """Return the classes by the source's own numbers; classes without images keep their places."""
     last = max(max(number, default=-1), len(declared) - 1)
     if last >= MOST_CLASSES:
-        raise DataError(f"--label-order source: {root} has the label {last}; at most {MOST_CLASSES} classes can be kept in places of their own")
+        raise DataError(f"--label-order source: {root} has the label {last}; this option supports at most {MOST_CLASSES} classes")
     digits = len(str(max(number, default=0)))
     found = [number.get(label) or (declared[label] if label < len(declared) else f"{label:0{digits}}") for label in range(last + 1)]
     if not number or len(set(found)) < len(found) or not set(classes) <= set(found):
-        raise DataError(f"--label-order source: {root} does not number its classes, each with a number of its own; leave the option out")
+        raise DataError(f"--label-order source: {root} does not give each class a number of its own; leave the option out")
     return found
 
 
 def leave_out_unknown(root: Location, found: list[RawListing], known: list[str], *, skip: bool) -> dict[str, dict[str, Any]]:
-    """Raise DataError if a split has classes that neither the first split has nor the source lists (`known`); with `skip`, leave their images out.
+    """Leave out images of classes that neither the first split has nor the source lists (`known`).
 
-    Return {split: {"classes": ..., "images": how many were left out}}.
+    Without `skip`, raise DataError if there are any.
+    Return {split: {"classes": unknown classes, "images": number of images left out}}.
     """
     first, *others = found
     classes = {str(name) for name in first.classes} | set(known)
@@ -216,8 +231,9 @@ def leave_out_unknown(root: Location, found: list[RawListing], known: list[str],
         if not skip:
             names = some([shown(name) for name in unknown], 5)
             raise DataError(
-                f"{root}: the {part.split} split has classes that {first.split} has not: {names} ({count} images). "
-                "If they are called or numbered differently, make them agree; --skip-unknown-classes leaves these images out"
+                f"{root}: the {part.split} split has classes that {first.split} does not have: {names} ({count} images). "
+                "If the splits name or number the same classes differently, make them agree; "
+                "--skip-unknown-classes leaves these images out"
             )
         left_out[part.split] = {"classes": unknown, "images": count}
         part.classes, part.names, part.places = ([column[i] for i in keep] for column in (part.classes, part.names, part.places))  # type: ignore[assignment]

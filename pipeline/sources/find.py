@@ -1,4 +1,4 @@
-"""Which shape a source has, by what its files begin with; names decide only splits.
+"""Recognise the shape of a source by the first bytes of its files; names decide only splits.
 
 In:  a folder, a file or a URI.    Out: a Source: classes in label order, listings, readers.
 """
@@ -21,11 +21,12 @@ from .splits import ORDER
 def find_source(
     where: str | Path | RemotePath, label_order: LabelOrder = "sorted", *, first_label: int | None = None, skip_unknown_classes: bool = False
 ) -> Source:
-    """Return the source at `where`, listed; DataError says what was found there and what was expected.
+    """Find and list the source at `where`; DataError says what was found and what was expected.
 
-    Labels number the sorted class ids, or follow the devkit (`label_order="devkit"`), or the source's own numbers ("source"), which
-    count from `first_label` (None: 1 in slim's TFRecord, else 0). Images of classes that the first split has not are refused, or left
-    out (`skip_unknown_classes`).
+    Labels number the sorted class ids; or they follow the devkit (`label_order="devkit"`) or the
+    source's own numbers ("source"), which count from `first_label` (None: 1 in slim's TFRecord
+    files, else 0). If a later split has classes that the first split does not have, raise
+    DataError, or leave their images out (`skip_unknown_classes`).
     """
     root = location(where)
     if is_served(root):
@@ -39,7 +40,7 @@ def find_source(
         return _found(root, label_order, first_label, notes, skip=skip_unknown_classes)
     except RecursionError as error:
         raise DataError(f"{root} has folders a thousand deep, or links in a circle: give --src a folder without them") from error
-    except DataError as error:  # what was noted until then may be the reason
+    except DataError as error:  # earlier notes may explain the error
         raise DataError("\n  ".join([str(error), *(f"noted before: {note}" for note in notes)])) from error
 
 
@@ -56,13 +57,13 @@ def _found(root: Location, label_order: LabelOrder, first_label: int | None, not
     found = [part for part in found if part.places]
     classes = all_classes(root, found, declared, label_order, class_of, notes)
     if len(classes) == 1:
-        notes.append(f"{root}: all images are of one class, {classes[0]}; if that is a folder around images of several, their labels are unknown")
+        notes.append(f"{root}: all images are of one class, {classes[0]}; if that folder holds images of several classes, their labels are unknown")
     for part in found:
         missing = sorted(set(classes) - set(part.classes))
         if missing:
             notes.append(f"{root}: {len(missing)} of {len(classes)} classes have no image in {part.split} ({some(missing)})")
     for split, facts in left_out.items():
-        lacking = f"{found[0].split} has not their {len(facts['classes'])} classes ({some(facts['classes'])})"
+        lacking = f"{found[0].split} does not have their {len(facts['classes'])} classes ({some(facts['classes'])})"
         notes.append(f"{root}: {facts['images']} images of {split} are left out: {lacking}")
     listings = [listing_of(part, classes, notes) for part in found]
     notes.extend(missing_from_ilsvrc2012(classes, listings))
@@ -70,7 +71,7 @@ def _found(root: Location, label_order: LabelOrder, first_label: int | None, not
 
 
 def _listed(layout: SourceLayout, class_of: ClassOf, first_label: int | None, notes: list[str]) -> tuple[str, list[RawListing], list[str], list[str]]:
-    """Return (shape, splits, names that the files give their classes, classes that may have no image)."""
+    """Return (shape, splits, class names that the files give, classes that may have no image)."""
     kinds = sorted({file.kind for file in layout.files})
     if len(kinds) > 1:
         raise DataError(f"{layout.folder} has files of several shapes ({', '.join(kinds)}): give --src the folder of one of them")

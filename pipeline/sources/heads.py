@@ -1,4 +1,4 @@
-"""Recognises files, and members of tars, by their first bytes."""
+"""Recognise files, and members of tars, by their first bytes."""
 
 import re
 import struct
@@ -15,19 +15,20 @@ COMPRESSED = {
     b"7z\xbc\xaf": "7z",
     b"Rar!": "rar",
 }
-IMAGE = re.compile(r"(?i)\.(jpe?g|jpe|jfif|png|webp|bmp|gif|tiff?|ppm|pgm|pnm|avif|heic)$")  # names that say so
-TFRECORD_HEADER = 12  # bytes before the data of a record: their length, and its checksum
+# Names of image files.
+IMAGE = re.compile(r"(?i)\.(jpe?g|jpe|jfif|png|webp|bmp|gif|tiff?|ppm|pgm|pnm|avif|heic)$")
+TFRECORD_HEADER = 12  # bytes before a record's data: the data's length, and its checksum
 
 
 def is_image(head: bytes) -> bool:
-    """Tell an image of a format that is decoded, or nearly so."""
+    """Return whether `head` begins like an image of a supported format, or of a variant of one."""
     if head.startswith(b"RIFF"):
         return head[8:12] == b"WEBP"
     return head.startswith((b"\xff\xd8", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"P5", b"P6"))
 
 
 def is_tar(head: bytes) -> bool:
-    """Tell a tar by the checksum of its first header."""
+    """Return whether `head` begins a tar, by the checksum of the first header."""
     if len(head) < 512 or not head[:1].strip(b"\0"):
         return False
     try:
@@ -43,17 +44,17 @@ def masked_crc(data: bytes | memoryview) -> int:
 
 
 def is_tfrecord(head: bytes) -> bool:
-    """Tell a TFRecord by the checksum of its first length."""
+    """Return whether `head` begins a TFRecord file, by the checksum of the first length."""
     return len(head) >= TFRECORD_HEADER and struct.unpack_from("<I", head, 8)[0] == masked_crc(head[:8])
 
 
 def compression(head: bytes) -> str | None:
-    """Return how data that begin with `head` are compressed, None if they are not."""
+    """Return the compression of data that begin with `head`, None if they are not compressed."""
     return next((name for magic, name in COMPRESSED.items() if head.startswith(magic)), None)
 
 
 def begins(head: bytes) -> str:
-    """Say what data begin with, for a message."""
+    """Return a description of the first bytes of a file, for a message."""
     if not head:
         return "it is empty"
     return "it begins with zeros" if not head.strip(b"\0") else f"it begins with {head[:8]!r}"

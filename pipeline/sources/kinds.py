@@ -1,4 +1,7 @@
-"""Recognises data files by their first bytes. A file whose name claims a format that its content does not have is refused."""
+"""Recognise data files by their first bytes.
+
+A file whose name claims a format that its content does not have raises DataError.
+"""
 
 import re
 
@@ -6,7 +9,7 @@ from ..errors import DataError
 from ..storage.uri import Location, RemotePath
 from .heads import begins, compression, is_tar, is_tfrecord
 
-HEAD = 512  # bytes that tell what a file is
+HEAD = 512  # bytes that are read to recognise a file
 NO_IMAGE = re.compile(
     r"(?i)(\.(txt|jsonl?|csv|tsv|md|rst|xml|ya?ml|html?|pdf|py|ipynb|log|toml|mat|np[yz]|pkl|pickle|bin|pth?|sh|cfg|ini|names|md5|sha\d+|lst|idx"
     r"|crc|sums?)|(^|/)(readme|licen[cs]e|copying|changelog|_success))$"
@@ -34,14 +37,15 @@ def head_of(path: Location) -> bytes:
 
 
 def kind_of(path: Location) -> str | None:
-    """Return "tar", "parquet", "TFRecord" or "compressed" for a file of a data set, None for any other.
+    """Return "tar", "parquet", "TFRecord" or "compressed" for a data file, None for any other file.
 
-    DataError for one whose name says that it is a part, and whose content says that it is not: a part that is left out changes labels.
+    Raise DataError if the name claims a format that the content does not have: leaving out a part
+    of a data set would change labels.
     """
     if _DEVKIT.search(path.name) or NO_IMAGE.search(path.name):
         return None
     if _UNFINISHED.search(path.name) and ARCHIVE.search(path.name):
-        raise DataError(f"{path} is what an unfinished download leaves: finish it, or delete it")
+        raise DataError(f"{path} is an unfinished download: finish it, or delete it")
     head = head_of(path)
     if compression(head):
         return "compressed" if ARCHIVE.search(path.name) else None

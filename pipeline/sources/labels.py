@@ -1,8 +1,8 @@
-"""Facts about ILSVRC: which class a validation image belongs to, which number the devkit gives a class, how many images there are.
+"""Look up ILSVRC facts: classes of validation images, class numbers of the devkit, image counts.
 
-`ilsvrc2012.npz` holds the 1000 ids (the number of each wnid) and the class of each of the 50,000 validation images as
-uint16, taken from the labels that TensorFlow Datasets 4.9.10 publishes (Apache-2.0): facts, so that a bare validation
-folder or tar works.
+`ilsvrc2012.npz` holds the 1000 ids (the number of each wnid) and the class of each of the 50,000
+validation images as uint16, taken from the labels that TensorFlow Datasets 4.9.10 publishes
+(Apache-2.0). With this table, a validation folder or tar without label files can be read.
 """
 
 import csv
@@ -24,29 +24,33 @@ from ..storage.uri import Location, RemotePath, read_file
 from .listing import Listing, some
 
 NUMBERED = re.compile(r"ILSVRC(\d{4})_(val|test)_(\d{8})")
-COUNTS = {"train": 1_281_167, "val": 50_000}  # of ILSVRC2012; the 100,000 test images have no public labels
-MAX_TEXT = 1 << 26  # bytes of a label file
+# Images of ILSVRC2012 by split; the 100,000 test images have no public labels.
+COUNTS = {"train": 1_281_167, "val": 50_000}
+MAX_TEXT = 1 << 26  # largest label file, in bytes
 
 
 @cache
 def ilsvrc2012() -> tuple[list[str], list[int]]:
-    """Return the 1000 ids, sorted, and the label of each validation image in the order of their names."""
+    """Return the 1000 ids, sorted, and the label of each validation image, in order of names."""
     with (files(__package__) / "ilsvrc2012.npz").open("rb") as file:
         table = np.load(file, allow_pickle=False)
         return [f"n{number:08}" for number in table["wnids"].tolist()], table["val"].tolist()
 
 
 class ClassOf:
-    """Looks up the class of a validation or test image by its name: Kaggle's CSV, else the devkit, else the table above."""
+    """Looks up the class of a validation or test image by its name.
+
+    Looks in Kaggle's CSV first, then in the devkit, then in the table of `ilsvrc2012`.
+    """
 
     def __init__(self, folders: list[Location]) -> None:
-        """Read the label files in `folders`: that of the images first, then those around it."""
+        """Read the label files in `folders`: first the folder of the images, then those above."""
         self._csv = _kaggle_csv(folders)
         self.devkit = next((devkit for folder in folders if (devkit := Devkit.find(folder))), None)
         self.origin = ""
 
     def __call__(self, stem: str) -> str | None:
-        """Return the class id of the image called `stem` (without extension), None if nothing knows it."""
+        """Return the class id of the image named `stem` (without extension), None if unknown."""
         if stem in self._csv:
             self.origin = "LOC_val_solution.csv"
             return self._csv[stem]
@@ -70,7 +74,7 @@ class Devkit:
     """The development kit of one year: its ground truth files and its numbering of the classes."""
 
     def __init__(self, path: Location, year: str, read: Callable[[str], bytes | None]) -> None:
-        """Read what is there; `read(name)` returns a file of its data/ folder."""
+        """Read the ground truth; `read(name)` returns a file of data/, None if it is missing."""
         self.path, self.year, self._read = path, year, read
         self._truth = {"val": self._numbers("validation"), "test": self._numbers("test")}
         self._ids: dict[int, str] | None = None
@@ -100,7 +104,7 @@ class Devkit:
         return ids[truth[number - 1]]
 
     def ids(self) -> dict[int, str]:
-        """Return number -> class id: from meta.mat (with scipy), else, for 2012, from its ground truth beside our table."""
+        """Return {number: class id}, from meta.mat (with scipy) or the ground truth (2012 only)."""
         if self._ids is None:
             self._ids = self._from_meta() or self._from_table()
         return self._ids
@@ -117,18 +121,23 @@ class Devkit:
             rows = loadmat(io.BytesIO(data), squeeze_me=True, variable_names=["synsets"])["synsets"]
             number, wnid = f"ILSVRC{self.year}_ID", "WNID"
             return {int(row[number]): str(row[wnid]) for row in np.atleast_1d(rows)}
-        except Exception as error:  # scipy raises anything on a damaged file
+        except Exception as error:  # scipy may raise any exception on a damaged file
             raise DataError(f"{self.path}: meta.mat cannot be read ({type(error).__name__}: {error}); restore it") from error
 
     def _from_table(self) -> dict[int, str]:
-        """Each of the 1000 classes has fifty validation images, so that truth beside table tells every number's class."""
+        """Return {number: class id} by comparing the ground truth with the table of `ilsvrc2012`.
+
+        Each of the 1000 classes has fifty validation images, so every number occurs.
+        """
         ids, val = ilsvrc2012()
         if self.year != "2012" or len(self._truth["val"]) != len(val):
             raise DataError(f"{self.path}: its class numbers are in meta.mat, which scipy reads: pip install scipy")
         found: dict[int, str] = {}
         for number, label in zip(self._truth["val"], val, strict=True):
             if found.setdefault(number, ids[label]) != ids[label]:
-                raise DataError(f"{self.path}: its ground truth contradicts the known labels of the validation images: class {number} is several")
+                raise DataError(
+                    f"{self.path}: its ground truth contradicts the known labels of the validation images: class {number} stands for several"
+                )
         return found
 
     def _numbers(self, split: str) -> list[int]:
@@ -152,7 +161,10 @@ def _folder_reader(folder: Path) -> Callable[[str], bytes | None]:
 
 
 def _archive_reader(path: Path) -> Callable[[str], bytes | None] | None:
-    """Return a reader of a .tar.gz devkit (2 MB); what it holds is bounded while it is unpacked in memory."""
+    """Return a reader of a .tar.gz devkit (2 MB), None if it is not an archive.
+
+    It is unpacked in memory, within fixed limits.
+    """
     found: dict[str, bytes] = {}
     if not path.is_file():
         return None
@@ -160,7 +172,8 @@ def _archive_reader(path: Path) -> Callable[[str], bytes | None] | None:
         with tarfile.open(path, "r:*") as archive:
             for count, member in enumerate(archive):
                 name = member.name.rpartition("/")[2]
-                if count > 10_000 or member.offset > MAX_TEXT:  # a bomb: passing over its members would unpack them
+                # A decompression bomb: even skipping its members would unpack them.
+                if count > 10_000 or member.offset > MAX_TEXT:
                     break
                 if member.isreg() and member.size <= MAX_TEXT and (name == "meta.mat" or name.endswith("_ground_truth.txt")):
                     file = archive.extractfile(member)
@@ -174,7 +187,10 @@ def _archive_reader(path: Path) -> Callable[[str], bytes | None] | None:
 
 
 def _kaggle_csv(folders: list[Location]) -> dict[str, str]:
-    """Return image -> class of LOC_val_solution.csv (ImageId,PredictionString; its first word is the class), in `folders` or above Data/CLS-LOC."""
+    """Return {image: class} from LOC_val_solution.csv in `folders` or above Data/CLS-LOC.
+
+    Its columns are ImageId,PredictionString; the first word of PredictionString is the class.
+    """
     first = folders[0]
     above = list(first.absolute().parents[:3]) if isinstance(first, Path) and first.name == "CLS-LOC" else []
     path = next((path for folder in (*folders, *above) if (path := folder / "LOC_val_solution.csv").is_file()), None)
@@ -190,7 +206,10 @@ def _kaggle_csv(folders: list[Location]) -> dict[str, str]:
 
 
 def missing_from_ilsvrc2012(classes: list[str], listings: list[Listing]) -> Iterator[str]:
-    """Yield what is not as in ILSVRC2012, if this is meant to be it: the splits' counts, and the classes'."""
+    """Yield a note for each difference from ILSVRC2012 in the counts of classes and images.
+
+    Yield nothing unless all classes are ILSVRC2012's, and at least 900 of them are there.
+    """
     ids, _ = ilsvrc2012()
     known = len(set(classes) & set(ids))
     if known < 900 or known < len(classes):
@@ -208,7 +227,10 @@ def missing_from_ilsvrc2012(classes: list[str], listings: list[Listing]) -> Iter
 
 
 def devkit_order(root: Location, devkit: Devkit | None, classes: list[str]) -> list[str]:
-    """Return `classes` in the devkit's order (ILSVRC2012_ID, the labels of the 2012 code); DataError without a devkit."""
+    """Return `classes` in the devkit's order; raise DataError without a devkit.
+
+    The order is that of ILSVRC2012_ID, which the 2012 code uses as labels.
+    """
     if devkit is None:
         raise DataError(f"--label-order devkit needs the devkit: put ILSVRC2012_devkit_t12.tar.gz into {root}")
     number: dict[Any, int] = {name: i for i, name in devkit.ids().items()}

@@ -1,9 +1,9 @@
-"""Where in a folder the data set lies, and which of its folders and files are which split.
+"""Find the data set in a folder, and the split of each of its folders and files.
 
-In:  a folder or a file.    Out: a Layout; DataError for whatever looks like a split or a wrapper and cannot be told.
+In:  a folder or a file.    Out: a SourceLayout; DataError if a split or a wrapper is ambiguous.
 
-A wrapper is a folder that has the whole data set in it and is no part of its meaning, as ILSVRC2012/, data/ and
-ILSVRC/Data/CLS-LOC/ are.
+A wrapper is a folder that holds the whole data set and has no meaning of its own, such as
+ILSVRC2012/, data/ and ILSVRC/Data/CLS-LOC/.
 """
 
 import re
@@ -20,12 +20,11 @@ from .looks import has_data, is_flat, look
 from .splits import CONTAINERS, EXPECTED, exact_split, folder_splits, names_a_split, split_in, split_of, words
 from .tree import Tree, inside, tree_of, under
 
-DEEPEST = 8  # wrappers in each other
-MOST_PARTS = 1 << 20  # that the name of a file is believed to have
-ABOUT = frozenset(
-    ("bbox", "bboxes", "annotation", "annotations", "labels", "masks", "meta", "metadata", "devkit")
-)  # words of archives without images
-LOOKED_AT = 32  # folders of one place whose content is looked at: more than that are classes
+DEEPEST = 8  # maximum number of nested wrappers
+MOST_PARTS = 1 << 20  # largest number of parts that is believed from a file name
+# Words in the names of archives that hold no images.
+ABOUT = frozenset(("bbox", "bboxes", "annotation", "annotations", "labels", "masks", "meta", "metadata", "devkit"))
+LOOKED_AT = 32  # subfolders whose content is examined; a folder with more of them holds classes
 
 
 class DataFile(NamedTuple):
@@ -33,22 +32,23 @@ class DataFile(NamedTuple):
 
     kind: str
     path: Location
-    split: str | None  # None: neither its name nor its folders say
+    split: str | None  # None: neither its name nor its folders name one
 
 
 @dataclass(frozen=True)
 class SourceLayout:
-    """What a source is made of."""
+    """The folder, splits and data files of a source."""
 
     root: Location  # as it was given
     folder: Location  # of the data set: `root`, or a folder below it
-    splits: dict[str, str] = field(default_factory=dict)  # split -> its folder below `folder`; none if `folder` holds classes
+    # split -> its folder below `folder`; empty if `folder` itself holds the classes
+    splits: dict[str, str] = field(default_factory=dict)
     files: tuple[DataFile, ...] = ()
-    default: str = "train"  # split of what names none
+    default: str = "train"  # split of images whose path names none
 
     @property
     def wrappers(self) -> list[Location]:
-        """The folders from `root` down to `folder`, where files about the data set may lie as well."""
+        """The folders from `folder` up to `root`; all may hold files about the data set."""
         found = [self.folder]
         while found[-1] != self.root and len(found) <= DEEPEST:
             found.append(found[-1].parent)
@@ -56,7 +56,10 @@ class SourceLayout:
 
 
 def layout_of(root: Location, notes: list[str]) -> SourceLayout:
-    """Return the layout of a source, and add to `notes` what a user should know of it; DataError says what was seen and not understood."""
+    """Return the layout of a source, and add to `notes` what a user should know about it.
+
+    DataError says what was found that is not understood.
+    """
     if root.is_file():
         kind = kind_of(root)
         _refuse_compressed([root] if kind == "compressed" else [])
@@ -78,20 +81,21 @@ def layout_of(root: Location, notes: list[str]) -> SourceLayout:
         notes.append(f"{folder}: compressed archives are not read ({some([shown(path.name) for path in compressed], 10)})")
     notes.extend(_missing_parts(files))
     lists = [name for name in tree.names("") if NO_IMAGE.search(name) and names_a_split(name.rpartition(".")[0])]
-    lists = [name for name in lists if not re.match(r"LOC_|ILSVRC", name)]  # whose labels are read
+    # LOC_... and ILSVRC... are label files, which are read.
+    lists = [name for name in lists if not re.match(r"LOC_|ILSVRC", name)]
     if lists and not splits and not files:
         notes.append(f"{folder}: files that may say which images are of which split are not read ({some(lists, 10)})")
     default = next((split for place in dict.fromkeys((root, folder)) if (split := _home(place)) != "train"), "train")
     if not splits and not any(file.split for file in files) and not is_flat(tree, ""):
         if default != "train":
-            notes.append(f"{folder}: nothing in it names a split, and it is called as the split {default} is: all is read as {default}")
+            notes.append(f"{folder}: nothing in it names a split, and the folder has the name of the split {default}: all is read as {default}")
         elif exact_split(_absolute(folder).name) not in (None, "train"):
             notes.append(f"{folder}: nothing in it names a split: all is read as train, though the folder is called {_absolute(folder).name}")
     return SourceLayout(root, folder, splits, tuple(files), default)
 
 
 def _missing_parts(files: list[DataFile]) -> Iterator[str]:
-    """Yield a note for each set of files called ...-00000-of-00010 of which some are missing."""
+    """Yield a note for each incomplete set of files with names like ...-00000-of-00010."""
     sets: dict[tuple[str, int], set[int]] = {}
     for file in files:
         match = re.search(r"(.*)-(\d+)-of-(\d+)(\.\w+)?$", str(file.path))
@@ -106,7 +110,10 @@ def _missing_parts(files: list[DataFile]) -> Iterator[str]:
 
 
 def _home(folder: Location) -> str:
-    """Return the split of what names none: val if the folder is called so, else train: test/ and dev/ may be called so for other reasons."""
+    """Return the split of images whose path names none: val if the folder is named so, else train.
+
+    A folder may be named test/ or dev/ for other reasons.
+    """
     name = _absolute(folder).name
     return exact_split(name) or "train" if name.lower() in ("val", "valid", "validation") else "train"
 
@@ -118,7 +125,7 @@ def _absolute(folder: Location) -> Location:
 def _refuse_compressed(paths: list[Location]) -> None:
     paths = [path for path in paths if not (ABOUT & set(words(path.name)) or NO_IMAGE.search(path.name.rpartition(".")[0]))]
     if paths:
-        raise DataError(f"{paths[0]} is compressed, so that no image in it can be read by itself: decompress it first")
+        raise DataError(f"{paths[0]} is compressed, so its images cannot be read one by one: decompress it first")
 
 
 # Wrappers
@@ -133,11 +140,11 @@ def _data_folder(root: Location, notes: list[str]) -> Location:
                 notes.append(f"{root}: the data set is in {here}")
             return here
         here = below
-    raise DataError(f"{root} has {DEEPEST} folders in each other before any image: give --src the one that holds the data set")
+    raise DataError(f"{root} has {DEEPEST} nested folders above any image: give --src the one that holds the data set")
 
 
 def _wrapped(here: Location, notes: list[str]) -> Location | None:
-    """Return the folder that `here` is the wrapper of, None if it is none."""
+    """Return the folder that `here` is a wrapper of, None if `here` is not a wrapper."""
     tree = tree_of(here)
     folders = tree.folders("")
     if {"blobs", "snapshots"} <= set(folders):
@@ -170,7 +177,10 @@ def _wrapped(here: Location, notes: list[str]) -> Location | None:
 
 
 def _snapshot(here: Location, tree: Tree) -> Location:
-    """Return the revision of a data set in the Hugging Face hub's cache: the only one, or the one that refs/main names."""
+    """Return the revision to read of a data set in the Hugging Face hub's cache.
+
+    It is the only revision, or the one that refs/main names.
+    """
     revisions = tree.folders("snapshots")
     main = here / "refs" / "main"
     if len(revisions) > 1 and main.is_file():
@@ -189,7 +199,7 @@ def _no_classes(folder: Location) -> str:
 
 
 def _splits(folder: Location, tree: Tree, notes: list[str]) -> dict[str, str]:
-    """Return split -> folder; none if the folders are classes, one of which may well be called "train"."""
+    """Return {split: folder}, empty if the folders are classes, of which one may be named train."""
     folders = tree.folders("")
     named = folder_splits(folders)
     if not named and len(folders) <= LOOKED_AT:
@@ -197,7 +207,8 @@ def _splits(folder: Location, tree: Tree, notes: list[str]) -> dict[str, str]:
     looks = {name: look(folder, tree, name) for name in named}
     sure = {name for name, seen in looks.items() if seen.folders or seen.whole or is_flat(tree, name)}
     others = [name for name in folders if name not in named and "devkit" not in name.lower()]
-    if not named or (others and not sure and len(set(named.values())) == 1):  # of two splits neither is a class
+    # If two splits are named, neither is a class.
+    if not named or (others and not sure and len(set(named.values())) == 1):
         _check_classes(folder, tree, folders)
         return {}
     found: dict[str, str] = {}
@@ -217,17 +228,20 @@ def _splits(folder: Location, tree: Tree, notes: list[str]) -> dict[str, str]:
 
 
 def _check_classes(folder: Location, tree: Tree, folders: list[str]) -> None:
-    """Raise DataError for a class that is called like a split, and holds folders as a split would."""
+    """Raise DataError for a class that is named like a split and holds folders like a split."""
     for name in folders:
         if names_a_split(name) and look(folder, tree, name).folders:
             raise DataError(
-                f"{folder}/{name} has folders with images in it, as a split has classes, and its name has the word of a split and others: "
+                f"{folder}/{name} has folders with images, as a split does, but its name has other words beside the split's: "
                 f"expected folders called {EXPECTED}; rename it"
             )
 
 
 def _only_split(folder: Location, tree: Tree, folders: list[str]) -> dict[str, str]:
-    """Return the one folder with images if its name has a split's word among others: flowers_val/<class>/."""
+    """Return {folder: split} for the only folder with images if its name contains a split's word.
+
+    An example is flowers_val/<class>/. Otherwise return an empty dictionary.
+    """
     bearing = [name for name in folders if look(folder, tree, name).bears]
     if len(bearing) == 1 and names_a_split(bearing[0]) and look(folder, tree, bearing[0]).folders:
         split = split_in(bearing[0], folder / bearing[0])
@@ -236,7 +250,10 @@ def _only_split(folder: Location, tree: Tree, folders: list[str]) -> dict[str, s
 
 
 def _check_others(folder: Location, tree: Tree, found: dict[str, str], others: list[str]) -> None:
-    """Raise DataError if a folder beside the splits may be a part of the data set: left out, it would be missed; read, it might leak."""
+    """Raise DataError if a folder beside the splits may be a part of the data set.
+
+    Leaving it out would lose images; reading it might leak images between splits.
+    """
     for name in others:
         seen = look(folder, tree, name)
         a_few_pictures = len(found) > 1 and not seen.folders and not seen.whole and not names_a_split(name)
@@ -252,7 +269,7 @@ def _check_others(folder: Location, tree: Tree, found: dict[str, str], others: l
 
 
 def _check_beside_files(folder: Location, tree: Tree, notes: list[str]) -> None:
-    """Raise DataError if class folders lie beside data files: which of them are the data set cannot be told."""
+    """Raise DataError if class folders lie beside data files: either may be the data set."""
     names = [name for name in tree.folders("") if "devkit" not in name.lower()]
     looks = {name: seen for name in names[:LOOKED_AT] if (seen := look(folder, tree, name)).bears}
     if len(looks) > 1 or any(seen.folders or seen.whole for seen in looks.values()):
@@ -264,7 +281,10 @@ def _check_beside_files(folder: Location, tree: Tree, notes: list[str]) -> None:
 
 
 def _files_in(folder: Location, tree: Tree, below: str, parts: tuple[str, ...]) -> tuple[list[DataFile], list[Location]]:
-    """Return the data files directly in a folder, and the compressed ones; `parts` name the split with them."""
+    """Return the data files and the compressed files directly in a folder.
+
+    Their splits are named by `parts` and by their own names.
+    """
     files: list[DataFile] = []
     compressed: list[Location] = []
     for name in tree.names(below):
@@ -273,7 +293,7 @@ def _files_in(folder: Location, tree: Tree, below: str, parts: tuple[str, ...]) 
         path = under(folder, inside(below, name))
         if not isinstance(path, RemotePath) and not path.is_file():
             if path.is_symlink() and not path.exists():
-                raise DataError(f"{path} is a link to nowhere: a part, a split or a class may be missing; mend or delete it")
+                raise DataError(f"{path} is a broken symbolic link: a part, a split or a class may be missing; repair or delete it")
             continue  # a pipe, a device
         kind = kind_of(path)
         if kind == "compressed":
@@ -284,7 +304,7 @@ def _files_in(folder: Location, tree: Tree, below: str, parts: tuple[str, ...]) 
 
 
 def _files_in_split(folder: Location, tree: Tree, name: str, split: str) -> tuple[list[DataFile], list[Location]]:
-    """Return the data files in the folder of a split, at any depth."""
+    """Return the data files and the compressed files in the folder of a split, at any depth."""
     files: list[DataFile] = []
     compressed: list[Location] = []
     for below in _folders_with_files(folder, tree, name, 0):
@@ -295,7 +315,10 @@ def _files_in_split(folder: Location, tree: Tree, name: str, split: str) -> tupl
 
 
 def _folders_with_files(folder: Location, tree: Tree, below: str, depth: int) -> Iterator[str]:
-    """Yield the folders of a split in which data files may lie: not those of classes, told by looking into some of them."""
+    """Yield the folders of a split in which data files may lie.
+
+    Class folders are skipped; they are recognised by looking into a sample of the subfolders.
+    """
     yield below
     folders = [f"{below}/{name}" for name in tree.folders(below)]
     step = max(1, len(folders) // LOOKED_AT)

@@ -1,7 +1,8 @@
-"""What a source offers: columns of images in one fixed order, whatever the shape they come in, and their bytes by place.
+"""List the images of a source: columns of keys, labels and places, in one fixed order.
 
-A key is `<split>/<class>/<file name>`, the same for every shape, so that the same images give the same shards. For a
-folder with train/ and val/ it is the path below it.
+A key is `<split>/<class>/<file name>`, the same for every shape of source, so that the same images
+give the same shards. For a folder with train/ and val/ it is the path below that folder. A place
+says where the bytes of an image lie.
 """
 
 import hashlib
@@ -21,47 +22,52 @@ from ..arrow import numbers, plain, strings
 from ..errors import DataError
 from ..storage.uri import Location
 
-MAX_BYTES = 1 << 28  # of one encoded image; a larger one is not read into memory
+MAX_BYTES = 1 << 28  # largest encoded image, in bytes; a larger one is not read into memory
 WNID = re.compile(r"n\d{8}")
 
 
 class Place(NamedTuple):
     """Where the bytes of one image lie, as its split's reader understands it."""
 
-    name: bytes  # of the file below the source, or of the member
-    file: int  # which of the reader's files, -1: `name` is the file
-    offset: int  # in the file, bytes; of parquet: row group
-    size: int  # bytes, -1: unknown; of parquet: row in the group
+    name: bytes  # path of the file below the source, or name of the member
+    file: int  # index in the reader's files; -1: `name` is the file
+    offset: int  # in the file, in bytes; for parquet: row group
+    size: int  # bytes, -1: unknown; for parquet: row in the group
 
 
 @runtime_checkable
 class Reader(Protocol):
-    """Reads images by their place. Cheap to pickle: worker processes get a copy each."""
+    """Reads images by their place. Cheap to pickle: each worker process gets a copy."""
 
-    paths: list[Location]  # the files that places count; none if each image is a file
+    paths: list[Location]  # the files that `Place.file` indexes; empty if each image is a file
 
     def read(self, place: Place) -> bytes:
-        """Return the bytes; UndecodableImage if it cannot be read as one, OSError if it is gone."""
+        """Return the bytes of an image.
+
+        Raise UndecodableImage if they can never be read as an image, OSError if they are gone.
+        """
 
     def where(self, place: Place) -> str:
-        """Say where that is, for people."""
+        """Return a description of the place, for messages."""
 
 
 @dataclass(eq=False)
 class RawListing:
-    """The images of one split as one shape lists them, in any order; lists of equal length."""
+    """The images of one split as first listed, in any order; lists of equal length."""
 
     split: str
     reader: Reader
-    of_rows: bool = False  # images are rows of tables, which need no names
-    may_repeat: bool = False  # names of images may be equal, and are told apart by where the images lie
-    classes: list[str | None] = field(default_factory=list)  # id of each image's class, None where only a number is known
-    labels: list[int] = field(default_factory=list)  # its number in the source's own list of classes, -1: unknown; or empty
+    of_rows: bool = False  # images are rows or records, which may have no names
+    may_repeat: bool = False  # equal names are allowed; where the images lie tells them apart
+    # class id of each image, None where only a number is known
+    classes: list[str | None] = field(default_factory=list)
+    # number of each image's class in the source's own list, -1: unknown; or empty
+    labels: list[int] = field(default_factory=list)
     names: list[bytes] = field(default_factory=list)  # file name below the class folder
     places: list[Place] = field(default_factory=list)
 
     def extend(self, other: "RawListing") -> None:
-        """Take the images of another one, which the same reader reads."""
+        """Append the images of another listing with the same reader."""
         self.classes += other.classes
         self.labels += other.labels
         self.names += other.names
@@ -70,11 +76,12 @@ class RawListing:
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """The images of one split, sorted by class and name. Columns, not one object an image."""
+    """The images of one split, sorted by class and name, in columns (not one object per image)."""
 
     split: str
-    keys: pa.LargeBinaryArray  # <split>/<class>/<file name>; UTF-8, or the odd bytes that a file system allowed
-    labels: Int64[np.ndarray, "n"]  # place in the source's list of classes
+    # <split>/<class>/<file name>; UTF-8, or whatever bytes the file system allowed
+    keys: pa.LargeBinaryArray
+    labels: Int64[np.ndarray, "n"]  # index in the source's list of classes
     places: pa.RecordBatch  # name: large_binary, file: int32, offset: int64, size: int64
 
     def __len__(self) -> int:
@@ -82,7 +89,7 @@ class Listing:
         return len(self.labels)
 
     def take(self, rows: Int64[np.ndarray, "m"]) -> "Listing":
-        """Return some of the images."""
+        """Return a listing of the images in `rows` only."""
         indices = numbers(rows)
         return Listing(self.split, self.keys.take(indices), self.labels[rows], self.places.take(indices))
 
@@ -96,37 +103,41 @@ class Listing:
         return Place._make(column[row].as_py() for column in self.places.columns)
 
     def rows(self) -> list[tuple[bytes, int, Place]]:
-        """Return (key, label, place) of each image: for a shard's worth of them."""
+        """Return (key, label, place) of each image; meant for the images of one shard."""
         places = map(Place._make, zip(*(column.to_pylist() for column in self.places.columns), strict=True))
         return list(zip(self.keys.to_pylist(), self.labels.tolist(), places, strict=True))
 
 
 @dataclass(eq=False)
 class Source:
-    """Raw images with labels, of any shape. Cheap to pickle once the listings are dropped (`reader_only`)."""
+    """Raw images with labels, of any shape. Readers are cheap to pickle, listings are not."""
 
-    shape: str  # what it was recognised as
+    shape: str  # the shape that was recognised
     where: str
     classes: list[str]  # ids in label order
     found: list[Listing]
     readers: dict[str, Reader]  # by split
     remarks: list[str]
-    left_out: dict[str, dict[str, Any]] = field(default_factory=dict)  # by split: classes that train has not, and their images
+    # by split: the classes that the first split does not have, and the number of their images
+    left_out: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def listings(self) -> list[Listing]:
         """Return every split found."""
         return self.found
 
     def read(self, split: str, place: Place) -> bytes:
-        """Return the bytes of one image; raise UndecodableImage if it cannot be read as one, OSError if it is gone."""
+        """Return the bytes of one image.
+
+        Raise UndecodableImage if they can never be read as an image, OSError if they are gone.
+        """
         return self.readers[split].read(place)
 
     def notes(self) -> list[str]:
-        """Return what a user should know: what was passed over, what is missing, and why."""
+        """Return what a user should know: what was skipped, what is missing, and why."""
         return self.remarks
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 of where every image lies and how large it is: another one means that the source was changed."""
+        """Return a SHA-256 of the places and sizes of all images; it shows whether they changed."""
         digest = hashlib.sha256(self.shape.encode())
         for listing in self.found:
             digest.update(f"{listing.split} {len(listing)}\n".encode())
@@ -135,8 +146,8 @@ class Source:
         return digest.hexdigest()
 
 
-def feed(digest: Any, column: pa.Array) -> None:  # noqa: ANN401  (hashlib's objects have no public type)
-    """Add an Arrow column to a digest by its values, whatever the offset of its buffers."""
+def feed(digest: Any, column: pa.Array) -> None:  # noqa: ANN401  (hashlib has no public type)
+    """Add the values of an Arrow column to a digest, whatever the offset of its buffers."""
     if pa.types.is_large_binary(column.type):
         data = pa.concat_arrays([column])
         _, offsets, values = data.buffers()
@@ -150,7 +161,8 @@ def feed(digest: Any, column: pa.Array) -> None:  # noqa: ANN401  (hashlib's obj
 def listing_of(found: RawListing, classes: list[str], notes: list[str]) -> Listing:
     """Return the columns of `found`, sorted by label, then key.
 
-    Images whose keys would be the same have the folders and the file in them that they lie in; DataError if that does not tell them apart.
+    Keys that would be equal also name the folders and the file that hold the images. Raise
+    DataError if that does not tell them apart.
     """
     number: dict[str | None, int] = {name: label for label, name in enumerate(classes)}
     labels = np.fromiter(map(number.__getitem__, found.classes), np.int64, len(found.classes))
@@ -170,7 +182,7 @@ def listing_of(found: RawListing, classes: list[str], notes: list[str]) -> Listi
 
 
 def _twin(sorted_keys: pa.LargeBinaryArray) -> bytes | None:
-    """Return a key that is there twice, None if there is none."""
+    """Return a key that occurs twice, None if there is none."""
     if len(sorted_keys) < 2:
         return None
     same = pc.equal(sorted_keys[1:], sorted_keys[:-1])
@@ -178,10 +190,11 @@ def _twin(sorted_keys: pa.LargeBinaryArray) -> bytes | None:
 
 
 def _told_apart(found: RawListing, labels: Int64[np.ndarray, "n"], notes: list[str]) -> list[bytes]:
-    """Return the names of the images below their classes, told apart within a class as far as the source tells them apart.
+    """Return the names of the images below their classes, made unique within a class if possible.
 
-    Of names that are there twice each gets the folders before it that the image has in its archive or column; if that is not enough, the
-    name of the file, too; then its own name in the archive or, in a table, its number among those of the same name.
+    A name that occurs twice is preceded by the folders that the image has in its archive or column.
+    If that is not enough, the name of the file is added, too; then the image's own name in the
+    archive or, in a table, its number among the images of the same name.
     """
     names = found.names
     if not found.may_repeat:
@@ -193,7 +206,7 @@ def _told_apart(found: RawListing, labels: Int64[np.ndarray, "n"], notes: list[s
             return names
         if longer is _with_folders:
             count = sum(times for times in seen.values() if times > 1)
-            notes.append(f"{count} images of {found.split} have names that occur twice in their class: the keys have where they lie, too")
+            notes.append(f"{count} images of {found.split} have names that occur twice in their class: their keys also say where they lie")
         names = [longer(found, files, i, key[1]) if seen[key] > 1 else key[1] for i, key in enumerate(zip(labels.tolist(), names, strict=True))]
     seen, before = Counter(zip(labels.tolist(), names, strict=True)), Counter[tuple[int, bytes]]()
     told = []
@@ -206,7 +219,10 @@ def _told_apart(found: RawListing, labels: Int64[np.ndarray, "n"], notes: list[s
 
 
 def _file_names(paths: list[Location]) -> list[bytes]:
-    """Return the names of files without their last extension; of those with one name, the folder's too; then their number."""
+    """Return the names of files without their last extension, made unique.
+
+    Equal names are preceded by the name of the folder; if they are still equal, by a number.
+    """
     names = [re.sub(r"\.[^.]*$", "", path.name) for path in paths]
     for before in ([path.parent.name for path in paths], [f"{number:05}" for number in range(len(paths))]):
         seen = Counter(names)
@@ -224,7 +240,7 @@ def _with_file(found: RawListing, files: list[bytes], row: int, name: bytes) -> 
 
 
 def unread(path: Location, unlabelled: int, junk: int = 0) -> list[str]:
-    """Return the notes on images of a file that are not read: without a label, and of an operating system."""
+    """Return notes on images of a file that are not read: unlabelled, or an operating system's."""
     return [
         *([f"{path}: {unlabelled} images without a label (as in a test set) are not read"] if unlabelled else []),
         *([f"{path}: {junk} files of an operating system (such as ._x.jpg) are not read"] if junk else []),
@@ -234,7 +250,8 @@ def unread(path: Location, unlabelled: int, junk: int = 0) -> list[str]:
 def clean_name(name: str, class_id: str | None) -> bytes:
     """Return the file name that the image has in ImageNet's own archives.
 
-    Hugging Face appends the class (n01440764_10026_n01440764.JPEG), WebDataset drops the extension: both are undone.
+    Hugging Face appends the class (n01440764_10026_n01440764.JPEG), WebDataset drops the extension;
+    both changes are undone.
     """
     path = name.rstrip("/").rpartition("/")[2]
     stem, dot, extension = path.rpartition(".")
@@ -248,14 +265,14 @@ def clean_name(name: str, class_id: str | None) -> bytes:
 
 
 def shown(name: bytes | str) -> str:
-    """Return `name` with bytes that are not UTF-8 escaped, so that it can be printed and written down."""
+    """Return `name` with bytes that are not UTF-8 escaped, so that it can be printed and stored."""
     try:
         data = os.fsencode(name)
-    except UnicodeEncodeError:  # half a character, which JSON can have
+    except UnicodeEncodeError:  # a lone surrogate, which JSON can contain
         data = str(name).encode("utf-8", "backslashreplace")
     return data.decode("utf-8", "backslashreplace")
 
 
 def some(names: Sequence[str], count: int = 3) -> str:
-    """Return the first few of `names` for a message."""
+    """Return the first `count` of `names`, joined for a message."""
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

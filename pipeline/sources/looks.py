@@ -1,4 +1,6 @@
-"""What a folder of a source holds, told by names and by what a few of its files begin with; no image is decoded.
+"""Tell what a folder of a source holds, from names and from the first bytes of a few files.
+
+No image is decoded.
 
 In:  a folder.    Out: a Look.
 """
@@ -13,17 +15,18 @@ from .labels import NUMBERED
 from .splits import folder_splits
 from .tree import Tree, inside, under
 
-MOST_FOLDERS = 200  # that are looked at for an image: a thousand folders of annotations are not all listed
+# Folders that are searched for an image; a thousand folders of annotations are not all listed.
+MOST_FOLDERS = 200
 OPENED = 4  # files of a folder that are opened to see what it holds
 
 
 class Look(NamedTuple):
     """What a folder holds."""
 
-    bears: bool  # an image or a data file, at any depth
-    loose: bool  # images directly in it
-    folders: bool  # an image in a folder of it
-    whole: bool  # data files, or folders called as splits: a data set of its own
+    bears: bool  # has an image or a data file, at any depth
+    loose: bool  # has images directly in it
+    folders: bool  # has an image in one of its folders
+    whole: bool  # has data files, or folders named like splits: a data set of its own
 
 
 def look(root: Location, tree: Tree, below: str) -> Look:
@@ -38,12 +41,15 @@ def look(root: Location, tree: Tree, below: str) -> Look:
     )
     whole = data or (inner and called_so and holds_classes)
     if not whole and len(folders) == 1 and inner and not loose:
-        whole = look(root, tree, f"{below}/{folders[0]}").whole  # a wrapper in a wrapper
+        whole = look(root, tree, f"{below}/{folders[0]}").whole  # a wrapper inside a wrapper
     return Look(loose or data or inner, loose, inner, whole)
 
 
 def _bears(root: Location, tree: Tree, below: str) -> bool:
-    """Tell whether a folder has an image or a data file, at any depth; one whose first folders have none has none."""
+    """Return whether a folder has an image or a data file, at any depth.
+
+    Only the first MOST_FOLDERS folders are searched.
+    """
     todo, looked = [below], 0
     while todo and looked < MOST_FOLDERS:
         here = todo.pop()
@@ -55,18 +61,21 @@ def _bears(root: Location, tree: Tree, below: str) -> bool:
 
 
 def _has_images(root: Location, tree: Tree, below: str) -> bool:
-    """Tell whether images lie in a folder: by their names, else by what a few of its files begin with."""
+    """Return whether images lie directly in a folder, by name or by the first bytes of a few."""
     names = tree.names(below)
     return any(map(IMAGE.search, names)) or any(is_image(_head(under(root, inside(below, name)))) for name in _odd(names))
 
 
 def has_data(root: Location, tree: Tree, below: str) -> bool:
-    """Tell whether tars, parquet or TFRecord files lie in a folder, by a few of its files: those called so first."""
+    """Return whether tars, parquet or TFRecord files lie directly in a folder.
+
+    A few files are opened, those with names of archives first.
+    """
     return any(_claims(under(root, inside(below, name))) for name in _odd(tree.names(below)))
 
 
 def _odd(names: list[str]) -> list[str]:
-    """Return a few files whose names do not tell what they are, those called as archives first."""
+    """Return a few files whose names do not tell what they are, names of archives first."""
     found = [name for name in names if not (IMAGE.search(name) or NO_IMAGE.search(name))]
     return sorted(found, key=lambda name: (not ARCHIVE.search(name), name))[:OPENED]
 
@@ -76,9 +85,9 @@ def _head(path: Location) -> bytes:
 
 
 def _claims(path: Location) -> bool:
-    """Tell a file that is part of a data set, or claims to be."""
+    """Return whether a file is a data file, or claims to be one."""
     if not isinstance(path, RemotePath) and not path.is_file():
-        return False  # a pipe, a device, a link to nowhere
+        return False  # a pipe, a device or a broken symbolic link
     try:
         return kind_of(path) not in (None, "compressed")
     except DataError:
@@ -86,5 +95,5 @@ def _claims(path: Location) -> bool:
 
 
 def is_flat(tree: Tree, below: str) -> bool:
-    """Tell whether ILSVRC's validation files lie in a folder."""
+    """Return whether ILSVRC's validation files lie directly in a folder."""
     return any(NUMBERED.fullmatch(name.rpartition(".")[0]) for name in tree.names(below))

@@ -1,4 +1,7 @@
-"""Bytes out of files, by name or by range: nothing is unpacked, nothing larger than an image is held."""
+"""Read bytes from files, by name or by range.
+
+Nothing is unpacked, and nothing larger than an image is held in memory.
+"""
 
 import errno
 import os
@@ -13,13 +16,13 @@ from .listing import MAX_BYTES, Place, shown
 
 
 def refuse_large(size: int) -> None:
-    """Raise UndecodableImage for an image of more bytes than are read into memory."""
+    """Raise UndecodableImage for an image of more than `MAX_BYTES` bytes."""
     if size > MAX_BYTES:
         raise UndecodableImage(f"{size} bytes; at most {MAX_BYTES} are read")
 
 
 class FileReader:
-    """Images that are files below a folder: `place.name` is the path there."""
+    """Reads images that are files below a folder; `place.name` is the path below it."""
 
     def __init__(self, root: Location) -> None:
         """Read below `root`."""
@@ -29,23 +32,24 @@ class FileReader:
     def read(self, place: Place) -> bytes:
         """Return the bytes of the file; its size and kind are checked before it is read.
 
-        UndecodableImage for what can never be read; OSError when the disk fails or the source is vanishing, which must stop
-        the job instead of emptying it.
+        Raise UndecodableImage for a file that can never be read; OSError when the disk fails or the
+        source is being deleted, which must stop the job instead of quarantining every image.
         """
         if isinstance(self.root, RemotePath):
             refuse_large(place.size)
             return (self.root / os.fsdecode(place.name)).read_bytes()
-        path = os.path.join(os.fsencode(self.root), place.name)  # noqa: PTH118  (a Path costs as much as reading the file)
+        # Not a Path, which costs as much as reading the file.
+        path = os.path.join(os.fsencode(self.root), place.name)  # noqa: PTH118
         try:
-            file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # of a pipe, too, only what it is is asked
+            file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe must not block
         except PermissionError as error:
             raise UndecodableImage("no permission to read the file") from error
         except FileNotFoundError:
             if os.path.islink(path):  # noqa: PTH114
-                raise UndecodableImage("a link to nowhere") from None
+                raise UndecodableImage("a broken symbolic link") from None
             raise
         except OSError as error:
-            if error.errno in (errno.ELOOP, errno.ENXIO):  # links in a circle; a socket
+            if error.errno in (errno.ELOOP, errno.ENXIO):  # a circle of symbolic links; a socket
                 raise UndecodableImage("not a regular file") from None
             raise
         try:
@@ -69,14 +73,14 @@ class FileReader:
 
 
 class RangeReader:
-    """Images that are ranges of bytes in a few large files, such as tars."""
+    """Reads images that are byte ranges of a few large files, such as tars."""
 
     def __init__(self, paths: list[Location]) -> None:
-        """Read from `paths`: `place.file` is the place in that list."""
+        """Read from `paths`; `place.file` is an index in that list."""
         self.paths = paths
 
     def read(self, place: Place) -> bytes:
-        """Return the range; OSError if the file ends before it does."""
+        """Return the bytes of the range; OSError if the file ends before it does."""
         refuse_large(place.size)
         return read_range(self.paths[place.file], place.offset, place.size)
 
@@ -86,14 +90,15 @@ class RangeReader:
 
 
 def read_range(path: Location, offset: int, size: int) -> bytes:
-    """Return `size` bytes at `offset`; OSError names the file if it is shorter than when it was listed."""
+    """Return `size` bytes at `offset`; OSError names the file if it is shorter than when listed."""
     file = _opened(path)
     if isinstance(file, _Descriptor):
         data = os.pread(file.number, size, offset)
         while 0 < len(data) < size and (more := os.pread(file.number, size - len(data), offset + len(data))):
             data += more
     else:
-        data = retried(lambda: bytes(file.read_at(size, offset)), path)  # type: ignore[arg-type]  # a RemotePath here
+        # `path` is a RemotePath here.
+        data = retried(lambda: bytes(file.read_at(size, offset)), path)  # type: ignore[arg-type]
     if len(data) != size:
         raise OSError(5, f"ends at byte {offset + len(data)}: it was longer when it was listed", str(path))
     return data
@@ -105,7 +110,7 @@ def _opened(path: Location) -> Any:  # noqa: ANN401  (a descriptor or a pyarrow 
 
 
 class _Descriptor:
-    """A file that is closed when nobody holds it."""
+    """An open file descriptor that is closed when the object is deleted."""
 
     def __init__(self, path: Path) -> None:
         self.number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -115,12 +120,12 @@ class _Descriptor:
 
 
 class ByteWindow:
-    """Part of a file as a file of its own, for tarfile: no single read larger than `MAX_READ`."""
+    """Presents part of a file as a file, for tarfile; no single read is larger than `MAX_READ`."""
 
-    MAX_READ = 1 << 20  # a header, or the names of a pax header; a larger one is an attack
+    MAX_READ = 1 << 20  # bytes; a header, or the names of a pax header; a larger one is an attack
 
     def __init__(self, path: Location, offset: int = 0, size: int | None = None) -> None:
-        """Begin at `offset`; `size` None: to the end of the file."""
+        """Begin at `offset`; if `size` is None, reach to the end of the file."""
         self._path, self._offset, self._at = path, offset, 0
         self._file: IO[bytes] | Any = path.open_random() if isinstance(path, RemotePath) else path.open("rb")
         self.size = path.stat().st_size - offset if size is None else size
@@ -128,7 +133,7 @@ class ByteWindow:
     def read(self, size: int = -1) -> bytes:
         """Return up to `size` bytes."""
         if size > self.MAX_READ:
-            raise DataError(f"{self._path} has a header of {size} bytes at byte {self._offset + self._at}: damaged, or made to do harm")
+            raise DataError(f"{self._path} has a header of {size} bytes at byte {self._offset + self._at}: damaged or malicious")
         if size < 0:
             raise ValueError("the size must be given")
         self._file.seek(self._offset + self._at)
@@ -137,12 +142,12 @@ class ByteWindow:
         return data
 
     def seek(self, place: int) -> int:
-        """Go to `place`."""
+        """Move to the offset `place`."""
         self._at = place
         return place
 
     def tell(self) -> int:
-        """Return the place."""
+        """Return the current offset."""
         return self._at
 
     def close(self) -> None:

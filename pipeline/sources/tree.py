@@ -1,4 +1,4 @@
-"""The folders and files of a source, local or remote, without those that `splits.is_junk` passes over."""
+"""List the folders and files of a source, local or remote, without those of `splits.is_junk`."""
 
 import os
 from collections import defaultdict
@@ -13,16 +13,19 @@ from .splits import is_junk
 
 @runtime_checkable
 class Tree(Protocol):
-    """What lies in one folder; `below` is a path in it, "" the folder itself."""
+    """The content of one folder; `below` is a path in it, "" is the folder itself."""
 
     def folders(self, below: str) -> list[str]:
         """Return the names of the folders in `below`, sorted."""
 
     def names(self, below: str) -> list[str]:
-        """Return the names of all that is not a folder, sorted; nothing is asked about them."""
+        """Return the names of everything that is not a folder, sorted; no sizes are looked up."""
 
     def files(self, below: str, *, deep: bool) -> Iterator[tuple[str, int]]:
-        """Yield (path from `below` on, bytes; -1: unknown) of all that is not a folder; `deep`: in its folders, too."""
+        """Yield (path below `below`, bytes) of everything that is not a folder.
+
+        Bytes are -1 if unknown. `deep`: include the content of all folders below.
+        """
 
 
 def tree_of(root: Location) -> Tree:
@@ -43,11 +46,12 @@ def under(root: Location, below: str) -> Location:
 
 
 class _LocalTree:
-    """A folder of this machine. Links to folders are followed above the classes, not below them."""
+    """A local folder. Links to folders are followed above the classes, not below them."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._last: tuple[str | None, list[os.DirEntry[str]]] = (None, [])  # one folder is asked for names and folders in turn
+        # The last listing: callers ask the same folder for its folders and its names in turn.
+        self._last: tuple[str | None, list[os.DirEntry[str]]] = (None, [])
 
     def folders(self, below: str) -> list[str]:
         return sorted(entry.name for entry in self._entries(below) if not is_junk(entry.name) and _is_folder(entry, follow=True))
@@ -83,18 +87,21 @@ def _is_folder(entry: os.DirEntry[str], *, follow: bool) -> bool:
     try:
         return entry.is_dir(follow_symlinks=follow)
     except OSError:
-        return False  # links in a circle
+        return False  # a circle of symbolic links
 
 
 def _size(entry: os.DirEntry[str]) -> int:
     try:
         return entry.stat().st_size
     except OSError:
-        return -1  # a link to nowhere: reading it will say so
+        return -1  # a broken symbolic link: reading it raises the error
 
 
 class _RemoteTree:
-    """A folder of a store: one request a folder, or a single one for everything below a folder that is listed deeply."""
+    """A folder of a remote store.
+
+    Listing takes one request per folder; a deep listing takes one request for everything below.
+    """
 
     def __init__(self, root: RemotePath) -> None:
         self._root = root
@@ -135,7 +142,10 @@ class _RemoteTree:
                 self._folders[below].add(name)
 
     def _gather(self, below: str) -> None:
-        """List everything below the parent of a folder of classes at once: a request a class would take a thousand."""
+        """List everything below the parent of a class folder in one request.
+
+        One request per class would make a thousand.
+        """
         top = below.rpartition("/")[0]
         if self._is_gathered(below):
             return

@@ -1,1 +1,1 @@
-"""One module for each shape in which raw images come."""
+"""List and read raw images, with one module for each shape in which they come."""

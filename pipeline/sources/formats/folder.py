@@ -1,4 +1,8 @@
-"""Folders of files: SRC/train/n01440764/x.JPEG and SRC/val/..., SRC/n01440764/x.JPEG alone, or validation files without class folders."""
+"""List folders of image files.
+
+Three shapes are known: SRC/train/n01440764/x.JPEG with SRC/val/..., SRC/n01440764/x.JPEG alone, and
+validation files without class folders.
+"""
 
 import os
 from pathlib import Path
@@ -16,10 +20,10 @@ from ..tree import inside, tree_of, under
 
 
 class Folder:
-    """Images in class folders, with or without a folder a split above them."""
+    """Lists images in class folders, with or without split folders above them."""
 
     def __init__(self, layout: SourceLayout, class_of: ClassOf) -> None:
-        """Look at no image yet; `class_of` knows validation images by name."""
+        """Open no image yet; `class_of` gives the class of a validation image by its name."""
         self.root, self._class_of = layout.folder, class_of
         self._splits, self._default = layout.splits, layout.default
         self.notes: list[str] = []
@@ -29,7 +33,7 @@ class Folder:
         self._reader = FileReader(layout.folder)
 
     def find(self, without: frozenset[str] = frozenset()) -> list[RawListing]:
-        """Return every split found but those in `without`."""
+        """Return every split found, except those in `without`."""
         splits = {split: self._splits[split] for split in ORDER if split in self._splits} or self._alone()
         found = []
         for split, folder in splits.items():
@@ -38,11 +42,14 @@ class Folder:
         return found
 
     def has_classes(self, folder: str) -> bool:
-        """Tell whether there are folders with images in a folder."""
+        """Return whether one of the first eight folders in a folder holds images."""
         return any(IMAGE.search(file) for name in self._tree.folders(folder)[:8] for file in self._tree.names(f"{folder}/{name}"))
 
     def _alone(self) -> dict[str, str]:
-        """Return the split of a folder without split folders: what its name or ILSVRC's file names say, else train."""
+        """Return {split: ""} for a folder without split folders.
+
+        ILSVRC's file names tell the split, else the folder's name, else it is train.
+        """
         match = next((found for name in self._tree.names("") if (found := NUMBERED.fullmatch(name.rpartition(".")[0]))), None)
         return {self._default if match is None else match[2]: ""}
 
@@ -71,7 +78,7 @@ class Folder:
                 raise DataError(f"{self.root}: the class folder {shown(name)} has a name that is not UTF-8; rename it")
             found = self._list_class(part, name, inside(folder, name))
             if found is None:
-                self.notes.append(f"{here}/{name} has files and none that may be an image: it is no class")
+                self.notes.append(f"{here}/{name} has files, but none that may be an image: it is not a class")
             else:
                 inner[name] = found
         self._check_inner(here, inner)
@@ -86,7 +93,10 @@ class Folder:
         self.notes.append(f"{here}: {len(names)} folders beside the files are not read ({some(names)})")
 
     def _check_names(self, here: str, names: list[str]) -> None:
-        """Raise DataError for a folder that is called as those of images are, and not as classes are: images/ beside labels/, JPEGImages/."""
+        """Raise DataError for a folder whose name says that it holds images, so it is no class.
+
+        Examples are images/ beside labels/, and JPEGImages/.
+        """
         for name in names:
             if words(name) and set(words(name)) <= FORMATS:
                 beside = [other for other in names if other != name]
@@ -94,14 +104,17 @@ class Folder:
                 raise DataError(self._unknown_labels(f"{here}/{name}", what))
 
     def _check_links(self, folder: str, here: str, loose: list[str]) -> None:
-        """Raise DataError for a link to nowhere where a class may have been: without it, labels would be others."""
+        """Raise DataError for a broken link that may be a class: without it, labels change."""
         for name in loose:
             path = under(self.root, inside(folder, name))
             if isinstance(path, Path) and path.is_symlink() and not path.exists() and not IMAGE.search(name):
-                raise DataError(f"{here}/{shown(name)} is a link to nowhere: a class may be missing; mend or delete it")
+                raise DataError(f"{here}/{shown(name)} is a broken symbolic link: a class may be missing; repair or delete it")
 
     def _list_class(self, part: RawListing, name: str, below: str) -> set[str] | None:
-        """List the files of a class; return the folders in its own that have some, "" for itself; None if no file may be an image."""
+        """List the files of a class; return the subfolders that hold files ("": the class folder).
+
+        Return None if no file may be an image.
+        """
         inner = set()
         files = list(self._tree.files(below, deep=True))
         if files and all(NO_IMAGE.search(file) for file, _ in files):
@@ -114,7 +127,11 @@ class Folder:
         return inner
 
     def _inside(self, folder: str) -> str:
-        """Return the folder of a split's classes: its own, or one in it that holds all of them and no image (train/images/<class>/)."""
+        """Return the folder of a split's classes.
+
+        It is the split's own folder, or a single folder in it that holds all classes and no image,
+        as in train/images/<class>/.
+        """
         for _ in range(DEEPEST):
             names = self._tree.folders(folder)
             if len(names) != 1 or names[0] in self.classes or any(not NO_IMAGE.search(name) for name in self._tree.names(folder)):
@@ -125,10 +142,10 @@ class Folder:
                 return folder
             self.notes.append(f"{self.root}: the classes of {folder or 'it'} are in {below}")
             folder = below
-        raise DataError(f"{self.root}/{folder}: {DEEPEST} folders in each other before any class, or a link in a circle")
+        raise DataError(f"{self.root}/{folder}: {DEEPEST} nested folders above any class, or a link in a circle")
 
     def _check_inner(self, here: str, inner: dict[str, set[str]]) -> None:
-        """Raise DataError for class folders that are none: they hold splits, or the classes."""
+        """Raise DataError for folders that are no classes: they hold splits, or the classes."""
         for name, folders in inner.items():
             below = {folder.partition("/")[0] for folder in folders}
             splits = folder_splits(below)
@@ -151,7 +168,7 @@ class Folder:
         )
 
     def _list_flat(self, part: RawListing, folder: str, here: str) -> None:
-        """List validation files without class folders; their names tell the class."""
+        """List validation files without class folders; their names determine their classes."""
         self.shape = "folder of class folders, with flat validation files" if folder else "flat validation files"
         unknown = []
         for file, size in self._tree.files(folder, deep=False):

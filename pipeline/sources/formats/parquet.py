@@ -1,9 +1,12 @@
-"""Parquet files as Hugging Face and others write them: a column of images (struct<bytes, path>, or plain bytes) and one of labels.
+"""List and read parquet files as Hugging Face and others write them.
 
-Bytes, texts and numbers are read in every encoding that Arrow has for them, so that it does not matter who wrote the file.
+They have a column of images (struct<bytes, path>, or plain bytes) and one of labels. Bytes, text
+and numbers are read in every encoding that Arrow has for them, so it does not matter who wrote the
+file.
 
-A row group is decoded to reach an image in it, and the last one is kept: images that the shuffle has spread over many groups cost
-more to read than from the other shapes (docs/performance.md has the figures).
+Reading an image decodes its whole row group, and the last group is cached. So images that the
+shuffle has spread over many groups cost more to read than in the other shapes (docs/performance.md
+has the figures).
 """
 
 import json
@@ -28,13 +31,17 @@ IMAGE_COLUMNS = ("image", "img", "jpg", "bytes", "image_bytes")
 LABEL_COLUMNS = ("label", "cls", "target", "fine_label")
 SPLIT_COLUMNS = ("split", "subset", "partition")
 NAME_COLUMNS = ("path", "filename", "file_name", "key", "__key__")
-MAX_GROUP = 1 << 31  # bytes of a row group's images in memory; Hugging Face's have about ten megabytes
+# Largest row group, in bytes of its images in memory; Hugging Face's have about ten megabytes.
+MAX_GROUP = 1 << 31
 
 
 def list_parquet(
     files: list[tuple[Location, str | None]], default: str, first_label: int | None, notes: list[str]
 ) -> tuple[str, list[RawListing], list[str]]:
-    """Return (shape, splits, names of the classes if the files give them) of parquet files; `files` are (path, the split its path names)."""
+    """Return (shape, splits, class names if the files give them) of parquet files.
+
+    `files` are (path, split that its path names).
+    """
     found: dict[str, RawListing] = {}
     named: dict[tuple[str, ...], Location] = {}
     reader = ParquetReader([path for path, _ in files])
@@ -53,7 +60,7 @@ def list_parquet(
 
 
 def _list_file(path: Location, number: int, part: RawListing, first_label: int) -> list[str]:
-    """Add the rows of one file; return what to note of those that were not added."""
+    """Add the rows of one file to `part`; return notes on the rows that were not added."""
     file = _opened(path)
     columns = _Columns.of(path, file.schema_arrow)
     unlabelled = junk = row = 0
@@ -85,16 +92,16 @@ def _list_file(path: Location, number: int, part: RawListing, first_label: int) 
 
 @dataclass(frozen=True)
 class _Columns:
-    """Which columns hold what: names, with a dot before the field of a struct."""
+    """Names of the columns to read; a dot precedes the field of a struct."""
 
     image: str
     label: str
-    names: tuple[str, ...]  # columns that may name the image, the first that does counts
+    names: tuple[str, ...]  # columns that may name the image; the first that does counts
     splits: tuple[str, ...]  # columns that may name its split
 
     @property
     def read(self) -> list[str]:
-        """What a listing reads."""
+        """The columns that a listing reads."""
         return [self.label, *self.names, *self.splits]
 
     @classmethod
@@ -122,7 +129,7 @@ class _Columns:
 
 
 def _stored(kind: pa.DataType) -> pa.DataType:
-    """Return the type of a column's values, however they are encoded: dictionaries, runs, extension types."""
+    """Return the type of a column's values, without dictionaries, runs and extension types."""
     while True:
         if isinstance(kind, pa.BaseExtensionType):
             kind = kind.storage_type
@@ -133,7 +140,10 @@ def _stored(kind: pa.DataType) -> pa.DataType:
 
 
 def _label_column(by_name: dict[str, pa.DataType]) -> str | None:
-    """Return the column of the labels: of integers if there is one, else of other numbers, else of texts, which may be descriptions."""
+    """Return the label column: of integers if there is one, else of other numbers, else of text.
+
+    Text comes after numbers, since it may be a description.
+    """
     others = (lambda kind: pa.types.is_floating(kind) or pa.types.is_decimal(kind), _is_text, pa.types.is_null)
     for fits in (pa.types.is_integer, *others):
         for name in LABEL_COLUMNS:
@@ -153,12 +163,12 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    """Tell a column of texts, also if it was written without saying that its bytes are some."""
+    """Return whether a column may hold text, including text that is not marked as such."""
     return _is_binary(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def _check_splits(path: Location, split: str, table: pa.Table, columns: _Columns, names: list[str | None]) -> None:
-    """Raise DataError if rows say that they are of another split, by a column for it or by the folder in their names."""
+    """Raise DataError if a split column, or a folder in a row's name, names another split."""
     for column in columns.splits:
         for value in set(_texts(table, column)) - {None}:
             text = os.fsdecode(value)
@@ -171,7 +181,7 @@ def _check_splits(path: Location, split: str, table: pa.Table, columns: _Columns
 
 
 def _texts(table: pa.Table, column: str) -> list[Any]:
-    """Return the values of a column (of a struct's field, after the dot) as Python has them."""
+    """Return the values of a column (or, after a dot, of a struct's field) as Python objects."""
     top, _, below = column.partition(".")
     values = table[top].to_pylist()
     return [None if value is None else value[below] for value in values] if below else values
@@ -191,17 +201,18 @@ def _image_bytes(group: Any, image: str) -> int:  # noqa: ANN401  (pyarrow's met
 
 
 def _class_names(schema: pa.Schema) -> list[str]:
-    """Return the names that Hugging Face's schema metadata give to the labels: those of the label's own column, no other's."""
+    """Return the class names in Hugging Face's schema metadata, for the label column only."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         label = _label_column({field.name: _stored(field.type) for field in schema})
-        return [str(name).replace("/", "_") for name in features[label]["names"]]  # each becomes a part of a key
+        # Each name becomes one part of a key.
+        return [str(name).replace("/", "_") for name in features[label]["names"]]
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return []
 
 
 class ParquetReader:
-    """Images in row groups: `place.offset` is the group, `place.size` the row in it."""
+    """Reads images from row groups; `place.offset` is the group, `place.size` the row in it."""
 
     def __init__(self, paths: list[Location]) -> None:
         """Read from `paths`."""
@@ -221,7 +232,7 @@ class ParquetReader:
         if isinstance(value, pa.ListScalar):
             refuse_large(len(value.values))
             if value.values.null_count:
-                raise UndecodableImage("a list of bytes with one that is missing")
+                raise UndecodableImage("a list of bytes with a null in it")
             return plain(value.values.view(pa.uint8())).tobytes()
         buffer = value.as_buffer()
         refuse_large(buffer.size)
@@ -234,7 +245,7 @@ class ParquetReader:
 
 @lru_cache(maxsize=8)
 def _opened(path: Location) -> pq.ParquetFile:
-    # Not mapped: a file that somebody truncates would kill the process instead of failing to be read.
+    # No memory map: if somebody truncated the file, the process would be killed, not get an error.
     return pq.ParquetFile(path.open_random() if isinstance(path, RemotePath) else path, memory_map=False)
 
 

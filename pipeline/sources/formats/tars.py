@@ -1,7 +1,7 @@
-"""Tar archives, read where they lie: ILSVRC's tar of class tars, its flat validation tar, and WebDataset shards.
+"""List tar archives in place: ILSVRC's tar of class tars, its validation tar, WebDataset shards.
 
-Only headers are read to list them; a read is one range of the file. Member names decide nothing but keys, so that `..`, links
-and absolute names lead nowhere.
+Listing reads only headers; reading an image reads one range of the file. Member names are used only
+in keys, so `..`, links and absolute names do no harm.
 """
 
 import os
@@ -19,7 +19,7 @@ from ..splits import apart, exact_split, folder_splits, is_called_a_split, is_ju
 from .archives import Member, Passed, members
 from .webdataset import Tar, list_webdataset
 
-LOOKED_AT = 16  # members that tell what a tar is
+LOOKED_AT = 16  # members that are examined to recognise a tar
 ENDING = re.compile(r"(?i)\.tar$")
 CLASS_TARS, FLAT, WEBDATASET = "ILSVRC tar of class tars", "ILSVRC validation tar", "WebDataset"
 NOT_A_CLASS = re.compile(r"(?i)(^readme[^.]*|\.(txt|md|json|csv|xml|ya?ml|html?|pdf|mat|py|sh))$")
@@ -28,9 +28,10 @@ NOT_A_CLASS = re.compile(r"(?i)(^readme[^.]*|\.(txt|md|json|csv|xml|ya?ml|html?|
 def list_tars(
     files: list[tuple[Location, str | None]], default: str, first_label: int | None, class_of: ClassOf, notes: list[str]
 ) -> tuple[str, list[RawListing]]:
-    """Return (shape, splits) of tars, each recognised by some of its members; `files` are (path, the split its path names).
+    """Return (shape, splits) of tars; `files` are (path, split that its path names).
 
-    DataError for a part that cannot be read: the classes that are in it would be missing, and the labels after them others.
+    Each tar is recognised by some of its members. Raise DataError for a part that cannot be read:
+    its classes would be missing, which would change the labels after them.
     """
     found: dict[str, RawListing] = {}
     paths = [path for path, _ in files]
@@ -43,7 +44,7 @@ def list_tars(
         if shapes[number] == CLASS_TARS:
             outers, inside = _class_tars(path, notes)
             if split and inside not in (None, split):
-                raise DataError(f"{path} is of the split {split} by its name, and of {inside} by the folders in it: rename one of them")
+                raise DataError(f"{path} belongs to the split {split} by its name, but to {inside} by the folders in it: rename one of them")
             part = split or inside or default
             _list_class_tars(path, number, outers, found.setdefault(part, RawListing(part, reader)), passed)
         elif shapes[number] == FLAT:
@@ -56,7 +57,7 @@ def list_tars(
 
 
 def _shape(path: Location) -> str:
-    """Return which kind of tar it is, by its first members: one alone may be damaged."""
+    """Return which kind of tar it is, by its first members, since a single one may be damaged."""
     begin = list(islice((member for member in members(path) if not is_junk_path(member.name)), LOOKED_AT))
     if not begin:
         raise DataError(f"{path} is an empty tar; fetch it again, or move it out of the source")
@@ -70,7 +71,10 @@ def _shape(path: Location) -> str:
 
 
 def _class_tars(path: Location, notes: list[str]) -> tuple[list[Member], str | None]:
-    """Return the class tars in a tar, and the split that the folder around all of them names; DataError if there are several splits, or links."""
+    """Return the class tars in a tar, and the split named by the folder around all of them.
+
+    Raise DataError if there are several splits, or links.
+    """
     links = Passed()
     outers = [outer for outer in members(path, passed=links) if not is_junk_path(outer.name)]
     if links.notes():
@@ -81,7 +85,7 @@ def _class_tars(path: Location, notes: list[str]) -> tuple[list[Member], str | N
     for outer, parts in zip(outers, folders, strict=True):
         file = outer.name.rpartition("/")[2]
         if any(part in called for part in parts) or is_called_a_split(ENDING.sub("", file)):
-            raise DataError(f"{path} has the member {shown(outer.name)}, so that splits are inside of it: unpack it, one tar or folder a split")
+            raise DataError(f"{path} has the member {shown(outer.name)}, so it contains splits: unpack it into a tar or folder for each split")
         if NOT_A_CLASS.search(file):
             notes.append(f"{path}: the member {shown(outer.name)} is no class tar, and is not read")
         else:
@@ -97,8 +101,8 @@ def _list_class_tars(path: Location, number: int, outers: list[Member], part: Ra
         if not is_tar(head):
             packed = compression(head)
             what = f"it is compressed ({packed})" if packed else begins(head)
-            remedy = "a tar of plain class tars is expected" if packed else "fetch it again"
-            raise DataError(f"{path}: the member {shown(outer.name)} should be a class tar, and {what}; {remedy}")
+            remedy = "expected a tar of uncompressed class tars" if packed else "fetch it again"
+            raise DataError(f"{path}: the member {shown(outer.name)} should be a class tar, but {what}; {remedy}")
         if shown(class_id) != class_id:
             raise DataError(f"{path}: the class tar {shown(outer.name)} has a name that is not UTF-8")
         images = [member for member in members(path, outer.offset, outer.size, passed, outer.name) if not is_junk_path(member.name)]
@@ -106,7 +110,7 @@ def _list_class_tars(path: Location, number: int, outers: list[Member], part: Ra
             raise DataError(f"{path}: the class tar {shown(outer.name)} has no image; fetch it again")
         for member, parts in zip(images, apart([member.name.split("/")[:-1] for member in images])[1], strict=True):
             if any(map(exact_split, parts)):
-                raise DataError(f"{path}: the class tar {shown(outer.name)} has {shown(member.name)}, as if splits were inside of classes: unpack it")
+                raise DataError(f"{path}: the class tar {shown(outer.name)} has {shown(member.name)}, as if classes contained splits: unpack it")
             _add(part, class_id, member, number)
 
 
@@ -131,7 +135,7 @@ def _list_flat(
     for what, count in unknown.items():
         notes.append(f"{path}: {count} {what} files have no known class and are not read")
     if others:
-        notes.append(f"{path}: {len(others)} members are not called as ILSVRC's are, and are not read ({some(others, 5)})")
+        notes.append(f"{path}: {len(others)} members are not named like ILSVRC's and are not read ({some(others, 5)})")
 
 
 def _stem(member: Member) -> str:

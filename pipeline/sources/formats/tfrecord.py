@@ -1,8 +1,15 @@
-"""TFRecord files without TensorFlow: TFDS's imagenet2012 (image, label, file_name) and slim's (image/encoded, image/class/...).
+"""List and read TFRecord files without TensorFlow: TFDS's imagenet2012 and slim's.
 
-A file is a run of [length u64, masked CRC-32C of it, data, masked CRC-32C of the data]; the data is a protocol buffer
-`Example`: features { feature { key, value { bytes_list | float_list | int64_list } } }. The few parts of that which are needed are
-read here; every length is checked against what surrounds it, and nothing is copied but what is asked for.
+The features of TFDS are image, label and file_name; those of slim are image/encoded and
+image/class/...
+
+A file is a sequence of [length u64, masked CRC-32C of it, data, masked CRC-32C of the data]. The
+data is a protocol buffer `Example`:
+
+    features { feature { key, value { bytes_list | float_list | int64_list } } }
+
+Only the needed parts are parsed. Every length is checked against what surrounds it, and only the
+requested bytes are copied.
 """
 
 import os
@@ -20,7 +27,7 @@ from ..reading import read_range, refuse_large
 from ..splits import is_junk, settled
 
 FOOTER = 4  # bytes after the data: its checksum
-MAX_LABEL = 1 << 10  # bytes
+MAX_LABEL = 1 << 10  # longest label, in bytes
 IMAGES = ("image", "image/encoded")
 NAMES = ("file_name", "image/filename")
 CLASSES = ("image/class/synset",)
@@ -28,9 +35,10 @@ LABELS = ("label", "image/class/label")
 
 
 class Stretch:
-    """Part of a file that can be sliced like bytes; only what is looked at is read, a block at a time, so that images are passed over.
+    """Part of a file that can be sliced like bytes.
 
-    (A memory map would do the same, and kill the process when somebody truncates the file.)
+    Only the blocks that are accessed are read, so images are skipped. (A memory map would do the
+    same, but kill the process when somebody truncates the file.)
     """
 
     BLOCK = 1 << 12
@@ -45,7 +53,7 @@ class Stretch:
         return self._size
 
     def __getitem__(self, place: Any) -> Any:  # noqa: ANN401  (int -> int, slice -> Stretch)
-        """Return one byte as a number, or a part."""
+        """Return one byte as a number, or a slice as a Stretch."""
         if isinstance(place, slice):
             start, stop, _ = place.indices(self._size)
             return Stretch(self._path, self._offset + start, max(0, stop - start), self._block)
@@ -57,7 +65,7 @@ class Stretch:
         return data[at - first]
 
     def __bytes__(self) -> bytes:
-        """Return all of it."""
+        """Return all bytes."""
         return self._read(self._offset, self._size)
 
     def _read(self, offset: int, size: int) -> bytes:
@@ -72,9 +80,10 @@ BYTES = (memoryview, Stretch)
 
 
 def list_tfrecords(files: list[tuple[Location, str | None]], default: str, first_label: int | None, notes: list[str]) -> tuple[str, list[RawListing]]:
-    """Return (shape, splits) of TFRecord files; `files` are (path, the split its path names).
+    """Return (shape, splits) of TFRecord files; `files` are (path, split that its path names).
 
-    Slim's labels count from 1, for 0 is its background; all others from 0; `first_label` says otherwise.
+    Slim's labels count from 1, since 0 is its background class; all others count from 0.
+    `first_label` overrides that.
     """
     found: dict[str, RawListing] = {}
     reader = TFRecordReader([path for path, _ in files])
@@ -108,7 +117,10 @@ def list_tfrecords(files: list[tuple[Location, str | None]], default: str, first
 
 
 def records(path: Location) -> Iterator[tuple[int, Stretch]]:
-    """Yield (offset of the data, data) of each record; DataError where the file is damaged. The data's own CRC is checked when it is read."""
+    """Yield (offset of the data, data) of each record; DataError where the file is damaged.
+
+    The data's own CRC is checked when the image is read.
+    """
     size = path.stat().st_size
     view, at = Stretch(path, 0, size), 0
     while at < size:
@@ -123,7 +135,10 @@ def records(path: Location) -> Iterator[tuple[int, Stretch]]:
 
 
 def fields(data: Bytes) -> Iterator[tuple[int, int | Bytes]]:
-    """Yield (number, value) of a protocol buffer message: integers and byte ranges; ValueError if it is not one."""
+    """Yield (number, value) of each field of a protocol buffer message.
+
+    Values are integers or byte ranges. Raise ValueError if `data` is not such a message.
+    """
     at = 0
     while at < len(data):
         tag, at = varint(data, at)
@@ -140,7 +155,10 @@ def fields(data: Bytes) -> Iterator[tuple[int, int | Bytes]]:
 
 
 def varint(data: Bytes, at: int) -> tuple[int, int]:
-    """Return (value, place after it) of a base-128 number of at most 64 bits; ValueError if it does not end."""
+    """Return (value, offset after it) of a base-128 varint of at most 64 bits.
+
+    Raise ValueError if it does not end.
+    """
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):
@@ -154,7 +172,7 @@ def varint(data: Bytes, at: int) -> tuple[int, int]:
 
 
 def parse_example(data: Bytes) -> dict[str, Bytes]:
-    """Return feature name -> its value's message, of an Example; ValueError if it is none."""
+    """Return {feature name: message of its value} of an Example; ValueError if it is not one."""
     found: dict[str, Bytes] = {}
     for number, features in fields(data):
         if number != 1 or not isinstance(features, BYTES):
@@ -180,7 +198,7 @@ def _features(path: Location, offset: int, data: Bytes) -> dict[str, Bytes]:
 
 
 def _bytes(features: dict[str, Bytes], names: tuple[str, ...]) -> Bytes | None:
-    """Return the first bytes of a bytes_list."""
+    """Return the first value of a bytes_list among the features `names`, None if there is none."""
     for name in names:
         for number, values in fields(features.get(name, memoryview(b""))):
             if number == 1 and isinstance(values, BYTES):
@@ -199,13 +217,16 @@ def _text(features: dict[str, Bytes], names: tuple[str, ...]) -> str | None:
 
 
 def _label(features: dict[str, Bytes], where: str) -> int | str | Unlabelled:
-    """Return the label of a record: the first of its integers, floats or texts; DataError if it is none."""
+    """Return the label of a record: an integer, a float or a text; UNLABELLED if there is none.
+
+    Raise DataError for a value that is not a label, or for several labels.
+    """
     try:
         for name in LABELS:
             for kind, values in fields(features.get(name, memoryview(b""))):
                 found = [value for number, value in fields(values) if number == 1] if isinstance(values, BYTES) else []
                 if len(found) > 1 or (found and kind in (2, 3) and _is_longer(kind, found[0])):
-                    raise ValueError("an image has one label, and here are several")
+                    raise ValueError("an image has one label, but this one has several")
                 if found:
                     return label_of(_number(kind, found[0]))
     except ValueError as error:
@@ -214,14 +235,14 @@ def _label(features: dict[str, Bytes], where: str) -> int | str | Unlabelled:
 
 
 def _is_longer(kind: int, value: int | Bytes) -> bool:
-    """Tell whether packed numbers are more than one."""
+    """Return whether `value` holds more than one packed number."""
     if isinstance(value, int):
         return False
     return len(value) > 4 if kind == 2 else varint(value, 0)[1] < len(value)
 
 
 def _number(kind: int, value: int | Bytes) -> int | float | str | None:
-    """Return the first value of a list: of bytes (kind 1), of floats (2), or of int64 (3), packed or not."""
+    """Return the first value of a list: bytes (kind 1), floats (2) or int64 (3), packed or not."""
     if kind == 3:
         unsigned = value if isinstance(value, int) else varint(value, 0)[0]
         return unsigned - (1 << 64) if unsigned >> 63 else unsigned
@@ -233,7 +254,7 @@ def _number(kind: int, value: int | Bytes) -> int | float | str | None:
 
 
 class TFRecordReader:
-    """Images in records: `place.offset` and `place.size` are those of the record's data."""
+    """Reads images from records; `place.offset` and `place.size` are those of the record's data."""
 
     def __init__(self, paths: list[Location]) -> None:
         """Read from `paths`."""

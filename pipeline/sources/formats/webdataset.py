@@ -1,4 +1,4 @@
-"""WebDataset: tars in which the members of one name are a sample, an image with its label in a cls or json beside it."""
+"""List WebDataset tars: members of one name are a sample, an image with a cls or json label."""
 
 import json
 import os
@@ -14,8 +14,9 @@ from ..reading import RangeReader, read_range
 from ..splits import apart, folder_splits, is_junk_path, split_of
 from .archives import Member, Passed, members
 
-MAX_LABEL, MAX_JSON = 1 << 10, 1 << 20  # bytes
-NUMBERS, IDS = ("label", "cls", "class", "target"), ("class_id", "wnid", "synset")  # of a json; a text in NUMBERS may be a description
+MAX_LABEL, MAX_JSON = 1 << 10, 1 << 20  # largest members, in bytes
+# Label fields of a json; a text in one of NUMBERS may be a description.
+NUMBERS, IDS = ("label", "cls", "class", "target"), ("class_id", "wnid", "synset")
 FILENAMES = ("filename", "file_name", "path")
 
 
@@ -23,16 +24,17 @@ class Tar(NamedTuple):
     """A tar of samples."""
 
     path: Location
-    number: int  # among the reader's files
+    number: int  # index in the reader's files
     split: str
     is_named: bool  # whether its path names the split
     first_label: int
 
 
 def list_webdataset(tar: Tar, reader: RangeReader, found: dict[str, RawListing], passed: Passed, notes: list[str]) -> None:
-    """Group members by the name before the first dot: an image, and cls or json beside it.
+    """Group members by the name before the first dot: an image, and a cls or json beside it.
 
-    Where the tar's own path names no split, the folders in it may (train/0001.jpg, val_images/0002.jpg).
+    If the tar's own path names no split, the folders in it may (train/0001.jpg,
+    val_images/0002.jpg).
     """
     unlabelled = 0
     by_folder: dict[str, RawListing] = {}
@@ -47,7 +49,10 @@ def list_webdataset(tar: Tar, reader: RangeReader, found: dict[str, RawListing],
 
 
 def _splits_inside(tar: Tar, folders: list[str]) -> dict[str, str]:
-    """Return folder -> split of those in a tar that name one; DataError if only some do, or another one than the tar's own path."""
+    """Return {folder: split} for the folders in a tar that name a split.
+
+    Raise DataError if only some do, or if one names another split than the tar's own path.
+    """
     around, below = apart([folder.split("/") for folder in folders])
     called = folder_splits({*around[-1:], *(part for parts in below for part in parts)})
     inside = {}
@@ -57,17 +62,18 @@ def _splits_inside(tar: Tar, folders: list[str]) -> dict[str, str]:
             inside[folder] = split
     if tar.is_named and set(inside.values()) - {tar.split}:
         folder = next(folder for folder, split in inside.items() if split != tar.split)
-        raise DataError(f"{tar.path} is of the split {tar.split} by its name, and has the folder {shown(folder)} in it: rename one of them")
+        raise DataError(f"{tar.path} belongs to the split {tar.split} by its name, but has the folder {shown(folder)} in it: rename one of them")
     unnamed = [shown(folder) or "its top" for folder in folders if folder not in inside]
     if inside and unnamed and not tar.is_named:
         raise DataError(
-            f"{tar.path} has folders that name splits ({some(sorted(inside))}), and samples in others ({some(unnamed)}): which are they of?"
+            f"{tar.path} has folders that name splits ({some(sorted(inside))}), and samples in others ({some(unnamed)}): "
+            "rename those after their splits"
         )
     return inside
 
 
 def _samples(path: Location, passed: Passed) -> Iterator[tuple[str, str, dict[str, Member]]]:
-    """Yield (folder, key, extension -> member) of each sample."""
+    """Yield (folder, key, {extension: member}) of each sample."""
     sample: dict[str, Member] = {}
     current = ("", "")
     for member in members(path, passed=passed):
@@ -87,9 +93,10 @@ def _samples(path: Location, passed: Passed) -> Iterator[tuple[str, str, dict[st
 
 
 def _add_sample(part: RawListing, tar: Tar, key: str, sample: dict[str, Member], passed: Passed) -> bool:
-    """Add a sample; tell whether it has a label."""
+    """Add a sample to `part`; return whether it has a label."""
     images = [extension for extension in sample if IMAGE.fullmatch(f".{extension}") or extension in ("img", "image")]
-    images = images or [extension for extension in sample if IMAGE.search(f".{extension}")]  # left.jpg, if there is no jpg
+    # Such as left.jpg, if there is no jpg.
+    images = images or [extension for extension in sample if IMAGE.search(f".{extension}")]
     if not images:
         raise DataError(
             f"{tar.path}: the sample {shown(key)} has no image (it has {some(sorted(map(shown, sample)))}); expected WebDataset's jpg beside cls"
@@ -116,7 +123,7 @@ class _Facts(NamedTuple):
 
 
 def _facts(path: Location, key: str, sample: dict[str, Member]) -> _Facts:
-    """Return what is said of a sample; DataError if nothing is, or two things."""
+    """Return the label and file name of a sample; DataError if it has no label, or several."""
     said: list[tuple[str, int | str | Unlabelled]] = []
     wrong: list[str] = []
     filename = ""
@@ -144,10 +151,10 @@ def _facts(path: Location, key: str, sample: dict[str, Member]) -> _Facts:
         raise DataError(f"{path}: {wrong[0]}")
     if not said:
         hint = "; if its folders are classes, unpack the archive" if "/" in key else ""
-        hint = "; a class tar that lies alone is to be unpacked into a folder of its class" if WNID.match(key.rpartition("/")[2]) else hint
+        hint = "; unpack a single class tar into a folder named after its class" if WNID.match(key.rpartition("/")[2]) else hint
         raise DataError(
             f"{path}: the sample {shown(key)} has no label: expected {shown(key)}.cls with a number, or a label in {shown(key)}.json, "
-            f"right before or behind its image{hint}"
+            f"right before or after its image{hint}"
         )
     numbers = {value: where for where, value in said if isinstance(value, int)}
     texts = {value: where for where, value in said if isinstance(value, str)}
