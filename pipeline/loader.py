@@ -1,4 +1,9 @@
-"""Batches of torch tensors. Each is a pure function of (records, config, step); the loader's state is that step, one integer."""
+"""Yield batches of torch tensors from shards, or from `alexprep serve`.
+
+In:  a folder or URI, a `LoaderConfig`.    Out: `Batch`es.
+
+A batch is a pure function of (records, config, step), so the loader's state is one integer, the step.
+"""
 
 import os
 import threading
@@ -24,27 +29,32 @@ from .storage.uri import is_served
 
 
 class Batch(NamedTuple):
-    """What a step yields; b = batch_size / world_size (the last batch of "center" and "ten" views may be smaller)."""
+    """One step's tensors, of b = batch_size / world_size records.
 
-    images: torch.Tensor  # of the config's dtype; [b,3,crop,crop], for ten views [b,10,3,crop,crop]
+    The last batch of "center" and "ten" views may be smaller.
+    """
+
+    images: torch.Tensor  # the config's dtype; [b,3,crop,crop], or [b,10,3,crop,crop] for ten views
     labels: torch.Tensor  # int64[b]
-    records: torch.Tensor  # int64[b], the record numbers
+    records: torch.Tensor  # int64[b], record numbers
 
 
 class Loader:
-    """Iterates over one epoch from the current step; the next `for` goes on with the next epoch.
+    """Iterates over one epoch from the current step; the next `for` loop continues with the next epoch.
 
         loader = Loader("shards/", split="train", batch_size=128, seed=0)
         for images, labels, records in loader: ...
 
-    Options are the fields of `LoaderConfig`; `config` gives many at once. `stats` (mean image, colours) default to those of
-    the folder's training split; `trace` records what each thread does when. Raises DataError if the folder is not a whole
-    data set or a record is damaged, ValueError for an option that cannot be. After an error, the next batch is that of the same
-    step; threads that iterate at once share the batches; a forked process goes on where its parent was, if the
-    shards are on a local disk (the clients of object stores and services do not survive a fork).
+    Options are the fields of `LoaderConfig`; `config` sets several at once. `stats` (mean image, colours)
+    default to those of the folder's training split. `trace` records what each thread does when.
 
-    "grpc://host:port,host2:port" is the data set that `alexprep serve` serves there: the same batches, made of what the
-    servers send (`form`).
+    Raises DataError if the data set is incomplete or a record is damaged, ValueError for an invalid option.
+    After an error, the next batch is that of the same step. Threads that iterate at the same time share the
+    batches: each batch goes to one of them. A forked process continues where its parent was, if the shards
+    are on a local disk (the clients of object stores and services do not survive a fork).
+
+    "grpc://host:port,host2:port" is a data set that `alexprep serve` serves there. The batches are the same;
+    `form` says what the servers send.
     """
 
     def __init__(
@@ -62,7 +72,7 @@ class Loader:
         if config.crop > manifest.config.size:
             raise ValueError(f"crop {config.crop} does not fit into records of {manifest.config.size} pixels")
         if config.device == "gpu":
-            from .batches.dali_engine import require_gpu  # only a GPU needs DALI
+            from .batches.dali_engine import require_gpu  # imported late: only a GPU needs DALI
 
             require_gpu(config.device_id or 0)
             if not torch.cuda.is_available():
@@ -76,10 +86,10 @@ class Loader:
         if stats is None and (config.mean != "none" or (config.view == "random" and config.colour)):
             stats = theirs or stats_for(manifest, config.split)
         if stats is not None and stats.mean_image.shape[0] != manifest.config.size:
-            raise DataError(f"the mean image is of {stats.mean_image.shape[0]} pixels a side, the records of {manifest.config.size}")
+            raise DataError(f"the mean image has {stats.mean_image.shape[0]} pixels a side; give stats of the records' size, {manifest.config.size}")
         self.stats = stats
         if theirs is not None:
-            from .serving.remote_steps import ServedFeeds  # only a service needs Flight
+            from .serving.remote_steps import ServedFeeds  # imported late: only a service needs Flight
 
             self._feeds: StepSource = ServedFeeds(manifest, self.config, stats or theirs, theirs, self.records)
         else:
@@ -87,19 +97,22 @@ class Loader:
         self._step = 0
         self._trace = trace
         self._engine: Any = None
-        self._engine_of = 0  # the process whose threads it has
+        self._engine_of = 0  # process that owns the engine's threads
         self._turn = threading.RLock()
 
     def __len__(self) -> int:
-        """Return the steps an epoch."""
+        """Return the number of steps per epoch."""
         return self._feeds.plan.steps
 
     def state_dict(self) -> dict[str, int]:
-        """Return {"step": steps consumed since the start of epoch 0}."""
+        """Return {"step": number of steps consumed since the start of epoch 0}."""
         return {"step": self._step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue at that step, whatever the number of ranks was; ValueError if it is no state of a loader."""
+        """Continue at the step of `state`, which may come from another number of ranks.
+
+        Raises ValueError if `state` is not the state of a loader.
+        """
         step = state.get("step")
         if type(step) is not int or not 0 <= step < MOST_STEPS:
             raise ValueError(f"the state of a loader is {{'step': a whole number of steps}}, got {state!r}")
@@ -110,29 +123,29 @@ class Loader:
 
     @property
     def ready(self) -> int | None:
-        """Batches that are made and wait to be taken, up to `prefetch`; None where that is not known.
+        """Number of finished batches that wait to be taken, up to `prefetch`; None if unknown.
 
-        0 again and again means that the loader is what is waited for.
+        If it is 0 again and again, the loader is the bottleneck.
         """
         return 0 if self._engine is None else self._engine.ready
 
     @property
     def substitutes(self) -> dict[int, int]:
-        """Damaged records met so far, and what is given instead."""
+        """Damaged records found so far, each with the record that replaces it."""
         return self._feeds.substitutes
 
     @property
     def recipe(self) -> Recipe:
-        """How its records become views on a CPU."""
+        """The recipe by which the CPU makes views from records."""
         return recipe_of(self.config, self.records.manifest, self.stats)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the rest of the current epoch."""
         if len(self) == 0:
-            return  # an evaluation split of fewer records than ranks
+            return  # the evaluation split has fewer records than there are ranks
         epoch = self._step // len(self)
         while True:
-            with self._turn:  # of several threads, each gets batches that no other one gets
+            with self._turn:  # each batch goes to one thread only
                 step = self._step
                 if step // len(self) != epoch:
                     return
@@ -144,20 +157,21 @@ class Loader:
 
     def _next(self) -> Batch:
         while True:
-            if self._engine is None or self._engine_of != os.getpid():  # after a fork its threads are the parent's
+            # After a fork, the engine's threads exist in the parent only.
+            if self._engine is None or self._engine_of != os.getpid():
                 self._engine, self._engine_of = self._start(self._step), os.getpid()
             try:
                 views, labels, records = self._engine.run()
                 break
             except BaseException as error:
-                self._stop()  # it may be a step further, and DALI's is unusable
+                self._stop()  # the engine may be a step ahead, and DALI's cannot be used after an error
                 if not isinstance(error, RuntimeError | UndecodableImage):
                     raise
                 self._feeds.mend(self._step, error)
         return Batch(views if self.config.layout == "CHW" else views.movedim(-1, -3), labels, records)
 
     def _start(self, step: int) -> Any:  # noqa: ANN401  (one of three engines)
-        """Return what makes the batches, from `step` on."""
+        """Return an engine that makes the batches from `step` on."""
         feeds = self._feeds
         feeds.start(step)
 
@@ -180,12 +194,12 @@ class Loader:
 
 
 class _Finished:
-    """The engine of batches that servers have made."""
+    """The engine for finished batches from servers: moves them to the device."""
 
     ready = None
 
     def __init__(self, config: LoaderConfig, feeds: Any, step: int) -> None:  # noqa: ANN401  (ServedFeeds, imported late)
-        """Begin with `step`."""
+        """Start at `step`."""
         self._config, self._feeds, self._next = config, feeds, step
 
     def run(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -199,4 +213,4 @@ class _Finished:
         return views.to(device), labels.to(device), numbers.to(device)
 
     def close(self) -> None:
-        """Nothing: the feeds are stopped by the loader."""
+        """Do nothing: the loader stops the step source."""

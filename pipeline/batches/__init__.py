@@ -1,1 +1,1 @@
-"""Shards to batches: order, draws, views, and the two engines."""
+"""From shards to batches: record order, augmentation draws, views, and the CPU and GPU engines."""

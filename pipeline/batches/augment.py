@@ -1,7 +1,8 @@
-"""Which crop, flip and colour shift: (seed, epoch, record) -> draws. The same bits on every machine.
+"""Draw crop, flip and colour shift of each record: (seed, epoch, record) -> draws.
 
-Whole numbers come from integer arithmetic; the normal deviates from +, -, *, / and sqrt alone, which IEEE 754 rounds in one
-way everywhere (numpy's log, sin and cos differ in the last bit from one instruction set to another).
+The bits are the same on every machine. Whole numbers come from integer arithmetic; normal deviates use
++, -, *, / and sqrt alone, which IEEE 754 rounds in one way everywhere (numpy's log, sin and cos differ
+in the last bit from one instruction set to another).
 """
 
 from typing import NamedTuple
@@ -17,19 +18,24 @@ _LANES = 6
 
 
 class Draws(NamedTuple):
-    """One use of each of b images."""
+    """The random draws for b images in one epoch."""
 
-    top: Int64[np.ndarray, "b"]  # of the crop, pixels
+    top: Int64[np.ndarray, "b"]  # crop offset, pixels
     left: Int64[np.ndarray, "b"]
     flip: Bool[np.ndarray, "b"]
-    alpha: Float64[np.ndarray, "b 3"]  # standard normal, one for each principal colour
+    alpha: Float64[np.ndarray, "b 3"]  # standard normal, one per principal colour
 
 
 def draws(seed: int, epoch: int, records: Int64[np.ndarray, "b"], room: int, *, mirror: bool = True) -> Draws:
-    """Return the draws of each record in `epoch`; offsets are uniform on 0..room (paper, section 4.1: 0..32); `mirror`: half are flipped, or none."""
+    """Return the draws of each record in `epoch`.
+
+    Crop offsets are uniform on 0..room (paper, section 4.1: 0..32). Half of the images are flipped if
+    `mirror`, else none.
+    """
     state = step(key(_PURPOSE, seed, epoch), records.astype(np.uint64))
     bits = step(state[:, None], np.arange(_LANES, dtype=np.uint64)[None])
-    high = bits >> np.uint64(32)  # high * (room + 1) >> 32 is uniform to one part in 2**32 / (room + 1)
+    # high * (room + 1) >> 32 is uniform to one part in 2**32 / (room + 1)
+    high = bits >> np.uint64(32)
     offsets = (high[:, [_TOP, _LEFT]] * np.uint64(room + 1) >> np.uint64(32)).astype(np.int64)
     return Draws(offsets[:, 0], offsets[:, 1], (bits[:, _FLIP] >> np.uint64(63) == 1) & mirror, normal(bits[:, _ALPHA]))
 
@@ -40,24 +46,30 @@ def colour_shift(
     eigenvalues: Float64[np.ndarray, "3"],
     eigenvectors: Float64[np.ndarray, "3 3"],
 ) -> Float32[np.ndarray, "b 3"]:
-    """Return the RGB shift (grey levels) of each image: sum_i std * alpha_i * sqrt(eigenvalue_i) * eigenvector_i.
+    """Return the RGB shift of each image, in grey levels.
 
-    The square root, a standard deviation in grey levels, is what the 2012 code multiplied by; the paper's text (section
-    4.1) says the eigenvalue itself, which on 0..255 pixels would shift images by more than a thousand levels.
+    shift = sum_i std * alpha_i * sqrt(eigenvalue_i) * eigenvector_i
+
+    The 2012 code multiplied by the square root, which is a standard deviation in grey levels. The
+    paper's text (section 4.1) says the eigenvalue itself, which on 0..255 pixels would shift images by
+    more than a thousand levels.
     """
     weight = alpha * (std * np.sqrt(np.maximum(eigenvalues, 0)))
-    shift = weight[:, 0:1] * eigenvectors[0]  # term by term: a matrix product may round differently on another machine
+    # Term by term: a matrix product may round differently on another machine.
+    shift = weight[:, 0:1] * eigenvectors[0]
     shift = shift + weight[:, 1:2] * eigenvectors[1]
     shift = shift + weight[:, 2:3] * eigenvectors[2]
     return shift.astype(np.float32)
 
 
 def normal(bits: UInt64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
-    """Return standard normal deviates from 64 random bits each: the quantile function at a 52-bit uniform.
+    """Return a standard normal deviate for each 64 random bits.
 
-    Wichura, Algorithm AS 241 (PPND16), Applied Statistics 37 (1988): relative error about 1e-16.
+    It is the normal quantile function of a 52-bit uniform number, by Wichura, Algorithm AS 241 (PPND16),
+    Applied Statistics 37 (1988): relative error about 1e-16.
     """
-    uniform = ((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52  # in (0, 1), never an end
+    # Uniform in (0, 1), both ends excluded.
+    uniform = ((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
     centred = uniform - 0.5
     central = np.abs(centred) <= 0.425
     result = np.empty_like(uniform)
@@ -78,8 +90,11 @@ def _ratio(coefficients: tuple[tuple[float, ...], tuple[float, ...]], x: Float64
 
 
 def _log(x: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
-    """Return the natural logarithm by 2 * artanh((m - 1) / (m + 1)) of the mantissa: exact operations only."""
-    mantissa, exponent = np.frexp(x)  # in [0.5, 1)
+    """Return the natural logarithm, with correctly rounded operations only.
+
+    The logarithm of the mantissa m is 2 * artanh((m - 1) / (m + 1)), summed as a power series.
+    """
+    mantissa, exponent = np.frexp(x)  # mantissa in [0.5, 1)
     small = mantissa < 2**-0.5
     mantissa, exponent = np.where(small, 2 * mantissa, mantissa), np.where(small, exponent - 1, exponent)
     y = (mantissa - 1) / (mantissa + 1)  # |y| <= 0.172: y**23 / 23 is below 1e-18
@@ -89,7 +104,7 @@ def _log(x: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
     return 2 * y * total + exponent * 0.6931471805599453
 
 
-# Coefficients of AS 241, highest power first: numerator, denominator.
+# Coefficients of AS 241, highest power first: (numerator, denominator).
 _CENTRE = (
     (2509.0809287301226727, 33430.575583588128105, 67265.770927008700853, 45921.953931549871457, 13731.693765509461125,
      1971.5909503065514427, 133.14166789178437745, 3.3871328727963666080),

@@ -1,8 +1,11 @@
-"""Batches on the CPU: compiled views on a few threads, some steps ahead of their consumer.
+"""Make batches on the CPU, with compiled code on a few threads, some steps ahead of the consumer.
 
-A thread takes a share of a batch and lets go of the GIL until the share is done: records are decoded only where the view
-lies, and go row by row through mean, colour and conversion into the batch. `plain_views` says the same in numpy, and takes
-over without the extension, and for a JPEG that is not of the usual kind.
+In:  a `StepInput` per step.    Out: tensors (views, labels, record numbers).
+
+Each thread makes a share of a batch and releases the GIL until that share is done. A record is decoded
+only where its view lies, then mean, colour and conversion are applied row by row into the batch.
+`plain_views` computes the same in numpy; it is used without the compiled extension, and for a JPEG that
+the extension does not decode (not a baseline JPEG in good order).
 """
 
 import weakref
@@ -26,59 +29,61 @@ from ..shards.stats import Stats
 from ..storage.trace import Trace, span
 from .views import StepInput, center_mean, channel_mean, divisor, mean_image, windows
 
-LINE = 64  # bytes of a cache's line: from there on, native/views.h writes past the caches
-DTYPES = {"float32": np.float32, "bfloat16": np.uint16, "float16": np.float16}  # numpy has no bfloat16
+# Alignment of batches, bytes (a cache line): it lets native/views.h write past the caches.
+LINE = 64
+# numpy has no bfloat16: its bits are kept as uint16.
+DTYPES = {"float32": np.float32, "bfloat16": np.uint16, "float16": np.float16}
 
 
 @dataclass
 class _Step:
-    """A batch that threads are making."""
+    """A batch in progress, shared among the threads."""
 
     feed: StepInput
     windows: Int32[np.ndarray, "b v 3"]
     offsets: Float32[np.ndarray, "b 3"]
-    views: Any  # an array of any type
+    views: Any  # the output array, of any dtype
     shares: list[Future[None]] = field(default_factory=list)
 
 
 class ViewMaker:
-    """Makes the views of feeds, wherever it is asked to."""
+    """Makes the views of a `StepInput` in the calling thread."""
 
     def __init__(self, config: LoaderConfig, manifest: Manifest, stats: Stats | None) -> None:
-        """Take what views are made with."""
+        """Prepare the constants of the views: recipe, channel mean, fixed windows."""
         self._raw, self._dtype = manifest.config.encoding == "raw", DTYPES[config.dtype]
         self._fixed = [] if config.view == "random" else windows(config.view, manifest.config.size - config.crop)
         self._channel = channel_mean(config, stats)
         self._recipe = recipe_of(config, manifest, stats)
 
     def begin(self, feed: StepInput, lease: Callable[[tuple[int, ...], Any], Any] = np.empty) -> _Step:
-        """Return the step with room for its views; `lease(shape, dtype)` gives an array."""
+        """Return the step with an empty array for its views; `lease(shape, dtype)` allocates it."""
         count, recipe = len(feed.images), self._recipe
         placed = np.array([self._fixed] * count, np.int32) if feed.windows is None else np.stack(feed.windows, 1).astype(np.int32)[:, None]
         shape = (3, recipe.crop, recipe.crop) if recipe.planes else (recipe.crop, recipe.crop, 3)
         return _Step(feed, placed, self._channel - feed.shift, lease((count, recipe.views, *shape), self._dtype))
 
     def make(self, step: _Step, low: int, count: int) -> None:
-        """Make the views of `count` records from `low` on."""
+        """Make the views of `count` records, starting at record `low`."""
         size, images = self._recipe.size, step.feed.images
         for i in render(images, self._raw, step.windows, step.offsets, step.views, self._recipe, low, count):
             pixels = images[i] if self._raw else decode_record(images[i], size)
             plain_views(pixels, step.windows[i], step.offsets[i], self._recipe, step.views[i])
 
     def views(self, feed: StepInput) -> Shaped[np.ndarray, "b v ..."]:
-        """Return the views of all records, made here and now; bfloat16 as uint16."""
+        """Return the views of all records, made in this thread; bfloat16 as uint16."""
         step = self.begin(feed)
         self.make(step, 0, len(feed.images))
         return step.views
 
 
 class CpuEngine:
-    """Makes one batch after another."""
+    """Makes batches in step order, on a thread pool."""
 
     def __init__(
         self, config: LoaderConfig, manifest: Manifest, stats: Stats | None, source: Callable[[int], StepInput], trace: Trace | None = None
     ) -> None:
-        """Take step after step from `source`, from 0 on; `trace` is told what each thread does."""
+        """Read the inputs of steps 0, 1, 2, ... from `source`; record each thread's work in `trace`."""
         self._source, self._config, self._trace = source, config, trace
         self._threads = config.threads or 1
         self._maker = ViewMaker(config, manifest, stats)
@@ -88,7 +93,10 @@ class CpuEngine:
         self._next = 0
 
     def run(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return (views, labels, record numbers) of the next step; UndecodableImage for a damaged record, DataError for a damaged shard."""
+        """Return (views, labels, record numbers) of the next step.
+
+        Raises UndecodableImage for a damaged record, DataError for a damaged shard.
+        """
         while len(self._ahead) <= self._config.prefetch:
             self._ahead.append(self._begin(self._next))
             self._next += 1
@@ -102,7 +110,7 @@ class CpuEngine:
 
     @property
     def ready(self) -> int:
-        """Batches that are made and not yet taken."""
+        """Finished batches that have not been taken yet."""
         steps = (step for step in self._ahead if isinstance(step, _Step))
         return sum(all(share.done() for share in step.shares) for step in steps)
 
@@ -114,7 +122,7 @@ class CpuEngine:
         try:
             feed = self._source(number)
         except DataError as error:
-            return error  # raised when its turn comes
+            return error  # `run` raises it when it reaches this step
         count, step = len(feed.images), self._maker.begin(feed, self._memory.lease)
         ends = np.linspace(0, count, min(count, 2 * self._threads) + 1).astype(int).tolist()
         step.shares = [self._pool.submit(self._share, step, low, high - low) for low, high in pairwise(ends)]
@@ -126,13 +134,13 @@ class CpuEngine:
 
 
 def as_tensor(views: Any, dtype: Dtype) -> torch.Tensor:  # noqa: ANN401  (an array of any type)
-    """Return views as a tensor that holds on to the array itself, so that its memory is not used again before."""
+    """Return views as a tensor that keeps the array alive, so that `BufferPool` cannot reuse it."""
     tensor = torch.from_numpy(views)
     return tensor.view(torch.bfloat16) if dtype == "bfloat16" else tensor
 
 
 def recipe_of(config: LoaderConfig, manifest: Manifest, stats: Stats | None) -> Recipe:
-    """Return how records become the views of `config`."""
+    """Return the recipe by which `render` makes the views of `config` from records."""
     size, crop, planes = manifest.config.size, config.crop, config.layout == "CHW"
     before = laid_out(mean_image(stats), planes) if config.mean == "pixel" else None
     after = laid_out(center_mean(stats, crop, divisor(config)), planes) if config.mean == "center" else None
@@ -142,7 +150,10 @@ def recipe_of(config: LoaderConfig, manifest: Manifest, stats: Stats | None) -> 
 
 
 def laid_out(image: Float32[np.ndarray, "h w 3"], planes: bool) -> Float32[np.ndarray, "..."]:  # noqa: FBT001  (a fact of the views)
-    """Return a mean as a `Recipe` takes it: [3,h,w] for views in planes, else [h,w,4], a vector of four a pixel."""
+    """Return a mean image as `Recipe` expects it: [3,h,w] if `planes`, else [h,w,4].
+
+    The fourth number of a pixel is padding.
+    """
     return np.ascontiguousarray(image.transpose(2, 0, 1)) if planes else np.pad(image, ((0, 0), (0, 0), (0, 1)))
 
 
@@ -153,7 +164,7 @@ def plain_views(
     recipe: Recipe,
     out: Any,  # noqa: ANN401
 ) -> None:
-    """Do as `render` does for one record."""
+    """Write the views of one record to `out`; equals `render` bit for bit."""
     before, after = (mean if mean is None or not recipe.planes else mean.transpose(1, 2, 0) for mean in (recipe.before, recipe.after))
     whole = pixels.astype(np.float32)
     if before is not None:
@@ -168,14 +179,17 @@ def plain_views(
 
 
 class BufferPool:
-    """Batches' memory, used again when nothing of a batch is left: fresh pages cost as much as the conversion."""
+    """Reuses the memory of freed batches: fresh pages cost as much time as the conversion."""
 
     def __init__(self, keep: int) -> None:
-        """Keep so many blocks for the next ones."""
+        """Keep at most `keep` free blocks."""
         self._keep, self._free = keep, deque[Any]()
 
     def lease(self, shape: tuple[int, ...], dtype: Any) -> Any:  # noqa: ANN401  (an array of any type)
-        """Return an uninitialised array; its memory comes back when the array itself, not a view of it, is gone."""
+        """Return an uninitialised array, aligned to `LINE`.
+
+        Its memory returns to the pool when the array object itself is freed; views of it do not keep it.
+        """
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         block = self._take(size)
         if block is None:
@@ -187,11 +201,11 @@ class BufferPool:
         return array
 
     def _take(self, size: int) -> Any:  # noqa: ANN401
-        """Return a free block that is large enough, if there is one; threads may ask at once."""
+        """Return a free block of at least `size` bytes, None if there is none; thread-safe."""
         for _ in range(len(self._free)):
             try:
                 block = self._free.popleft()
-            except IndexError:  # another thread was faster
+            except IndexError:  # another thread took the last block
                 return None
             if len(block) >= size:
                 return block

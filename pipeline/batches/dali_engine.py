@@ -1,8 +1,10 @@
-"""The DALI graph, defined once: records in, float views out, on a GPU (or, in tests, on the CPU). Nothing in it is random.
+"""Make batches on a GPU with a DALI graph (tests also run it on the CPU).
 
-Every crop offset, flip and colour shift is an input, drawn by `augment`: DALI's own random operators depend on batch size and
-operator order. This is the only module that imports `nvidia.dali`; `reference.py` says the same in numpy, and tests
-hold the two together to the last bit.
+In:  a `StepInput` per step.    Out: tensors (views, labels, record numbers).
+
+Nothing in the graph is random. Every crop offset, flip and colour shift is an input, drawn by `augment`:
+DALI's own random operators depend on batch size and operator order. This is the only module that imports
+`nvidia.dali`. `reference.py` computes the same in numpy; tests check that both agree to the last bit.
 """
 
 from collections.abc import Callable
@@ -24,17 +26,18 @@ try:
 except ImportError as error:
     raise DataError(
         f"NVIDIA DALI cannot be imported ({error}): pip install 'alexprep[cuda12]', or 'alexprep[cuda13]' beside a CUDA 13 torch. "
-        'The GPU\'s batches are made by it; those of device "cpu" are not'
+        'Device "gpu" needs DALI; device "cpu" does not'
     ) from error
 
-_backend: Any = backend  # a C++ module that its own stubs do not describe
+_backend: Any = backend  # a C++ module without complete type stubs
 
 
 def build(config: LoaderConfig, manifest: Manifest, stats: Stats | None, batch: int, source: Callable[[int], StepInput]) -> Any:  # noqa: ANN401
-    """Return a DALI pipeline whose outputs are (views, labels, records), `batch` records at most a step.
+    """Return a DALI pipeline with outputs (views, labels, records), at most `batch` records per step.
 
-    Views are float32 (or float16 on a GPU) of shape (crop, crop, 3) laid out as the config says; for "ten", (10, ...).
-    On device "gpu" with no device_id the graph can be built and serialised, though not run, without a GPU.
+    Views are float32 (float16 on a GPU if the config says so), of shape (crop, crop, 3) in the config's
+    layout; (10, ...) for "ten". With device "gpu" and no device_id, the graph can be built and serialised,
+    but not run, without a GPU.
     """
     size = manifest.config.size
     raw = manifest.config.encoding == "raw"
@@ -70,8 +73,9 @@ def build(config: LoaderConfig, manifest: Manifest, stats: Stats | None, batch: 
 def decode(record: Any, device: str) -> Any:  # noqa: ANN401  (DALI's nodes are untyped)
     """Return uint8 pixels of JPEG records, decoded as Pillow and torchvision do.
 
-    The reshape is an identity that makes the decoder wait until every header of the batch was parsed: DALI 2.4.0 crashes
-    the process when one of 32 or more records has an unreadable header; with it, the step raises a RuntimeError.
+    The reshape changes nothing, but makes the decoder wait until every header of the batch is parsed.
+    Without it, DALI 2.4.0 crashes the process when one of 32 or more records has an unreadable header;
+    with it, the step raises a RuntimeError.
     """
     shape = fn.cast(fn.peek_image_shape(record)[0:1] * 0 - 1, dtype=types.INT32)
     return fn.decoders.image(
@@ -79,15 +83,15 @@ def decode(record: Any, device: str) -> Any:  # noqa: ANN401  (DALI's nodes are 
         device="mixed" if device == "gpu" else "cpu",
         output_type=types.RGB,
         adjust_orientation=False,
-        jpeg_fancy_upsampling=True,  # what libjpeg-turbo always does; nvJPEG only when told
-        affine=False,  # the GPU decoder would pin its threads to CPUs, each rank's to the same ones
+        jpeg_fancy_upsampling=True,  # as libjpeg-turbo always does; nvJPEG does it only if asked
+        affine=False,  # otherwise the GPU decoders of all ranks pin their threads to the same CPUs
     )
 
 
 def cut(image: Any, window: Window, shift: Any, config: LoaderConfig, stats: Stats | None) -> Any:  # noqa: ANN401
-    """Return one view of every image: crop, mirror, minus the mean, plus the colour shift, divided.
+    """Return one view of every image: crop, mirror, subtract the mean, add the colour shift, divide.
 
-    The shift costs nothing: `crop_mirror_normalize` subtracts a mean a sample, and (mean - shift) is one.
+    The shift is free: `crop_mirror_normalize` subtracts a mean per sample, and gets (mean - shift).
     """
     mean = types.Constant(channel_mean(config, stats)) - shift
     layout = "CHW" if config.layout == "CHW" else "HWC"
@@ -111,9 +115,11 @@ def cut(image: Any, window: Window, shift: Any, config: LoaderConfig, stats: Sta
 
 
 def serving(size: int, crop: int, device: str, batch: int = 128) -> bytes:
-    """Return a serialised graph for Triton's DALI backend: encoded images `image` in, their centre views `pixels` out, float32 [3,crop,crop], 0..255.
+    """Return a serialised graph for Triton's DALI backend.
 
-    The shorter side is scaled to `size` by DALI's own filter, which differs a little from the one that makes records (images.py).
+    In: encoded images, `image`. Out: their centre views, `pixels`, float32 [3,crop,crop], 0..255.
+    DALI's own filter scales the shorter side to `size`; it differs a little from the filter that makes
+    records (imaging/codec.py).
     """
     gpu = device == "gpu"
     pipeline = dali.Pipeline(batch_size=batch, num_threads=4, device_id=None, seed=0)
@@ -124,7 +130,7 @@ def serving(size: int, crop: int, device: str, batch: int = 128) -> bytes:
         view = fn.crop_mirror_normalize(
             image,
             crop=(crop, crop),
-            rounding="truncate",  # of the middle, as images.py does
+            rounding="truncate",  # of the centre offset, as imaging/codec.py does
             mean=[0.0],
             std=[1.0],
             dtype=types.FLOAT,
@@ -137,10 +143,10 @@ def serving(size: int, crop: int, device: str, batch: int = 128) -> bytes:
 
 
 class _Inputs:
-    """DALI's callback: the step's feed as arrays of the types that the graph declares.
+    """DALI's callback: returns a step's input as arrays of the types that the graph declares.
 
-    The last few steps' tensors are kept here: DALI would otherwise drop the last reference in a thread of its own, which
-    has to wait for the GIL for every record.
+    It keeps the tensors of the last few steps. Otherwise DALI would drop the last reference in a thread of
+    its own, which waits for the GIL for every record.
     """
 
     def __init__(self, source: Callable[[int], StepInput], room: int, ring: int) -> None:
@@ -153,42 +159,44 @@ class _Inputs:
         out: tuple[Any, ...] = (images, feed.labels, feed.records, feed.shift)
         if feed.windows is not None:
             top, left, flip = feed.windows
-            # offset / room in float32 comes back as exactly that offset for any room up to 2048 pixels
+            # DALI recovers the exact offset from offset / room in float32, for any room up to 2048 pixels.
             out += (top.astype(np.float32) / self._room, left.astype(np.float32) / self._room, flip.astype(np.int32))
         self._ring[iteration % len(self._ring)] = out
         return out
 
 
 class DaliEngine:
-    """Makes one batch after another on a GPU."""
+    """Makes batches in step order on a GPU."""
 
     def __init__(self, config: LoaderConfig, manifest: Manifest, stats: Stats | None, source: Callable[[int], StepInput]) -> None:
-        """Take step after step from `source`, from 0 on."""
+        """Read the inputs of steps 0, 1, 2, ... from `source`."""
         share = -(-config.batch_size // config.world_size)
         self._config, self._pipeline = config, build(config, manifest, stats, share, source)
 
-    ready = None  # DALI does not say how many batches it has
+    ready = None  # unknown: DALI does not say how many batches are finished
 
     def run(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return (views, labels, record numbers) of the next step; RuntimeError for what DALI cannot do, such as damaged records."""
+        """Return (views, labels, record numbers) of the next step.
+
+        Raises RuntimeError for whatever DALI cannot do, such as decode a damaged record.
+        """
         stream = [torch.cuda.current_stream(self._config.device_id)] if self._config.device == "gpu" else []
-        views, labels, records = (
-            from_dlpack(output.as_tensor()) for output in self._pipeline.run(*stream)
-        )  # no copy: it lives as long as the tensor
+        # No copy: DALI's memory lives as long as the tensor.
+        views, labels, records = (from_dlpack(output.as_tensor()) for output in self._pipeline.run(*stream))
         return views.bfloat16() if self._config.dtype == "bfloat16" else views, labels, records
 
     def close(self) -> None:
-        """Let go of the pipeline and its threads."""
+        """Release the pipeline and its threads."""
         self._pipeline = None
 
 
 def gpu_count() -> int:
-    """Return the number of GPUs that DALI could use; 0 without a driver."""
+    """Return the number of GPUs that DALI can use; 0 without a driver."""
     return int(_backend.GetCUDADeviceCount())
 
 
 def require_gpu(device_id: int) -> None:
-    """Raise DataError with one clear sentence unless GPU `device_id` is there."""
+    """Raise DataError if there is no GPU `device_id`."""
     count = gpu_count()
     if count == 0:
         raise DataError('device "gpu" needs an NVIDIA GPU with its driver, and there is none on this machine: use device "cpu"')
@@ -197,10 +205,10 @@ def require_gpu(device_id: int) -> None:
 
 
 def check_graph(pipeline: Any) -> list[tuple[str, str]]:  # noqa: ANN401  (DALI's pipeline is untyped)
-    """Check a graph without running it, on a machine with or without a GPU; return its (operator, device) pairs.
+    """Check a graph without running it, with or without a GPU; return its (operator, device) pairs.
 
-    Serialising checks argument names and types and that no CPU operator is given GPU data; the registry, which
-    serialising does not consult, whether each operator exists on its device. Raises TypeError or RuntimeError.
+    Serialising checks argument names and types, and that no CPU operator gets GPU data. It does not check
+    that each operator exists on its device; the registry is asked for that. Raises TypeError or RuntimeError.
     """
     pipeline.serialize()
     registry = {"cpu": set(_backend.RegisteredCPUOps()), "gpu": set(_backend.RegisteredGPUOps()), "mixed": set(_backend.RegisteredMixedOps())}

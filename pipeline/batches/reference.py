@@ -1,4 +1,7 @@
-"""What a batch is, in plain numpy: the definition that the DALI graph must equal bit for bit. Slow on purpose."""
+"""Define a batch in plain, slow numpy; tests check that the DALI graph equals it bit for bit.
+
+In:  records, config, statistics, step.    Out: float32 images.
+"""
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -12,7 +15,10 @@ from .sampler import Sampler
 
 
 def batch(records: Records, config: LoaderConfig, stats: Stats, step: int) -> Float32[np.ndarray, "..."]:
-    """Return the images of `step` as `Loader` gives them: (b, 3, crop, crop), or (b, 10, 3, crop, crop) for ten views."""
+    """Return the images of `step` as `Loader` yields them.
+
+    Their shape is (b, 3, crop, crop), or (b, 10, 3, crop, crop) for ten views.
+    """
     random, room = config.view == "random", records.manifest.config.size - config.crop
     epoch, numbers = Sampler.of(len(records), config)(step)
     drawn = draws(config.seed, epoch, numbers, room, mirror=config.mirror)
@@ -43,7 +49,7 @@ def view(
     config: LoaderConfig,
     stats: Stats,
 ) -> Float32[np.ndarray, "3 c c"]:
-    """Return one view of one image, in the order of operations that both engines share."""
+    """Return one view of one image; the order of operations is that of both engines."""
     top, left = corner
     pixels = image.astype(np.float32)
     if config.mean == "pixel":

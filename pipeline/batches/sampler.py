@@ -1,7 +1,8 @@
-"""Which records, in which step: (seed, epoch, step, rank, world size) -> record numbers, and nothing else.
+"""Choose the records of each step: (seed, epoch, step, rank, world size) -> record numbers.
 
-Step t of an epoch takes places t*B .. t*B+B-1 of the epoch's order; rank r of w takes the r-th of w equal parts of
-them. So the ranks' batches, laid side by side, are the global batch, whatever the number of ranks.
+They depend on nothing else. Step t of an epoch takes places t*B .. t*B+B-1 of the epoch's order; rank r
+of w takes the r-th of w equal parts of them. So the ranks' batches, concatenated, are the global batch,
+whatever the number of ranks.
 """
 
 from bisect import bisect_left, bisect_right
@@ -16,24 +17,26 @@ from ..config import LoaderConfig, Shuffle
 from ..counter_rng import ORDER, argsort, key, permutation, step
 from ..errors import DataError
 
-_OF_BLOCKS, _IN_POOLS = 3, 4  # purposes of keys; hashing.py has 1, augment.py 2
-BLOCK = 512  # neighbouring records, about 20 MB of JPEG records: read in one run, any disk or object store is at its full rate
-POOL = 16  # blocks that are shuffled together
-PART = 1 << 20  # records of an order that are sorted at once, or a half of that: 0.1 s
-CHUNK = 1 << 16  # hashes that are made at once: they stay in the cache
+_OF_BLOCKS, _IN_POOLS = 3, 4  # purposes of keys; counter_rng.py has 1, augment.py 2
+# Neighbouring records that are read in one run; about 20 MB of JPEG records, enough for the full rate of
+# any disk or object store.
+BLOCK = 512
+POOL = 16  # blocks whose records are shuffled together
+PART = 1 << 20  # records sorted at once, between half of this and this: 0.1 s
+CHUNK = 1 << 16  # hashes computed at once: they stay in the processor's cache
 
 
 class Order:
-    """A permutation in parts, of which only those that are asked for are made, and the last two are kept."""
+    """A permutation that is computed in parts, on demand; the last two parts are kept."""
 
     def __init__(self, ends: Int64[np.ndarray, "parts"], make: Callable[[int], Int64[np.ndarray, "k"]]) -> None:
-        """Take the places where the parts end, and what makes the i-th."""
+        """Take the end of each part, as a place in the order, and a function that makes part i."""
         self._ends = ends.tolist()
         self._begins = [0, *self._ends]
         self._make = lru_cache(maxsize=2)(make)
 
     def __getitem__(self, places: slice) -> Int64[np.ndarray, "k"]:
-        """Return the numbers at places start to stop."""
+        """Return the record numbers at places start to stop - 1."""
         start, stop, _ = places.indices(self._begins[-1])
         if start >= stop:
             return np.empty(0, np.int64)
@@ -43,10 +46,11 @@ class Order:
 
 @lru_cache(maxsize=2)
 def shuffled(seed: int, epoch: int, n: int) -> Order:
-    """Return `permutation(seed, epoch, n)`, in parts by the first bits of the hash.
+    """Return `permutation(seed, epoch, n)`, computed in parts by the leading bits of the hash.
 
-    Of 14 million records the first batch is there in 0.4 s instead of 1.9, with a tenth of the memory. Each part costs a pass
-    over the hashes of all, 0.2 s: about a thousandth of the time in which a part is read at 5,000 images/s.
+    For 14 million records, the first batch is ready in 0.4 s instead of 1.9 s, with a tenth of the memory.
+    Each part costs one pass over the hashes of all records, 0.2 s: about a thousandth of the time it takes
+    to read a part at 5,000 images/s.
     """
     if n <= CHUNK:
         return Order(np.array([n]), lambda _: permutation(seed, epoch, n))
@@ -70,9 +74,10 @@ def shuffled(seed: int, epoch: int, n: int) -> Order:
 
 @lru_cache(maxsize=2)
 def block_shuffled(seed: int, epoch: int, n: int) -> Order:
-    """Return a permutation of 0..n-1 that stays within POOL blocks at a time, fixed for ever by its arguments.
+    """Return a permutation of 0..n-1 that reads from POOL blocks at a time.
 
-    Blocks of neighbouring records are shuffled; then, POOL blocks after POOL blocks, all their records are.
+    First the blocks of neighbouring records are shuffled; then the records of each group of POOL
+    successive blocks are shuffled together. The arguments fix the result for ever.
     """
     blocks = argsort(step(key(_OF_BLOCKS, seed, epoch), np.arange(-(-n // BLOCK), dtype=np.uint64)))
     state = key(_IN_POOLS, seed, epoch)
@@ -87,17 +92,20 @@ def block_shuffled(seed: int, epoch: int, n: int) -> Order:
 
 
 def keep_orders(count: int) -> None:
-    """Keep so many epochs' orders instead of two: a server has trainers in several. About 10 MB each for ImageNet."""
+    """Cache the orders of `count` epochs instead of two: a server's trainers may be in several epochs.
+
+    An order of ImageNet takes about 10 MB.
+    """
     global shuffled, block_shuffled
     shuffled, block_shuffled = (lru_cache(maxsize=count)(order.__wrapped__) for order in (shuffled, block_shuffled))
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """The steps of one rank through `records` records, epoch after epoch."""
+    """Maps each step of one rank to its epoch and record numbers."""
 
     records: int
-    batch_size: int  # of all ranks
+    batch_size: int  # of all ranks together
     seed: int = 0
     rank: int = 0
     world_size: int = 1
@@ -105,20 +113,27 @@ class Sampler:
     drop_last: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse a data set in which this plan has no step."""
+        """Raise DataError if there are fewer records than one batch, and partial batches are dropped."""
         if self.drop_last and self.records < self.batch_size:
             raise DataError(f"{self.records} records are fewer than one batch of {self.batch_size}; use a smaller batch size")
 
     @classmethod
     def of(cls, records: int, config: LoaderConfig) -> "Sampler":
-        """Return the plan of a loader: random views are shuffled, and drop a partial last batch; others take every record in stored order."""
+        """Return the sampler of a loader with `config`.
+
+        Random views are shuffled, and a partial last batch is dropped; other views take every record, in
+        stored order.
+        """
         random = config.view == "random"
         shuffle = config.shuffle if random else "none"
         return cls(records, config.batch_size, config.seed, config.rank, config.world_size, shuffle, drop_last=random)
 
     @property
     def steps(self) -> int:
-        """Steps an epoch in which this rank has a record (when the last batch is partial, some ranks may have none)."""
+        """Steps per epoch in which this rank has a record.
+
+        When the last batch is partial, some ranks may have no record in it.
+        """
         full, rest = divmod(self.records, self.batch_size)
         if self.drop_last:
             return full
@@ -129,7 +144,7 @@ class Sampler:
         return count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size
 
     def __call__(self, step: int) -> tuple[int, Int64[np.ndarray, "b"]]:
-        """Return (epoch, record numbers) of the rank's `step`, counted from the start of epoch 0."""
+        """Return (epoch, record numbers) of this rank's `step`, counted from the start of epoch 0."""
         epoch, place = divmod(step, self.steps)
         start = place * self.batch_size
         low, high = self._part(min(self.batch_size, self.records - start))

@@ -1,6 +1,8 @@
-"""What an engine is given for a step: records, and this step's draws. A pure function of (records, config, step).
+"""Make the input of each step for an engine: its records and its draws.
 
-In:  mapped shards.    Out: a `Feed` a step, or a part of one.
+In:  mapped shards.    Out: a `StepInput` per step, or a part of one.
+
+It is a pure function of (records, config, step).
 """
 
 import warnings
@@ -22,39 +24,39 @@ from .augment import colour_shift, draws
 from .sampler import BLOCK, POOL, Sampler
 from .views import StepInput
 
-UNMAP_STEPS = 4  # the memory of so many steps' records may pile up before it is given back
+UNMAP_STEPS = 4  # steps between releases of the memory of mapped records
 
 
 class DamagedRecord(UserWarning):
-    """A record is damaged, and another one was given in its place."""
+    """A record is damaged, and another one replaces it."""
 
 
 class StepSource:
-    """The feeds of one rank, from shards."""
+    """Yields the step inputs of one rank, read from shards."""
 
-    finished = False  # whether it gives the views themselves, for which no engine is needed
+    finished = False  # whether it returns finished views, for which no engine is needed
 
     def __init__(self, manifest: Manifest, config: LoaderConfig, stats: Stats | None, records: Records, cache: ShardCache | None = None) -> None:
-        """Take the split's records; `cache` is where they are kept, if they are of an object store."""
-        self.tell: Callable[[str], None] = _warn  # of damaged records
+        """Take the split's records; `cache` keeps the shards if they come from an object store."""
+        self.tell: Callable[[str], None] = _warn  # reports damaged records
         self.manifest, self.records, self.plan = manifest, records, Sampler.of(len(records), config)
-        self.substitutes: dict[int, int] = {}  # damaged records met so far, and what is given instead
+        self.substitutes: dict[int, int] = {}  # damaged record found so far -> its substitute
         self._config, self._stats, self._cache = config, stats, cache
         self._room = manifest.config.size - config.crop
-        self._read_ahead: tuple[int, set[int]] = (-1, set())  # epoch, and blocks that the system was asked for
-        self._tried_again = -1  # the step that was tried again after an error that nothing explains
+        self._read_ahead: tuple[int, set[int]] = (-1, set())  # epoch, its blocks requested so far
+        self._tried_again = -1  # last step that was retried after an error without a damaged record
         if cache is not None:
-            weakref.finalize(self, cache.close).atexit = False  # what it still downloads is not wanted any more
+            weakref.finalize(self, cache.close).atexit = False  # cancels unfinished downloads
 
     def start(self, _step: int) -> None:
-        """Expect that step next."""
+        """Restart reading ahead: `_step` comes next."""
         self._read_ahead = (-1, set())
 
     def stop(self) -> None:
-        """Expect none."""
+        """Do nothing; `ServedFeeds` drops its pending requests."""
 
     def __call__(self, step: int) -> StepInput:
-        """Return what an engine is given for `step`: views into the mapped shards, and this step's draws."""
+        """Return the input of `step`: records as views into the mapped shards, and their draws."""
         if self._cache is not None or self.plan.shuffle == "block":
             self._read_blocks_ahead(step)
         if step % UNMAP_STEPS == 0:
@@ -63,7 +65,7 @@ class StepSource:
         return self.feed(epoch, numbers)
 
     def feed(self, epoch: int, numbers: Int64[np.ndarray, "b"]) -> StepInput:
-        """Return what an engine is given for these records in that epoch."""
+        """Return the input for these records in `epoch`."""
         return self.drawn(epoch, self.stored(numbers))
 
     def stored(self, numbers: Int64[np.ndarray, "b"]) -> StepInput:
@@ -73,11 +75,11 @@ class StepSource:
         return StepInput(images, labels, numbers, np.zeros((len(numbers), 3), np.float32), None)
 
     def substituted(self, numbers: Int64[np.ndarray, "b"]) -> Int64[np.ndarray, "b"]:
-        """Return the records that are given instead of these: themselves, but for those known to be damaged."""
+        """Return `numbers` with each record that is known to be damaged replaced by its substitute."""
         return np.array([self.substitutes.get(number, number) for number in numbers.tolist()], np.int64) if self.substitutes else numbers
 
     def drawn(self, epoch: int, feed: StepInput) -> StepInput:
-        """Return the feed with its draws, if its views are random."""
+        """Return `feed` with its draws added, if its views are random."""
         config = self._config
         if config.view != "random":
             return feed
@@ -88,17 +90,25 @@ class StepSource:
         return feed._replace(shift=shift, windows=(drawn.top, drawn.left, drawn.flip))
 
     def mend(self, step: int, error: Exception) -> None:
-        """Find substitutes for the damaged records of a step; raise what names them if that is not wanted, or `error` if there are none."""
+        """Find substitutes for the damaged records of a step that failed with `error`.
+
+        If none is damaged, the step is retried once; `error` is raised the second time. Raises DataError
+        that names the damaged records unless they may be replaced.
+        """
         damaged = {number: reason for number in self.plan(step)[1].tolist() if (reason := self.records.damage(self.substitutes.get(number, number)))}
         if damaged:
             self.replace(damaged, error)
             return
         if self._tried_again == step:
             raise error
-        self._tried_again = step  # it has passed: a bad file in a cache, which is gone now
+        self._tried_again = step  # the cause may be a bad file in the cache, which is deleted by now
 
     def replace(self, damaged: dict[int, str], error: Exception) -> None:
-        """Take substitutes for records that are damaged (with the reason of each), or raise what names them if that is not wanted."""
+        """Choose a substitute for each of `damaged` (record -> reason).
+
+        Raises DataError that names the records if `on_bad` is "raise", or one of them if none of the next
+        SEARCH records is good.
+        """
         if self._config.on_bad == "raise":
             raise DataError("damaged records; alexprep repair makes their shards again:\n  " + "\n  ".join(damaged.values())) from error
         for number, reason in damaged.items():
@@ -109,7 +119,10 @@ class StepSource:
             self.tell(f"record {good} is given instead of a damaged one: {reason}")
 
     def _read_blocks_ahead(self, step: int) -> None:
-        """Have the system read the blocks that are due within a pool of records from now, each once an epoch and in one run."""
+        """Ask the system to read ahead the blocks of the next POOL * BLOCK records of the order.
+
+        Each block is requested once per epoch, in one run.
+        """
         due = step + POOL * BLOCK // self._config.batch_size
         for later in range(step if self._read_ahead[0] < 0 else due, due + 1):
             epoch, numbers = self.plan(later)
@@ -126,7 +139,10 @@ def _warn(text: str) -> None:
 
 
 def cache_for(manifest: Manifest, config: LoaderConfig) -> ShardCache | None:
-    """Return where the shards of an object store are kept; DataError if there is no such place, or not enough of it."""
+    """Return the local cache for the shards of an object store; None for shards in a local folder.
+
+    Raises DataError if the config names no cache, or it is too small.
+    """
     if not isinstance(manifest.directory, RemotePath):
         return None
     if config.cache is None:
@@ -140,7 +156,8 @@ def cache_for(manifest: Manifest, config: LoaderConfig) -> ShardCache | None:
                 'shards; or use shuffle="block" (--shuffle block)'
             )
         block = random and config.shuffle == "block"
-        due = 2 * POOL if block else POOL * BLOCK * len(split.shards) // split.records + 2  # a block may lie in two shards
+        # Shards needed at a time; a block may lie in two shards.
+        due = 2 * POOL if block else POOL * BLOCK * len(split.shards) // split.records + 2
         least = 2 * due * largest  # half of it in use, half of it fetched ahead
         if config.cache_size < min(least, total):
             raise DataError(

@@ -1,6 +1,6 @@
-"""What a view of a record is: where it is cut out, and the arithmetic from its pixels to the numbers that a network sees.
+"""Define the views of a record: crop windows, and the means and divisor applied to the pixels.
 
-Both engines (cpu.py, and graph.py with DALI) and the reference say the same with these.
+Both engines (cpu_engine.py, and dali_engine.py with DALI) use these definitions.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from ..shards.stats import Stats
 
 
 class Window(NamedTuple):
-    """Where a view is cut out: pixel offsets, then mirrored or not. Numbers, or one a sample."""
+    """Where a view is cropped, in pixels, and whether it is mirrored: numbers, or one per sample."""
 
     top: Any
     left: Any
@@ -22,19 +22,21 @@ class Window(NamedTuple):
 
 
 class StepInput(NamedTuple):
-    """One step's input: b records with their views. The arrays are fresh: an engine may keep them."""
+    """One step's input: b records and their draws. The arrays are fresh: an engine may keep them."""
 
     images: list[UInt8[np.ndarray, "..."]]
     labels: Int64[np.ndarray, "b"]
     records: Int64[np.ndarray, "b"]
     shift: Float32[np.ndarray, "b 3"]  # PCA colour, grey levels
-    windows: tuple[Int64[np.ndarray, "b"], Int64[np.ndarray, "b"], Bool[np.ndarray, "b"]] | None  # top, left, flip of random views
+    # top, left, flip of random views; None for fixed windows
+    windows: tuple[Int64[np.ndarray, "b"], Int64[np.ndarray, "b"], Bool[np.ndarray, "b"]] | None
 
 
 def windows(view: str, room: int) -> list[Window]:
-    """Return the fixed windows of "center" or "ten" (paper, section 4.1): corners and centre, then their mirrors.
+    """Return the fixed windows of "center" or "ten" (paper, section 4.1).
 
-    The order is that of torchvision's TenCrop: the second five are the same corners of the mirrored image.
+    "ten" is the four corners and the centre, then their mirrors. The order is that of torchvision's
+    TenCrop: the second five are the same corners of the mirrored image.
     """
     middle = room // 2
     five = [(0, 0), (0, room), (room, 0), (room, room), (middle, middle)]
@@ -44,19 +46,22 @@ def windows(view: str, room: int) -> list[Window]:
 
 
 def placed(feed: StepInput, fixed: list[Window]) -> list[list[Window]]:
-    """Return where the views of each record of a feed are cut out: one drawn for it, or the `fixed` ones if it has none."""
+    """Return the windows of each record of `feed`: its drawn one, or `fixed` if none was drawn."""
     if feed.windows is None:
         return [fixed] * len(feed.images)
     return [[Window(*window)] for window in zip(*(part.tolist() for part in feed.windows), strict=True)]
 
 
 def divisor(config: LoaderConfig) -> float:
-    """Return what a view is divided by."""
+    """Return the divisor of a view: `divide` for random views with colour, else 1."""
     return config.divide if config.view == "random" and config.colour else 1.0
 
 
 def channel_mean(config: LoaderConfig, stats: Stats | None) -> Float32[np.ndarray, "3"]:
-    """Return what is subtracted from every pixel alike: the channel means, or nothing if the mean is an image."""
+    """Return the channel means, which are subtracted from every pixel; 0 unless mean="channel".
+
+    Raises DataError if they are needed and there are no statistics.
+    """
     if config.mean != "channel":
         return np.zeros(3, np.float32)
     if stats is None:
@@ -65,7 +70,7 @@ def channel_mean(config: LoaderConfig, stats: Stats | None) -> Float32[np.ndarra
 
 
 def center_mean(stats: Stats | None, crop: int, divide: float) -> Float32[np.ndarray, "c c 3"]:
-    """Return the centre crop of the mean image, divided like the view that it is subtracted from."""
+    """Return the centre crop of the mean image, divided as the view is from which it is subtracted."""
     image = mean_image(stats)
     start = (image.shape[0] - crop) // 2
     return image[start : start + crop, start : start + crop] * (np.float32(1) / np.float32(divide))
