@@ -2,7 +2,8 @@
 
 In:  a folder or URI, a `LoaderConfig`.    Out: `Batch`es.
 
-A batch is a pure function of (records, config, step), so the loader's state is one integer, the step.
+A batch is a pure function of (records, config, step), so the loader's state is one integer, the
+step.
 """
 
 import os
@@ -40,21 +41,23 @@ class Batch(NamedTuple):
 
 
 class Loader:
-    """Iterates over one epoch from the current step; the next `for` loop continues with the next epoch.
+    """Iterates over one epoch from the current step; the next `for` takes the next epoch.
 
         loader = Loader("shards/", split="train", batch_size=128, seed=0)
         for images, labels, records in loader: ...
 
-    Options are the fields of `LoaderConfig`; `config` sets several at once. `stats` (mean image, colours)
-    default to those of the folder's training split. `trace` records what each thread does when.
+    Options are the fields of `LoaderConfig`; `config` sets several at once. `stats` (mean image,
+    colours) default to those of the folder's training split. `trace` records what each thread does
+    when.
 
-    Raises DataError if the data set is incomplete or a record is damaged, ValueError for an invalid option.
-    After an error, the next batch is that of the same step. Threads that iterate at the same time share the
-    batches: each batch goes to one of them. A forked process continues where its parent was, if the shards
-    are on a local disk (the clients of object stores and services do not survive a fork).
+    Raises DataError if the data set is incomplete or a record is damaged, ValueError for an invalid
+    option. After an error, the next batch is that of the same step. Threads that iterate at the
+    same time share the batches: each batch goes to one of them. A forked process continues where
+    its parent was, if the shards are on a local disk (the clients of object stores and services do
+    not survive a fork).
 
-    "grpc://host:port,host2:port" is a data set that `alexprep serve` serves there. The batches are the same;
-    `form` says what the servers send.
+    "grpc://host:port,host2:port" is a data set that `alexprep serve` serves there. The batches are
+    the same; `form` says what the servers send.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class Loader:
         if config.crop > manifest.config.size:
             raise ValueError(f"crop {config.crop} does not fit into records of {manifest.config.size} pixels")
         if config.device == "gpu":
-            from .batches.dali_engine import require_gpu  # imported late: only a GPU needs DALI
+            from .batches.dali_engine import require_gpu  # late: only a GPU needs DALI
 
             require_gpu(config.device_id or 0)
             if not torch.cuda.is_available():
@@ -89,7 +92,7 @@ class Loader:
             raise DataError(f"the mean image has {stats.mean_image.shape[0]} pixels a side; give stats of the records' size, {manifest.config.size}")
         self.stats = stats
         if theirs is not None:
-            from .serving.remote_steps import ServedFeeds  # imported late: only a service needs Flight
+            from .serving.remote_steps import ServedFeeds  # late: only a service needs Flight
 
             self._feeds: StepSource = ServedFeeds(manifest, self.config, stats or theirs, theirs, self.records)
         else:
@@ -164,7 +167,7 @@ class Loader:
                 views, labels, records = self._engine.run()
                 break
             except BaseException as error:
-                self._stop()  # the engine may be a step ahead, and DALI's cannot be used after an error
+                self._stop()  # the engine may be a step ahead, and DALI's is unusable by now
                 if not isinstance(error, RuntimeError | UndecodableImage):
                     raise
                 self._feeds.mend(self._step, error)

@@ -1,8 +1,8 @@
 """Draw crop, flip and colour shift of each record: (seed, epoch, record) -> draws.
 
-The bits are the same on every machine. Whole numbers come from integer arithmetic; normal deviates use
-+, -, *, / and sqrt alone, which IEEE 754 rounds in one way everywhere (numpy's log, sin and cos differ
-in the last bit from one instruction set to another).
+The bits are the same on every machine. Whole numbers come from integer arithmetic; normal deviates
+use +, -, *, / and sqrt alone, which IEEE 754 rounds in one way everywhere (numpy's log, sin and cos
+differ in the last bit from one instruction set to another).
 """
 
 from typing import NamedTuple
@@ -29,8 +29,8 @@ class Draws(NamedTuple):
 def draws(seed: int, epoch: int, records: Int64[np.ndarray, "b"], room: int, *, mirror: bool = True) -> Draws:
     """Return the draws of each record in `epoch`.
 
-    Crop offsets are uniform on 0..room (paper, section 4.1: 0..32). Half of the images are flipped if
-    `mirror`, else none.
+    Crop offsets are uniform on 0..room (paper, section 4.1: 0..32). Half of the images are flipped
+    if `mirror`, else none.
     """
     state = step(key(_PURPOSE, seed, epoch), records.astype(np.uint64))
     bits = step(state[:, None], np.arange(_LANES, dtype=np.uint64)[None])
@@ -51,8 +51,8 @@ def colour_shift(
     shift = sum_i std * alpha_i * sqrt(eigenvalue_i) * eigenvector_i
 
     The 2012 code multiplied by the square root, which is a standard deviation in grey levels. The
-    paper's text (section 4.1) says the eigenvalue itself, which on 0..255 pixels would shift images by
-    more than a thousand levels.
+    paper's text (section 4.1) says the eigenvalue itself, which on 0..255 pixels would shift images
+    by more than a thousand levels.
     """
     weight = alpha * (std * np.sqrt(np.maximum(eigenvalues, 0)))
     # Term by term: a matrix product may round differently on another machine.
@@ -65,8 +65,8 @@ def colour_shift(
 def normal(bits: UInt64[np.ndarray, "*n"]) -> Float64[np.ndarray, "*n"]:
     """Return a standard normal deviate for each 64 random bits.
 
-    It is the normal quantile function of a 52-bit uniform number, by Wichura, Algorithm AS 241 (PPND16),
-    Applied Statistics 37 (1988): relative error about 1e-16.
+    It is the normal quantile function of a 52-bit uniform number, by Wichura, Algorithm AS 241
+    (PPND16), Applied Statistics 37 (1988): relative error about 1e-16.
     """
     # Uniform in (0, 1), both ends excluded.
     uniform = ((bits >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52

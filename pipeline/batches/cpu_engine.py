@@ -2,10 +2,10 @@
 
 In:  a `StepInput` per step.    Out: tensors (views, labels, record numbers).
 
-Each thread makes a share of a batch and releases the GIL until that share is done. A record is decoded
-only where its view lies, then mean, colour and conversion are applied row by row into the batch.
-`plain_views` computes the same in numpy; it is used without the compiled extension, and for a JPEG that
-the extension does not decode (not a baseline JPEG in good order).
+Each thread makes a share of a batch and releases the GIL until that share is done. A record is
+decoded only where its view lies, then mean, colour and conversion are applied row by row into the
+batch. `plain_views` computes the same in numpy; it is used without the compiled extension, and for
+a JPEG that the extension does not decode (not a baseline JPEG in good order).
 """
 
 import weakref
@@ -83,7 +83,7 @@ class CpuEngine:
     def __init__(
         self, config: LoaderConfig, manifest: Manifest, stats: Stats | None, source: Callable[[int], StepInput], trace: Trace | None = None
     ) -> None:
-        """Read the inputs of steps 0, 1, 2, ... from `source`; record each thread's work in `trace`."""
+        """Read the inputs of steps 0, 1, ... from `source`; record the threads' work in `trace`."""
         self._source, self._config, self._trace = source, config, trace
         self._threads = config.threads or 1
         self._maker = ViewMaker(config, manifest, stats)
@@ -188,7 +188,8 @@ class BufferPool:
     def lease(self, shape: tuple[int, ...], dtype: Any) -> Any:  # noqa: ANN401  (an array of any type)
         """Return an uninitialised array, aligned to `LINE`.
 
-        Its memory returns to the pool when the array object itself is freed; views of it do not keep it.
+        Its memory returns to the pool when the array object itself is freed; views of it do not
+        keep it.
         """
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         block = self._take(size)

@@ -2,9 +2,10 @@
 
 In:  a `StepInput` per step.    Out: tensors (views, labels, record numbers).
 
-Nothing in the graph is random. Every crop offset, flip and colour shift is an input, drawn by `augment`:
-DALI's own random operators depend on batch size and operator order. This is the only module that imports
-`nvidia.dali`. `reference.py` computes the same in numpy; tests check that both agree to the last bit.
+Nothing in the graph is random. Every crop offset, flip and colour shift is an input, drawn by
+`augment`: DALI's own random operators depend on batch size and operator order. This is the only
+module that imports `nvidia.dali`. `reference.py` computes the same in numpy; tests check that both
+agree to the last bit.
 """
 
 from collections.abc import Callable
@@ -33,11 +34,11 @@ _backend: Any = backend  # a C++ module without complete type stubs
 
 
 def build(config: LoaderConfig, manifest: Manifest, stats: Stats | None, batch: int, source: Callable[[int], StepInput]) -> Any:  # noqa: ANN401
-    """Return a DALI pipeline with outputs (views, labels, records), at most `batch` records per step.
+    """Return a DALI pipeline that outputs (views, labels, records), at most `batch` per step.
 
-    Views are float32 (float16 on a GPU if the config says so), of shape (crop, crop, 3) in the config's
-    layout; (10, ...) for "ten". With device "gpu" and no device_id, the graph can be built and serialised,
-    but not run, without a GPU.
+    Views are float32 (float16 on a GPU if the config says so), of shape (crop, crop, 3) in the
+    config's layout; (10, ...) for "ten". With device "gpu" and no device_id, the graph can be built
+    and serialised, but not run, without a GPU.
     """
     size = manifest.config.size
     raw = manifest.config.encoding == "raw"
@@ -73,9 +74,9 @@ def build(config: LoaderConfig, manifest: Manifest, stats: Stats | None, batch: 
 def decode(record: Any, device: str) -> Any:  # noqa: ANN401  (DALI's nodes are untyped)
     """Return uint8 pixels of JPEG records, decoded as Pillow and torchvision do.
 
-    The reshape changes nothing, but makes the decoder wait until every header of the batch is parsed.
-    Without it, DALI 2.4.0 crashes the process when one of 32 or more records has an unreadable header;
-    with it, the step raises a RuntimeError.
+    The reshape changes nothing, but makes the decoder wait until every header of the batch is
+    parsed. Without it, DALI 2.4.0 crashes the process when one of 32 or more records has an
+    unreadable header; with it, the step raises a RuntimeError.
     """
     shape = fn.cast(fn.peek_image_shape(record)[0:1] * 0 - 1, dtype=types.INT32)
     return fn.decoders.image(
@@ -89,7 +90,7 @@ def decode(record: Any, device: str) -> Any:  # noqa: ANN401  (DALI's nodes are 
 
 
 def cut(image: Any, window: Window, shift: Any, config: LoaderConfig, stats: Stats | None) -> Any:  # noqa: ANN401
-    """Return one view of every image: crop, mirror, subtract the mean, add the colour shift, divide.
+    """Return one view of every image: crop, mirror, subtract mean, add colour shift, divide.
 
     The shift is free: `crop_mirror_normalize` subtracts a mean per sample, and gets (mean - shift).
     """
@@ -118,8 +119,9 @@ def serving(size: int, crop: int, device: str, batch: int = 128) -> bytes:
     """Return a serialised graph for Triton's DALI backend.
 
     In: encoded images, `image`. Out: their centre views, `pixels`, float32 [3,crop,crop], 0..255.
-    DALI's own filter scales the shorter side to `size`; it differs a little from the filter that makes
-    records (imaging/codec.py).
+
+    DALI's own filter scales the shorter side to `size`; it differs a little from the filter that
+    makes records (imaging/codec.py).
     """
     gpu = device == "gpu"
     pipeline = dali.Pipeline(batch_size=batch, num_threads=4, device_id=None, seed=0)
@@ -145,8 +147,8 @@ def serving(size: int, crop: int, device: str, batch: int = 128) -> bytes:
 class _Inputs:
     """DALI's callback: returns a step's input as arrays of the types that the graph declares.
 
-    It keeps the tensors of the last few steps. Otherwise DALI would drop the last reference in a thread of
-    its own, which waits for the GIL for every record.
+    It keeps the tensors of the last few steps. Otherwise DALI would drop the last reference in a
+    thread of its own, which waits for the GIL for every record.
     """
 
     def __init__(self, source: Callable[[int], StepInput], room: int, ring: int) -> None:
@@ -159,7 +161,7 @@ class _Inputs:
         out: tuple[Any, ...] = (images, feed.labels, feed.records, feed.shift)
         if feed.windows is not None:
             top, left, flip = feed.windows
-            # DALI recovers the exact offset from offset / room in float32, for any room up to 2048 pixels.
+            # DALI recovers the exact offset from float32 offset / room, for room <= 2048 pixels.
             out += (top.astype(np.float32) / self._room, left.astype(np.float32) / self._room, flip.astype(np.int32))
         self._ring[iteration % len(self._ring)] = out
         return out
@@ -207,8 +209,9 @@ def require_gpu(device_id: int) -> None:
 def check_graph(pipeline: Any) -> list[tuple[str, str]]:  # noqa: ANN401  (DALI's pipeline is untyped)
     """Check a graph without running it, with or without a GPU; return its (operator, device) pairs.
 
-    Serialising checks argument names and types, and that no CPU operator gets GPU data. It does not check
-    that each operator exists on its device; the registry is asked for that. Raises TypeError or RuntimeError.
+    Serialising checks argument names and types, and that no CPU operator gets GPU data. It does not
+    check that each operator exists on its device; the registry is asked for that. Raises TypeError
+    or RuntimeError.
     """
     pipeline.serialize()
     registry = {"cpu": set(_backend.RegisteredCPUOps()), "gpu": set(_backend.RegisteredGPUOps()), "mixed": set(_backend.RegisteredMixedOps())}

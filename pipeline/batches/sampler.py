@@ -1,8 +1,8 @@
 """Choose the records of each step: (seed, epoch, step, rank, world size) -> record numbers.
 
-They depend on nothing else. Step t of an epoch takes places t*B .. t*B+B-1 of the epoch's order; rank r
-of w takes the r-th of w equal parts of them. So the ranks' batches, concatenated, are the global batch,
-whatever the number of ranks.
+They depend on nothing else. Step t of an epoch takes places t*B .. t*B+B-1 of the epoch's order;
+rank r of w takes the r-th of w equal parts of them. So the ranks' batches, concatenated, are the
+global batch, whatever the number of ranks.
 """
 
 from bisect import bisect_left, bisect_right
@@ -18,8 +18,8 @@ from ..counter_rng import ORDER, argsort, key, permutation, step
 from ..errors import DataError
 
 _OF_BLOCKS, _IN_POOLS = 3, 4  # purposes of keys; counter_rng.py has 1, augment.py 2
-# Neighbouring records that are read in one run; about 20 MB of JPEG records, enough for the full rate of
-# any disk or object store.
+# Neighbouring records that are read in one run; about 20 MB of JPEG records, enough for the full
+# rate of any disk or object store.
 BLOCK = 512
 POOL = 16  # blocks whose records are shuffled together
 PART = 1 << 20  # records sorted at once, between half of this and this: 0.1 s
@@ -48,9 +48,9 @@ class Order:
 def shuffled(seed: int, epoch: int, n: int) -> Order:
     """Return `permutation(seed, epoch, n)`, computed in parts by the leading bits of the hash.
 
-    For 14 million records, the first batch is ready in 0.4 s instead of 1.9 s, with a tenth of the memory.
-    Each part costs one pass over the hashes of all records, 0.2 s: about a thousandth of the time it takes
-    to read a part at 5,000 images/s.
+    For 14 million records, the first batch is ready in 0.4 s instead of 1.9 s, with a tenth of the
+    memory. Each part costs one pass over the hashes of all records, 0.2 s: about a thousandth of
+    the time it takes to read a part at 5,000 images/s.
     """
     if n <= CHUNK:
         return Order(np.array([n]), lambda _: permutation(seed, epoch, n))
@@ -92,9 +92,9 @@ def block_shuffled(seed: int, epoch: int, n: int) -> Order:
 
 
 def keep_orders(count: int) -> None:
-    """Cache the orders of `count` epochs instead of two: a server's trainers may be in several epochs.
+    """Cache the orders of `count` epochs instead of two.
 
-    An order of ImageNet takes about 10 MB.
+    A server's trainers may be in several epochs. An order of ImageNet takes about 10 MB.
     """
     global shuffled, block_shuffled
     shuffled, block_shuffled = (lru_cache(maxsize=count)(order.__wrapped__) for order in (shuffled, block_shuffled))
@@ -113,7 +113,7 @@ class Sampler:
     drop_last: bool = True
 
     def __post_init__(self) -> None:
-        """Raise DataError if there are fewer records than one batch, and partial batches are dropped."""
+        """Raise DataError if partial batches are dropped and there is not one full batch."""
         if self.drop_last and self.records < self.batch_size:
             raise DataError(f"{self.records} records are fewer than one batch of {self.batch_size}; use a smaller batch size")
 
@@ -121,8 +121,8 @@ class Sampler:
     def of(cls, records: int, config: LoaderConfig) -> "Sampler":
         """Return the sampler of a loader with `config`.
 
-        Random views are shuffled, and a partial last batch is dropped; other views take every record, in
-        stored order.
+        Random views are shuffled, and a partial last batch is dropped; other views take every
+        record, in stored order.
         """
         random = config.view == "random"
         shuffle = config.shuffle if random else "none"
@@ -144,7 +144,7 @@ class Sampler:
         return count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size
 
     def __call__(self, step: int) -> tuple[int, Int64[np.ndarray, "b"]]:
-        """Return (epoch, record numbers) of this rank's `step`, counted from the start of epoch 0."""
+        """Return (epoch, record numbers) of this rank's `step`, counted from epoch 0 on."""
         epoch, place = divmod(step, self.steps)
         start = place * self.batch_size
         low, high = self._part(min(self.batch_size, self.records - start))

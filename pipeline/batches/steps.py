@@ -75,7 +75,7 @@ class StepSource:
         return StepInput(images, labels, numbers, np.zeros((len(numbers), 3), np.float32), None)
 
     def substituted(self, numbers: Int64[np.ndarray, "b"]) -> Int64[np.ndarray, "b"]:
-        """Return `numbers` with each record that is known to be damaged replaced by its substitute."""
+        """Return `numbers` with known damaged records replaced by their substitutes."""
         return np.array([self.substitutes.get(number, number) for number in numbers.tolist()], np.int64) if self.substitutes else numbers
 
     def drawn(self, epoch: int, feed: StepInput) -> StepInput:
@@ -92,8 +92,8 @@ class StepSource:
     def mend(self, step: int, error: Exception) -> None:
         """Find substitutes for the damaged records of a step that failed with `error`.
 
-        If none is damaged, the step is retried once; `error` is raised the second time. Raises DataError
-        that names the damaged records unless they may be replaced.
+        If none is damaged, the step is retried once; `error` is raised the second time. Raises
+        DataError that names the damaged records unless they may be replaced.
         """
         damaged = {number: reason for number in self.plan(step)[1].tolist() if (reason := self.records.damage(self.substitutes.get(number, number)))}
         if damaged:
@@ -101,13 +101,13 @@ class StepSource:
             return
         if self._tried_again == step:
             raise error
-        self._tried_again = step  # the cause may be a bad file in the cache, which is deleted by now
+        self._tried_again = step  # perhaps a bad file in the cache, which is deleted by now
 
     def replace(self, damaged: dict[int, str], error: Exception) -> None:
         """Choose a substitute for each of `damaged` (record -> reason).
 
-        Raises DataError that names the records if `on_bad` is "raise", or one of them if none of the next
-        SEARCH records is good.
+        Raises DataError that names the records if `on_bad` is "raise", or one of them if none of
+        the next SEARCH records is good.
         """
         if self._config.on_bad == "raise":
             raise DataError("damaged records; alexprep repair makes their shards again:\n  " + "\n  ".join(damaged.values())) from error

@@ -14,7 +14,7 @@ from ..shards.stats import Stats
 
 
 class Window(NamedTuple):
-    """Where a view is cropped, in pixels, and whether it is mirrored: numbers, or one per sample."""
+    """Offset of a view in pixels, and whether it is mirrored: numbers, or one per sample."""
 
     top: Any
     left: Any
@@ -22,7 +22,7 @@ class Window(NamedTuple):
 
 
 class StepInput(NamedTuple):
-    """One step's input: b records and their draws. The arrays are fresh: an engine may keep them."""
+    """One step's input: b records and their draws. The arrays are fresh; engines may keep them."""
 
     images: list[UInt8[np.ndarray, "..."]]
     labels: Int64[np.ndarray, "b"]
@@ -70,7 +70,7 @@ def channel_mean(config: LoaderConfig, stats: Stats | None) -> Float32[np.ndarra
 
 
 def center_mean(stats: Stats | None, crop: int, divide: float) -> Float32[np.ndarray, "c c 3"]:
-    """Return the centre crop of the mean image, divided as the view is from which it is subtracted."""
+    """Return the centre crop of the mean image, divided by `divide` as the views are."""
     image = mean_image(stats)
     start = (image.shape[0] - crop) // 2
     return image[start : start + crop, start : start + crop] * (np.float32(1) / np.float32(divide))
