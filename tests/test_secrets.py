@@ -246,7 +246,7 @@ def test_a_token_that_was_taken_back_ends_its_answers_on_their_way(tmp_path, ser
     path.write_text(f"{OTHER}\n")
     one.tokens.reread()
 
-    with pytest.raises(flight.FlightUnauthenticatedError, match="taken back"):
+    with pytest.raises(flight.FlightUnauthenticatedError, match="revoked"):
         readers[TOKEN].read_all()
     assert readers[OTHER].read_all().num_rows == 63
 

@@ -424,7 +424,7 @@ def test_the_files_of_a_served_data_set_can_be_read_and_nothing_else(data):
         with pytest.raises(flight.FlightServerError) as refused:
             list(client.do_action(flight.Action("read", json.dumps(body).encode())))
         assert json.loads(refused.value.extra_info)["kind"] == "ticket"
-    with pytest.raises(flight.FlightServerError, match="there are do_get with a ticket"):
+    with pytest.raises(flight.FlightServerError, match="not supported: use do_get with a ticket"):
         list(client.list_flights())
 
     written = command("alexprep", "stats", location, "--pca")
@@ -481,9 +481,9 @@ def test_tickets_that_cannot_be_are_answered_with_the_reason(data):
         b"x" * 5000: "at most 4096 bytes",
         Ticket("0" * 64, "views", 0, good.config).to_bytes(): "another data set",
         ticket_of(folder, crop=73).to_bytes(): "crop 73 does not fit into records of 72 pixels",
-        ticket_of(folder, batch_size=1 << 20).to_bytes(): "may have 65536 records, not 1048576",
+        ticket_of(folder, batch_size=1 << 20).to_bytes(): "may have at most 65536 records, got 1048576",
         good.to_bytes().replace(b'"train"', b'"test"'): "there is no split 'test' here, only train, val",
-        good.to_bytes().replace(b'"step": 0', b'"step": -1'): "step is a whole number",
+        good.to_bytes().replace(b'"step": 0', b'"step": -1'): "step must be a whole number",
         good.to_bytes().replace(b'"world_size": 1', b'"world_size": 3'): "divisible by world_size",
         ticket_of(folder, batch_size=500).to_bytes(): "fewer than one batch of 500",
     }

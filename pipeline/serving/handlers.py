@@ -1,7 +1,8 @@
-"""What a service answers: to a ticket, the records, views or batch of its step, some rows at a time; and the data set's files.
+"""Answer requests: the records, views or batch of a ticket's step, and the data set's files.
 
-In:  a ticket.    Out: Arrow record batches of about 4 MiB (of records 8), made while they are taken:
-whoever is slow to read holds no more of us than one.
+In:  a ticket.    Out: Arrow record batches of about 4 MiB (8 MiB for records).
+
+A record batch is made when the previous one has been taken, so a slow client holds at most one.
 """
 
 import hashlib
@@ -41,17 +42,20 @@ from .protocol import OTHER_DATA, Ticket, ViewShape, WrongTicket, digest, schema
 
 log = logging.getLogger("alexprep.serve")
 T = TypeVar("T")
-STREAMS = 256  # configurations whose plans are kept
+STREAMS = 256  # configurations kept, each with its sampler
 PIECE = 1 << 20  # bytes of a file in one message
-UNMAP_BYTES = 256 << 20  # of records, whose memory may pile up before it is given back
-MOST_ROWS = 1 << 16  # records of one answer
+UNMAP_BYTES = 256 << 20  # bytes of records read between releases of mapped memory
+MOST_ROWS = 1 << 16  # records of one answer, at most
 
 
 class RequestHandler:
-    """The answers from one folder of shards. Threads may ask at once."""
+    """Answers requests from one folder of shards. Thread-safe."""
 
     def __init__(self, directory: str, cache: str | None = None, cache_size: int = 100 << 30) -> None:
-        """Open the data set; DataError if it is not whole. `cache` is a local folder for the shards of an object store."""
+        """Open the data set; DataError if it is incomplete.
+
+        `cache` is a local folder for the shards of an object store.
+        """
         self.manifest = read_manifest(directory)
         self._cached: dict[str, Any] = {} if cache is None else {"cache": cache, "cache_size": cache_size}
         self._lock = threading.RLock()
@@ -61,37 +65,47 @@ class RequestHandler:
         made = json.dumps(content(stats, self.manifest, pca=True)).encode()
         self._made = {MANIFEST: read_file(self.manifest.directory / MANIFEST, MOST_JSON), STATS: made, MEAN_IMAGE: _npy(stats.mean_image)}
         self._sizes = self._listed()
-        self.identity = hashlib.sha256(b"".join(self._made.values())).hexdigest()  # of the data set and its statistics
+        # Identity of the data set and its statistics.
+        self.identity = hashlib.sha256(b"".join(self._made.values())).hexdigest()
 
     @property
     def digests(self) -> dict[str, str]:
-        """What a ticket must have as `data`, by split."""
+        """The value that a ticket must have as `data`, by split."""
         return {name: split.digest for name, split in self._splits.items()}
 
     def to(self, ticket: Ticket) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-        """Return the answer's columns and its rows; WrongTicket if there is no such step or it is of another data set."""
+        """Return the schema of the answer and its record batches.
+
+        Raises WrongTicket if there is no such step, or the ticket is for another data set.
+        """
         split = self._splits.get(ticket.config.split)
         if split is None:
             raise WrongTicket(f"there is no split {ticket.config.split!r} here, only {', '.join(self._splits)}")
         if ticket.data != split.digest:
             raise WrongTicket(OTHER_DATA)
         if ticket.config.batch_size // ticket.config.world_size > MOST_ROWS:
-            raise WrongTicket(f"a rank's part of a batch may have {MOST_ROWS} records, not {ticket.config.batch_size // ticket.config.world_size}")
+            raise WrongTicket(
+                f"a rank's part of a batch may have at most {MOST_ROWS} records, got {ticket.config.batch_size // ticket.config.world_size}"
+            )
         stream = self._stream(ticket, split)
         if stream.feeds.plan.steps == 0:
             raise WrongTicket("this rank has no step: there are fewer records than ranks")
         return stream.columns, self._rows(stream, ticket.step)
 
     def files(self) -> dict[str, int]:
-        """Return name -> bytes of what `read` gives."""
+        """Return the size in bytes of each file that `read` can read, by name."""
         return self._sizes
 
     def read(self, name: str, offset: int, length: int) -> Iterator[bytes]:
-        """Return a part of a file, in pieces; WrongTicket if it is not one of the data set's, or the part is none."""
+        """Return `length` bytes of a file from `offset` on, in pieces.
+
+        Raises WrongTicket if the data set has no such file, or the range is too long or leaves the
+        file.
+        """
         if name not in self._sizes:
             raise WrongTicket("the data set has no such file")
         if not (0 <= offset <= offset + length <= self._sizes[name] and length <= MOST_READ):
-            raise WrongTicket(f"at most {MOST_READ} bytes are read at once, from within the file")
+            raise WrongTicket(f"read takes at most {MOST_READ} bytes at once, and offset and length must lie within the file")
         return self._pieces(name, offset, length)
 
     def _pieces(self, name: str, offset: int, length: int) -> Iterator[bytes]:
@@ -103,12 +117,12 @@ class RequestHandler:
                 yield bytes(file.read(min(PIECE, length - at)))
 
     def cached_bytes(self) -> int:
-        """Return the bytes of shards in the cache, whoever put them there."""
+        """Return the bytes of all shards in the cache folder, of any process."""
         folder = self._cached.get("cache")
         return sum(size for name, size in present(Path(folder)).items() if name.endswith(".arrow")) if folder else 0
 
     def close(self) -> None:
-        """Stop what is still fetched."""
+        """Stop the downloads of shards."""
         for split in self._splits.values():
             if split.cache is not None:
                 split.cache.close()
@@ -119,25 +133,29 @@ class RequestHandler:
         return {name: len(content) for name, content in self._made.items()} | {name: there[name] for name in names if name in there}
 
     def _open(self, name: str) -> "_Split":
-        config = LoaderConfig(split=name, views="random", shuffle="full", **self._cached)  # what asks the most of a cache
+        # The options that need the most space in a cache.
+        config = LoaderConfig(split=name, views="random", shuffle="full", **self._cached)
         cache = cache_for(self.manifest, config)
-        if cache is not None:  # all of it fits
+        if cache is not None:  # the whole split fits
             for shard in self.manifest.split(name).shards:
-                cache.ask(self.manifest.directory / shard.file, shard)  # type: ignore[arg-type]  # there is a cache for remote ones only
+                cache.ask(self.manifest.directory / shard.file, shard)  # type: ignore[arg-type]  # only remote shards have a cache
         stats = stats_for(self.manifest, name)
         each = sum(shard.bytes for shard in self.manifest.split(name).shards) // max(1, self.manifest.split(name).records)
         return _Split(Records(self.manifest, name, cache=cache), cache, stats, digest(self.manifest, stats), each)
 
     def _stream(self, ticket: Ticket, split: "_Split") -> "_Stream":
-        """Return what makes the answers to such tickets; the one asked longest ago is forgotten when there are too many."""
+        """Return the stream for tickets of this form and configuration, made if it is new.
+
+        Beyond `STREAMS`, the least recently used stream is dropped.
+        """
         key = (ticket.form, ticket.config)
         with self._lock:
             stream = self._streams.get(key)
-        if stream is None:  # made outside of the lock: it may import torch
+        if stream is None:  # made outside the lock, as it may import torch
             shape = shape_of(ticket.form, self.manifest, ticket.config)
             try:
                 Sampler.of(len(split.records), ticket.config)
-            except (DataError, ValueError) as error:  # a batch of more records than there are
+            except (DataError, ValueError) as error:  # the batch is larger than the split
                 raise WrongTicket(str(error)) from error
             feeds = StepSource(self.manifest, replace(ticket.config, **self._cached), split.stats, split.records)
             feeds.tell = lambda text: log.warning("damaged", extra={"reason": text})
@@ -166,18 +184,21 @@ class RequestHandler:
 
 @dataclass
 class _Split:
-    """An open split."""
+    """An open split of the data set."""
 
     records: Records
     cache: ShardCache | None
     stats: Stats
     digest: str
-    each: int  # bytes of a record
-    lock: threading.Lock = field(default_factory=threading.Lock)  # of the records
-    given: int = 0  # bytes since their memory was given back
+    each: int  # mean bytes of a record
+    lock: threading.Lock = field(default_factory=threading.Lock)  # guards `records`
+    given: int = 0  # bytes read since the last `unmap`
 
     def read(self, read: Callable[[], T], count: int) -> T:
-        """Return what `read` does of so many records, while nobody else opens shards or gives their memory back, as is done from time to time."""
+        """Return `read()`, which reads `count` records, under the lock.
+
+        No other thread opens or unmaps shards meanwhile. The shards are unmapped every UNMAP_BYTES.
+        """
         with self.lock:
             self.given += count * self.each
             if self.given > UNMAP_BYTES:
@@ -188,16 +209,19 @@ class _Split:
 
 @dataclass(frozen=True)
 class _Stream:
-    """What answers the tickets of one form and configuration."""
+    """Answers the tickets of one form and configuration."""
 
     feeds: StepSource
-    images: Callable[[StepInput], Any] | None  # what is sent of a feed's records; None: as they are stored
+    images: Callable[[StepInput], Any] | None  # makes the images to send; None: records as stored
     split: _Split
     shape: ViewShape
     columns: pa.Schema
 
     def make(self, epoch: int, records: Shaped[np.ndarray, "b"]) -> tuple[StepInput, Any]:
-        """Return the feed of some records, and what is sent of them; damaged ones are replaced, or DataError names them."""
+        """Return the step input of `records`, and the images to send.
+
+        Damaged records are replaced, or DataError names them.
+        """
         for _ in range(2):
             feed = self.feeds.drawn(epoch, self.split.read(partial(self.feeds.stored, records), len(records)))
             assert self.images is not None
@@ -211,7 +235,7 @@ class _Stream:
 
 
 def _maker(ticket: Ticket, manifest: Manifest, stats: Stats) -> Callable[[StepInput], Any] | None:
-    """Return what makes of a feed that which is sent; None for records."""
+    """Return the function that makes the images to send from a step input; None for records."""
     raw = manifest.config.encoding == "raw"
     if ticket.form == "records":
         return None
@@ -219,18 +243,19 @@ def _maker(ticket: Ticket, manifest: Manifest, stats: Stats) -> Callable[[StepIn
         fixed = [] if ticket.config.view == "random" else windows(ticket.config.view, manifest.config.size - ticket.config.crop)
         return lambda feed: cut_out(feed, fixed, ticket.config.crop, manifest.config.size, raw=raw)
     try:
-        from ..batches.cpu_engine import ViewMaker  # imports torch, which nothing else here needs
+        from ..batches.cpu_engine import ViewMaker  # imported late: nothing else here needs torch
     except ImportError as error:
-        raise WrongTicket(f"this server makes no batches, for {error.name} is not installed there: ask for views, or records") from error
+        raise WrongTicket(f"this server cannot make batches: {error.name} is not installed there; ask for views or records") from error
     maker = ViewMaker(ticket.config, manifest, stats)
     ten = ticket.config.view == "ten"
     return lambda feed: maker.views(feed) if ten else maker.views(feed)[:, 0]
 
 
 def cut_out(feed: StepInput, fixed: list[Window], crop: int, size: int, *, raw: bool) -> UInt8[np.ndarray, "..."]:
-    """Return the views of records as pixels, cut out and mirrored; UndecodableImage for damage.
+    """Return the views of records as pixels, cropped and mirrored: uint8[b,c,c,3].
 
-    uint8[b,c,c,3], of several fixed windows [b,v,c,c,3].
+    With several fixed windows the shape is [b,v,c,c,3]. Raises UndecodableImage for a damaged
+    record.
     """
     out = np.empty((len(feed.images), max(1, len(fixed)), crop, crop, 3), np.uint8)
     for image, its_windows, its_views in zip(feed.images, placed(feed, fixed), out, strict=True):
@@ -245,9 +270,9 @@ def cut_out(feed: StepInput, fixed: list[Window], crop: int, size: int, *, raw: 
 
 
 def _decoded(image: UInt8[np.ndarray, "n"], its_windows: list[Window], crop: int, size: int) -> tuple[UInt8[np.ndarray, "h w 3"], int, int]:
-    """Return the pixels of a record in which its windows lie, and where they begin (y, x).
+    """Return the part of a record that its windows need, and the part's offset (y, x).
 
-    The same pixels, and the same records refused, as `kernels.render` has it.
+    Pixels are the same as those of `kernels.render`, and the same records are refused.
     """
     top, left = (its_windows[0].top, its_windows[0].left) if len(its_windows) == 1 else (0, 0)
     side = crop if len(its_windows) == 1 else size

@@ -1,4 +1,4 @@
-"""A service seen from outside: /healthz, /readyz and Prometheus' /metrics over HTTP, and a log of JSON lines."""
+"""Monitor a service: /healthz, /readyz and Prometheus' /metrics over HTTP; JSON log lines."""
 
 import json
 import logging
@@ -21,51 +21,60 @@ from ..addresses import Address
 from ..config import Form
 from ..errors import DataError
 
-SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
-MOST_CONNECTIONS = 64
+SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)  # buckets of the histogram
+MOST_CONNECTIONS = 64  # open HTTP connections
 FORMS = (*get_args(Form), "files")
 
 
 class Gauges:
-    """What a server counts. Of each its own: several may be in one process."""
+    """The metrics of one server. Each has its own registry: a process may have several servers."""
 
     def __init__(self) -> None:
-        """Begin at 0."""
+        """Create all metrics, at 0."""
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         self.requests = Counter(
-            "alexprep_requests", "Answers that ended: ok, error, or broken by the client.", ["form", "outcome"], registry=registry
+            "alexprep_requests", "Finished requests, by outcome: ok, error, or broken (by the client).", ["form", "outcome"], registry=registry
         )
         self.seconds = Histogram(
-            "alexprep_request_seconds", "From the ticket to the last message taken.", ["form"], buckets=SECONDS, registry=registry
+            "alexprep_request_seconds",
+            "Seconds from the ticket until the client has taken the last message.",
+            ["form"],
+            buckets=SECONDS,
+            registry=registry,
         )
-        self.sent = Counter("alexprep_sent_bytes", "Bytes of answers that were taken.", ["form"], registry=registry)
-        self.running = Gauge("alexprep_requests_running", "RequestHandler on their way.", ["form"], registry=registry)
-        self.shed = Counter("alexprep_shed", "Requests that were asked to come again.", registry=registry)
-        self.refused = Counter("alexprep_unauthenticated", "Calls without a good token.", registry=registry)
-        self.errors = Counter("alexprep_errors", "By kind: ticket (it cannot be), data (damaged shards), internal.", ["kind"], registry=registry)
-        for form in FORMS:  # so that each is there from the start, at 0
+        self.sent = Counter("alexprep_sent_bytes", "Bytes of answers that clients have taken.", ["form"], registry=registry)
+        self.running = Gauge("alexprep_requests_running", "Requests being answered.", ["form"], registry=registry)
+        self.shed = Counter("alexprep_shed", "Requests refused with a retry hint, since the server was full or draining.", registry=registry)
+        self.refused = Counter("alexprep_unauthenticated", "Calls without a valid token.", registry=registry)
+        self.errors = Counter(
+            "alexprep_errors", "Failed requests, by kind: ticket (invalid), data (damaged shards), internal.", ["kind"], registry=registry
+        )
+        for form in FORMS:  # creates each label at 0
             self.sent.labels(form)
             self.requests.labels(form, "ok")
-        self.waiting = Gauge("alexprep_requests_waiting", "Answers whose next message waits for a thread that makes it.", registry=registry)
-        self.cached = Gauge("alexprep_cache_bytes", "Shards of an object store on the local disk.", registry=registry)
-        self.stalled = Counter("alexprep_stalled", "Connections closed since nothing was taken of an answer.", registry=registry)
+        self.waiting = Gauge("alexprep_requests_waiting", "Requests whose next message waits for a free thread.", registry=registry)
+        self.cached = Gauge("alexprep_cache_bytes", "Bytes of an object store's shards in the local cache.", registry=registry)
+        self.stalled = Counter("alexprep_stalled", "Connections closed because the client took nothing of its answer.", registry=registry)
 
     def look(self, running: Callable[[str], int], waiting: Callable[[], int], cached: Callable[[], int]) -> None:
-        """Ask these for what `running` (of a form), `waiting` and `cached` are, when somebody wants to know."""
+        """Have these gauges call the functions at each collection; `running` takes a form."""
         for form in FORMS:
             self.running.labels(form).set_function(partial(running, form))
         self.waiting.set_function(waiting)
         self.cached.set_function(cached)
 
     def ended(self, form: str, outcome: str, seconds: float) -> None:
-        """Count an answer that ended."""
+        """Count a finished request and its seconds."""
         self.requests.labels(form, outcome).inc()
         self.seconds.labels(form).observe(seconds)
 
     def totals(self) -> dict[str, float]:
-        """Return what is told by `alexprep serve --status`."""
+        """Return the counters and memory that `alexprep serve --status` prints.
+
+        Counters are summed over their labels, except `outcome`.
+        """
         found: dict[str, float] = {}
         for metric in self.registry.collect():
             for sample in metric.samples:
@@ -79,13 +88,13 @@ class Gauges:
 
 
 class Health(ThreadingHTTPServer):
-    """The HTTP side. It says nothing of the data: no names, no paths."""
+    """The HTTP server. It reveals nothing about the data: no names, no paths."""
 
     daemon_threads = True
     request_queue_size = 128
 
     def __init__(self, address: Address, gauges: Gauges, ready: Callable[[], bool]) -> None:
-        """Listen; DataError if that cannot be."""
+        """Listen on `address`; DataError if that fails."""
         self.gauges, self.ready = gauges, ready
         self._open: OrderedDict[Any, None] = OrderedDict()  # connections, the oldest first
         self._lock = threading.Lock()
@@ -99,7 +108,10 @@ class Health(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, args=(0.2,), name="alexprep-health", daemon=True).start()
 
     def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401  (socketserver's own)
-        """Take a connection; when there are too many, the oldest is closed for it: a probe is a new one, and short."""
+        """Accept a connection; beyond MOST_CONNECTIONS, close the oldest one.
+
+        Probes are new and short connections, so they are answered even then.
+        """
         with self._lock:
             self._open[request] = None
             if len(self._open) > MOST_CONNECTIONS:
@@ -108,7 +120,7 @@ class Health(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:  # noqa: ANN401  (socketserver's own)
-        """Answer, and forget the connection."""
+        """Answer the request, and drop the connection from the list."""
         try:
             super().process_request_thread(request, client_address)
         finally:
@@ -116,13 +128,13 @@ class Health(ThreadingHTTPServer):
                 self._open.pop(request, None)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401  (socketserver's own)
-        """Pass over connections that broke."""
+        """Ignore broken connections; report other errors."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    timeout = 5  # seconds that a connection may say nothing
+    timeout = 5  # seconds that a connection may be silent
     server: Health
     server_version = "alexprep"
     sys_version = ""
@@ -151,14 +163,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing of each request."""
+        """Log no requests."""
 
 
 class JsonLines(logging.Formatter):
-    """A line of JSON an event: when, how grave, what, and its facts."""
+    """Formats each event as a line of JSON: time, level, event, and its fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the line."""
+        """Return the line for `record`."""
         plain = logging.makeLogRecord({}).__dict__
         facts = {name: value for name, value in record.__dict__.items() if name not in plain and name not in ("message", "taskName")}
         when = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"

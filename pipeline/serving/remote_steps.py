@@ -1,6 +1,8 @@
-"""A data set that `alexprep serve` serves, as a loader takes it: steps fetched ahead from several servers, bit for bit what shards here would give.
+"""Fetch the steps of a loader from servers of `alexprep serve`, ahead of their use.
 
-In:  tickets for the next steps.    Out: a `Feed` a step, or what a finished batch is made of.
+In:  tickets for the next steps.    Out: a `StepInput` per step, or the arrays of a finished batch.
+
+The result equals that of local shards, bit for bit.
 """
 
 import os
@@ -34,73 +36,85 @@ from ..storage.flight_client import NotHere, NotNeeded, Server, Servers, begun
 from ..storage.uri import RemotePath
 from .protocol import Ticket, digest, shape_of
 
-USUAL = 1.0  # seconds that an answer may take in any case
-SLOW = 4.0  # times the usual time of an answer, after which another server is asked too
-LEAST_SECONDS = 30.0  # that an answer is waited for, at least; twice that the next time
-SLOW_SECONDS = 1.0  # that a server is left alone after another one was so much faster; twice that the next time, and so on
+USUAL = 1.0  # seconds to wait before another server is asked too, at least
+SLOW = 4.0  # multiple of the median answer time after which another server is asked too
+LEAST_SECONDS = 30.0  # timeout of a request, seconds, at least; doubled after each timeout
+# Backoff of a server that another one overtook, seconds: twice this at first, doubled each time.
+SLOW_SECONDS = 1.0
 
 
 class ServerLeftOut(UserWarning):
-    """One of several servers refuses: it has another data set, for example."""
+    """One of several servers refuses the tickets, for example because it has another data set."""
 
 
 class ServedStep(NamedTuple):
-    """What a server sent of a step."""
+    """A server's answer for a step."""
 
     numbers: Int64[np.ndarray, "b"]
     labels: Int64[np.ndarray, "b"]
-    images: Any  # a batch, or one image a record
+    images: Any  # a finished batch, or a list of one image per record
 
 
 class ServedFeeds(StepSource):
-    """The feeds of one rank, from servers: `prefetch` + 2 steps are asked for ahead of the one that is due, each of the server that is least busy."""
+    """Yields the step inputs of one rank, fetched from servers.
+
+    The next `prefetch` + 2 steps are requested ahead, each from the least busy server.
+    """
 
     def __init__(self, manifest: Manifest, config: LoaderConfig, stats: Stats, theirs: Stats, records: Records) -> None:
-        """Take what was read of the servers' data set; ValueError if `stats` are not `theirs`, where servers compute with them."""
+        """Take the manifest, statistics (`theirs`) and records of the servers' data set.
+
+        Raises ValueError if `stats` differ from `theirs` and the servers compute with them (form
+        "views" or "batches").
+        """
         assert isinstance(manifest.directory, RemotePath)
         data = digest(manifest, theirs)
         if config.form != "records" and digest(manifest, stats) != data:
-            raise ValueError(f'the servers make {config.form} with their own statistics; other ones need form="records"')
+            raise ValueError(f'the servers make {config.form} with their own statistics; other statistics need form="records"')
         super().__init__(manifest, config, stats, records)
         self.finished = config.form == "batches"
         self._stored = manifest
-        if config.form == "views":  # a view is put back into a record, of which nothing else is looked at
+        if config.form == "views":  # `_put_back` makes raw records of the views
             self.manifest = replace(manifest, config=replace(manifest.config, encoding="raw"))
         self._ticket = Ticket(data, config.form, 0, config)
         self._shape = shape_of(config.form, manifest, config)
         self._ahead = config.prefetch + 2
         self._servers = Servers(manifest.directory.root)
         self._memory = BufferPool(2 * self._ahead)
-        self._took: deque[float] = deque([USUAL], maxlen=32)  # seconds of the last answers
+        self._took: deque[float] = deque([USUAL], maxlen=32)  # seconds that the last answers took
         self._coming: dict[int, Future[ServedStep]] = {}
         self._warned: set[str] = set()
         self._process = os.getpid()
         weakref.finalize(self, self._servers.close)
 
     def start(self, step: int) -> None:
-        """Ask for that step and the next ones."""
+        """Request `step` and the next ones."""
         if self._process != os.getpid():
             raise DataError(f"a loader of {self._stored.directory} does not survive a fork: make it in the process that uses it")
         self._coming.clear()
         self._ask_ahead(step)
 
     def stop(self) -> None:
-        """Forget what was asked for."""
+        """Drop the pending requests."""
         self._coming.clear()
 
     def __call__(self, step: int) -> StepInput:
-        """Return what an engine is given for `step`: what servers sent, and this step's draws."""
+        """Return the input of `step`: the records or views that servers sent, and their draws."""
         epoch, planned = self.plan(step)
         numbers, labels, images = self.take(step)
         images = list(images)
         wanted = self.substituted(planned) if self._config.form == "records" else numbers
-        for i in np.flatnonzero(wanted != numbers).tolist():  # damaged ones, which a server of records does not notice
+        # Known damaged records: a server does not decode records, so it does not replace them.
+        for i in np.flatnonzero(wanted != numbers).tolist():
             images[i], labels[i] = self.records.image(int(wanted[i])), self.records.labels(wanted[i : i + 1])[0]
         feed = self.drawn(epoch, StepInput(images, labels, wanted, np.zeros((len(wanted), 3), np.float32), None))
         return self._put_back(feed) if self._config.form == "views" else feed
 
     def take(self, step: int) -> ServedStep:
-        """Return the answer to a step's ticket when it is here, and ask for one more ahead; DataError if no server gives it."""
+        """Wait for the answer of `step` and return it; request one more step ahead.
+
+        Raises DataError if no server answers.
+        """
         self._ask_ahead(step)
         answer = self._coming.pop(step).result()
         for location in set(self._servers.left_out) - self._warned:
@@ -111,12 +125,15 @@ class ServedFeeds(StepSource):
             damaged, given = int(planned[i]), int(answer.numbers[i])
             if damaged not in self.substitutes:
                 self.substitutes[damaged] = given
-                reason = self.records.damage(damaged) or f"record {damaged}, as the server finds"
+                reason = self.records.damage(damaged) or f"record {damaged}, according to the server"
                 self.tell(f"record {given} is given instead of a damaged one: {reason}")
         return answer
 
     def mend(self, step: int, error: Exception) -> None:
-        """Find substitutes for the damaged records of a step among what servers sent: only these are asked for by themselves."""
+        """Find substitutes for the damaged records of a step that failed with `error`.
+
+        Only records that do not decode in the servers' answer are fetched singly and checked.
+        """
         answer = self._fetch(step)
         asked = self.substituted(answer.numbers)
         suspects = [int(asked[i]) for i, image in enumerate(answer.images) if not self._is_good(image)]
@@ -139,7 +156,7 @@ class ServedFeeds(StepSource):
                 self._coming[later] = begun(self._fetch, later)
 
     def _put_back(self, feed: StepInput) -> StepInput:
-        """Return the feed with records in which the views lie where they were cut out."""
+        """Return `feed` with its views pasted into raw records, at the crops' offsets."""
         size, crop = self._stored.config.size, self._config.crop
         fixed = windows(self._config.view, size - crop) if feed.windows is None else []
         records = []
@@ -151,7 +168,10 @@ class ServedFeeds(StepSource):
         return feed._replace(images=records)
 
     def _fetch(self, step: int) -> ServedStep:
-        """Return a step's answer from whichever server gives it first: one is asked, and another one too when that takes long."""
+        """Return the first answer to a step's ticket.
+
+        One server is asked; if it takes long (`USUAL`, `SLOW`), another one is asked too.
+        """
         usual, start = median(self._took), time.monotonic()
         seconds = max(LEAST_SECONDS, 4 * SLOW * usual)
         asked: list[Server] = []
@@ -168,7 +188,7 @@ class ServedFeeds(StepSource):
                     slow.failed("it was slow", SLOW_SECONDS)
                 self._took.append(time.monotonic() - start)
                 return done.result()
-        return asks[0].result()  # raises why not
+        return asks[0].result()  # raises the error
 
     def _ask(self, step: int, seconds: float, answered: threading.Event, asked: list[Server], avoid: Server | None) -> ServedStep:
         ticket = flight.Ticket(replace(self._ticket, step=step).to_bytes())
@@ -179,11 +199,15 @@ class ServedFeeds(StepSource):
         return self._servers.ask(work, self._config.server_patience, seconds, asked, avoid, answered)
 
     def _read(self, reader: Any, step: int, answered: threading.Event) -> ServedStep:  # noqa: ANN401  (a FlightStreamReader)
-        """Return an answer that was checked: it is of the records that were asked for, or of others if damaged ones may be replaced."""
+        """Return the answer after checking it; NotHere if it is malformed.
+
+        It must have the records that were asked for, or others if damaged ones may be replaced.
+        """
         try:
             return self._checked(reader, step, answered)
-        except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:  # nulls, columns of other types or missing ones
-            raise NotHere(f"an answer that cannot be: {error}") from error
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+            # Nulls, missing columns, or columns of other types.
+            raise NotHere(f"the answer is malformed: {error}") from error
 
     def _checked(self, reader: Any, step: int, answered: threading.Event) -> ServedStep:  # noqa: ANN401  (as above)
         planned = self.plan(step)[1]
@@ -191,25 +215,28 @@ class ServedFeeds(StepSource):
         chunks: list[pa.RecordBatch] = []
         rows = 0
         for chunk in reader:
-            if answered.is_set() or self._servers.closed:  # another server was faster, or the program ends
+            # Another server was faster, or the program ends.
+            if answered.is_set() or self._servers.closed:
                 reader.cancel()
                 raise NotNeeded("another server was faster")
             data = chunk.data
             if rows + len(data) > len(planned) or data.schema.field("image").type != self._shape.column:
-                raise NotHere(f"an answer of {rows + len(data)} records of {data.schema.field('image').type} instead of {len(planned)}")
+                raise NotHere(
+                    f"the answer has {rows + len(data)} records of {data.schema.field('image').type}; expected the requested type and {len(planned)}"
+                )
             if data.schema.field("record").type != pa.int64() or data.schema.field("label").type != pa.int64() or data.column("image").null_count:
-                raise NotHere("an answer with other columns than records have, or without an image")
+                raise NotHere("the answer has columns of the wrong type, or a record without an image")
             if batch is not None:
                 batch[rows : rows + len(data)] = data.column("image").to_numpy_ndarray()
             chunks.append(data)
             rows += len(data)
         if rows != len(planned):
-            raise NotHere(f"an answer of {rows} records instead of {len(planned)}")
+            raise NotHere(f"the answer has {rows} records; expected {len(planned)}")
         numbers, labels = (np.concatenate([plain(chunk.column(name)) for chunk in chunks]) for name in ("record", "label"))
         if self._config.on_bad == "raise" and not np.array_equal(numbers, planned):
-            raise NotHere("an answer of other records than were asked for")
+            raise NotHere("the answer has other records than were requested")
         if numbers.min() < 0 or numbers.max() >= len(self.records) or labels.min() < 0 or labels.max() >= len(self._stored.classes):
-            raise NotHere("an answer of records or labels that there are not")
+            raise NotHere("the answer has record numbers or labels that the data set does not have")
         if batch is not None:
             return ServedStep(numbers, labels, batch)
         side = self._stored.config.size if self._stored.config.encoding == "raw" else 0
@@ -217,11 +244,14 @@ class ServedFeeds(StepSource):
 
 
 def _images(column: pa.Array, side: int) -> list[UInt8[np.ndarray, "..."]]:
-    """Return a message's images, in its memory: views, or records, of which raw ones have `side` pixels a side (0: they are JPEG)."""
+    """Return a message's images without copying them: views, or records.
+
+    Raw records have `side` pixels a side; 0 means JPEG records. Raises NotHere for malformed ones.
+    """
     if isinstance(column, pa.FixedShapeTensorArray):
         return list(column.to_numpy_ndarray())
     try:
         found = byte_views(column)
         return [image.reshape(side, side, 3) for image in found] if side else found
     except ValueError as error:
-        raise NotHere(f"an answer with {error}") from error
+        raise NotHere(f"the answer has {error}") from error

@@ -1,8 +1,11 @@
-"""`alexprep serve`: records, views and batches over Arrow Flight, to trainers on other machines. Stateless: any server answers any ticket.
+"""Serve records, views and batches over Arrow Flight to other machines (`alexprep serve`).
 
-In:  a folder of shards, an address.    Out: answers (answers.py), metrics and health over HTTP (health.py).
+In:  a folder of shards, an address.
+Out: answers (handlers.py), metrics and health over HTTP (metrics.py).
 
-A request is a thread of gRPC's, which makes a message of some MiB, sends it, and makes the next one when the last has been taken.
+The server is stateless: any server of the same shards answers any ticket. Each request runs in a
+gRPC thread, which makes a message of some MiB, sends it, and makes the next one when the client has
+taken it.
 """
 
 import json
@@ -32,34 +35,36 @@ T = TypeVar("T", pa.RecordBatch, bytes)
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server takes upon itself."""
+    """Limits of a server's load."""
 
-    requests: int = 256  # at a time; who comes then is asked to come again
-    threads: int = 0  # that make messages at a time; 0: as many as it may use CPUs
-    stall_seconds: float = 60.0  # that a client may take nothing of an answer before its connection is closed; ten times that for a message
-    retry_after: float = 0.25  # seconds, told to who is sent away
+    requests: int = 256  # maximum concurrent requests; others get UNAVAILABLE and a retry hint
+    threads: int = 0  # threads that make messages at a time; 0: as many as the CPUs it may use
+    # Seconds in which a client must take something of an answer, or its connection is closed; a
+    # whole message may take ten times as long.
+    stall_seconds: float = 60.0
+    retry_after: float = 0.25  # retry hint for refused requests, seconds
 
 
-FLUSH_SECONDS = 5.0  # for what gRPC has in hand when the last message has been given to it
-LOOPBACK = Secrets()  # none
+FLUSH_SECONDS = 5.0  # time for gRPC to send its buffered messages at shutdown
+LOOPBACK = Secrets()  # no TLS and no tokens: only loopback addresses are allowed
 
 
 @dataclass(eq=False)
 class _Request:
-    """An answer on its way."""
+    """A request that is being answered."""
 
     form: str
     peer: str
     start: float = field(default_factory=time.monotonic)
-    waiting: bool = False  # for its turn to have the next message made
-    sending_since: float = 0.0  # since when the last message waits to be taken; 0 while one is made
+    waiting: bool = False  # whether it waits for a free thread to make the next message
+    sending_since: float = 0.0  # time when the last message was sent; 0 while the next one is made
 
 
 class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no types
     """The server. `serve` blocks until `drain` or `shutdown`."""
 
     def __init__(self, answers: RequestHandler, address: Address, secrets: Secrets = LOOPBACK, limits: Limits = Limits()) -> None:
-        """Listen; DataError if that cannot be, or may not (see `Secrets.check`)."""
+        """Listen on `address`; DataError if that fails, or is not allowed (see `Secrets.check`)."""
         secrets.check(address)
         self.answers, self.limits = answers, limits
         self.gauges = Gauges()
@@ -75,7 +80,7 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
         scheme = "grpc" if secrets.cert is None else "grpc+tls"
         options = secrets.tls()
         try:
-            if address.port:  # gRPC would not say that it is taken
+            if address.port:  # gRPC would not say that the port is in use
                 family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
                 socket.create_server((address.host, address.port), family=family).close()
             super().__init__(f"{scheme}://{address}", middleware=guard, **options)
@@ -92,7 +97,7 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
         return flight.GeneratorStream(columns, self._sent(asked.form, context, rows))
 
     def do_action(self, context: Any, action: Any) -> Iterator[bytes]:  # noqa: ANN401  (pyarrow's)
-        """Return what the action says: status, files, or a part of a file."""
+        """Return the answer of an action: status, files, or a part of a file."""
         with self._errors("action"):
             body = _json(action.body.to_pybytes() if action.body is not None else b"null")
             if action.type == "status":
@@ -105,20 +110,24 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
                 if not isinstance(body, dict) or [type(body.get(name)) for name in ("file", "offset", "length")] != [str, int, int]:
                     raise WrongTicket("read takes file, offset and length")
                 return self._sent("files", context, self.answers.read(body["file"], body["offset"], body["length"]))
-            raise WrongTicket("there are the actions status, files and read")
+            raise WrongTicket("unknown action: expected status, files or read")
 
     def _not_offered(self, *_: Any) -> Any:  # noqa: ANN401  (pyarrow's)
-        """Refuse what Flight can do and this service does not."""
-        raise flight.FlightServerError("there are do_get with a ticket, and the actions status, files and read")
+        """Refuse the Flight methods that this service does not have."""
+        raise flight.FlightServerError("not supported: use do_get with a ticket, or the actions status, files and read")
 
     do_put = do_exchange = get_flight_info = get_schema = list_flights = _not_offered
 
     def list_actions(self, _context: Any) -> list[tuple[str, str]]:  # noqa: ANN401  (pyarrow's)
-        """Say what can be asked."""
-        return [("status", "how the server does, as JSON"), ("files", "name and bytes of the data set's files"), ("read", "a part of a file")]
+        """Return the actions, each with its description."""
+        return [
+            ("status", "state and counters of the server, as JSON"),
+            ("files", "name and size in bytes of each file of the data set"),
+            ("read", "a part of a file"),
+        ]
 
     def status(self) -> dict[str, Any]:
-        """Return what there is to say about the server."""
+        """Return the server's state, data set, load and counters."""
         manifest = self.answers.manifest
         with self._lock:
             running = len(self._requests)
@@ -136,7 +145,10 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
         }
 
     def drain(self, seconds: float) -> bool:
-        """Send newcomers away, and wait until the answers on their way are there, so long at most; tell whether they are. Then shut down."""
+        """Refuse new requests, wait up to `seconds` for the running ones, then shut down.
+
+        Returns whether all running requests were answered.
+        """
         deadline = time.monotonic() + seconds
         with self._idle:
             self.draining = True
@@ -144,10 +156,10 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
                 self._idle.wait(left)
             done = not self._requests
         closing = threading.Thread(target=self.shutdown, name="alexprep-shutdown", daemon=True)
-        closing.start()  # what gRPC still has of the answers goes out
+        closing.start()  # gRPC sends the rest of the answers
         closing.join(FLUSH_SECONDS)
         with suppress(OSError):
-            hang_up(self.port)  # it would wait for answers that nobody takes, and for connections that say nothing
+            hang_up(self.port)  # otherwise gRPC waits for stalled answers and silent connections
         closing.join()
         return done
 
@@ -159,9 +171,9 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
                 self._requests.add(request)
         if draining or full:
             self.gauges.shed.inc()
-            text = "it is being shut down" if draining else f"it has {self.limits.requests} requests, and takes no more"
+            text = "it is being shut down" if draining else f"it has {self.limits.requests} requests, its maximum"
             facts = {"kind": "busy", "text": text, "retry_after": 5.0 if draining else self.limits.retry_after}
-            raise flight.FlightUnavailableError(f"{text}; come again after {facts['retry_after']} s", json.dumps(facts).encode())
+            raise flight.FlightUnavailableError(f"{text}; retry after {facts['retry_after']} s", json.dumps(facts).encode())
         return request
 
     def _running(self, form: str) -> int:
@@ -173,11 +185,15 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
             return sum(request.waiting for request in self._requests)
 
     def _sent(self, form: str, context: Any, rows: Iterator[T]) -> Iterator[T]:  # noqa: ANN401  (pyarrow's)
-        """Yield the messages, each made when the last one has been taken, as long as the token that asked for them is good."""
+        """Yield the messages of an answer, each made when the last one has been taken.
+
+        Stops with an error when the client's token is revoked.
+        """
         admitted: Admitted | None = None if self.tokens is None else context.get_middleware("guard")
-        request = self._admitted(form, _peer(context))  # here, not before: a generator that is never begun never ends
+        # Counted only here: a generator that is never started would never be removed again.
+        request = self._admitted(form, _peer(context))
         sent = self.gauges.sent.labels(form)
-        outcome = "broken"  # unless it comes to its end
+        outcome = "broken"  # if the client leaves before the end
         try:
             with self._errors("get"):
                 while (batch := self._made(request, rows)) is not None:
@@ -186,7 +202,8 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
                     request.sending_since = 0.0
                     if admitted is not None:
                         admitted.check()
-                    sent.inc(len(batch) if isinstance(batch, bytes) else batch.get_total_buffer_size())  # `nbytes` takes three times as long
+                    # `nbytes` would take three times as long.
+                    sent.inc(len(batch) if isinstance(batch, bytes) else batch.get_total_buffer_size())
             outcome = "ok"
         except flight.FlightError:
             outcome = "error"
@@ -207,7 +224,11 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
 
     @contextmanager
     def _errors(self, method: str) -> Iterator[None]:
-        """Tell the client what is wrong, as JSON beside the text; nothing of a mistake of our own but that there was one."""
+        """Turn errors into Flight errors with JSON details.
+
+        For an internal error, the client learns only the exception's type; the log has the
+        traceback.
+        """
         try:
             yield
         except flight.FlightError:
@@ -223,11 +244,11 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
         except Exception as error:
             self.gauges.errors.labels("internal").inc()
             log.exception("failed", extra={"method": method})
-            text = f"the server failed ({type(error).__name__}); its log says more"
+            text = f"the server failed ({type(error).__name__}); see its log"
             raise flight.FlightInternalError(text, json.dumps({"kind": "internal", "text": text}).encode()) from error
 
     def _watch(self) -> None:
-        """Close the connections of clients that take nothing: a thread and a message would wait for them for ever."""
+        """Close connections of stalled clients: each would hold a thread and a message for ever."""
         stalls, every = Stalls(self.port, self.limits.stall_seconds), min(1.0, self.limits.stall_seconds / 4)
         while not self.draining:
             time.sleep(every)
@@ -235,14 +256,15 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
             before = time.monotonic() - every
             with self._lock:
                 for request in self._requests:
-                    if 0 < (since := request.sending_since) < before:  # a look at the connections is nothing that a busy server needs each second
+                    # Only those that wait for longer: checking the connections costs time.
+                    if 0 < (since := request.sending_since) < before:
                         waits[request.peer] = min(since, waits.get(request.peer, since))
             try:
                 for client in stalls.among(waits):
                     if hang_up(self.port, client):
                         self.gauges.stalled.inc()
                         log.warning("stalled", extra={"peer": client})
-            except OSError as error:  # no descriptor is left, for example; the next look may succeed
+            except OSError as error:  # for example no descriptor left; the next check may succeed
                 log.warning("unwatched", extra={"reason": str(error)})
 
 
@@ -255,7 +277,7 @@ def _json(body: bytes) -> Any:  # noqa: ANN401
     try:
         return json.loads(body or b"null")
     except (ValueError, RecursionError) as error:
-        raise WrongTicket("the body of an action is JSON") from error
+        raise WrongTicket("the body of an action must be JSON") from error
 
 
 def _plain(error: Exception) -> str:
