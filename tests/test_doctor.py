@@ -61,7 +61,7 @@ def test_what_is_missing_is_named_with_its_remedy(facts, bad):
 @pytest.mark.parametrize(
     ("facts", "note"),
     [
-        (Facts(compiled=""), "kernels not compiled: the same bits take twice as long or more; install gcc"),
+        (Facts(compiled=""), "kernels not compiled: results are the same, but take twice as long or more; install gcc"),
         (Facts(compiled="any processor"), "kernels compiled without AVX2, which this processor has"),
         (Facts(), "torch not installed: shards and statistics can be made"),
         (Facts(memlock=64 << 10, **GPU, packages=CUDA12, torch_cuda="12.6"), "locked memory at most 64 KiB may be locked"),

@@ -1,1 +1,1 @@
-"""Tools that look: replay, preview, statistical tests, bottlenecks, the machine."""
+"""Inspect data and machine: replay, preview, statistical tests, bottlenecks, doctor, demo data."""

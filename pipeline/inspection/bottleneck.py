@@ -1,4 +1,8 @@
-"""What binds a loader on this machine: each stage alone, the whole, and one sentence."""
+"""Find what limits a loader on this machine.
+
+In:  records and a `LoaderConfig`.
+Out: the rate of each stage alone, and a sentence that says which one binds.
+"""
 
 import os
 import time
@@ -15,15 +19,16 @@ from ..config import LoaderConfig
 from ..imaging import kernels
 from ..shards.reader import Records
 
-SAMPLE = 256  # records that decoding and augmenting are measured with; they fit into no processor's cache
-BLOCK = 4 << 20  # bytes of a read from storage
-UNSTEADY, HARDLY = 1.1, 0.4  # shares of a ceiling beyond which it explains nothing
-MOST_READ = 1 << 30
+SAMPLE = 256  # records used to measure decoding and augmenting; too many for any processor's cache
+BLOCK = 4 << 20  # bytes per read from storage
+# Share of a ceiling above which (UNSTEADY), or below which (HARDLY), the ceiling explains nothing.
+UNSTEADY, HARDLY = 1.1, 0.4
+MOST_READ = 1 << 30  # bytes read from storage, about, at most
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage alone, with all the threads that the loader has."""
+    """The rate of one stage alone, with all threads of the loader."""
 
     name: str
     rate: float  # images/s
@@ -31,7 +36,10 @@ class Stage:
 
 
 def storage(records: Records, seconds: float) -> Stage:
-    """Read shards from the disk, not from the system's cache as far as it lets go of them, in large pieces."""
+    """Measure reading shards from the disk in large pieces.
+
+    The system is asked to drop them from its cache first.
+    """
     read, start = 0, time.perf_counter()
     for piece in _pieces(records):
         read += piece
@@ -45,7 +53,7 @@ def storage(records: Records, seconds: float) -> Stage:
 def _pieces(records: Records) -> Iterator[int]:
     """Read the shards piece by piece; yield the length of each."""
     for shard in records.shards:
-        with open(records.manifest.directory / shard.file, "rb", buffering=0) as file:  # noqa: PTH123  (of a URI, the loader has said what it needs)
+        with open(records.manifest.directory / shard.file, "rb", buffering=0) as file:  # noqa: PTH123  (open() refuses a RemotePath)
             if hasattr(os, "posix_fadvise"):
                 os.fsync(file.fileno())
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -54,7 +62,7 @@ def _pieces(records: Records) -> Iterator[int]:
 
 
 def decoding(records: Records, config: LoaderConfig, seconds: float) -> Stage:
-    """Decode of each JPEG record the region that its view needs."""
+    """Measure decoding of JPEG records, each only in the region that its view needs."""
     numbers = np.arange(min(SAMPLE, len(records)))
     images = [records.image(int(number)).tobytes() for number in numbers]
     drawn = draws(config.seed, 0, numbers, records.manifest.config.size - config.crop)
@@ -63,13 +71,13 @@ def decoding(records: Records, config: LoaderConfig, seconds: float) -> Stage:
     def decode(i: int) -> None:
         left, top = corners[i]
         if kernels.decode_region(images[i], (left, top, left + config.crop, top + config.crop)) is None:
-            records.pixels(i)  # DataError with its name
+            records.pixels(i)  # raises DataError that names the record
 
-    return Stage("decoding", _rate(decode, len(images), config.threads or 1, seconds), "of the region that a view needs, alone")
+    return Stage("decoding", _rate(decode, len(images), config.threads or 1, seconds), "only the region that a view needs")
 
 
 def augmenting(records: Records, recipe: kernels.Recipe, config: LoaderConfig, seconds: float) -> Stage:
-    """Make views of pixels that are in memory: mean, crop, mirror, colour, conversion."""
+    """Measure making views of pixels in memory: mean, crop, mirror, colour, conversion."""
     count, threads = min(SAMPLE, len(records)), config.threads or 1
     pixels = [records.pixels(number) for number in range(count)]
     drawn = draws(config.seed, 0, np.arange(count), records.manifest.config.size - config.crop)
@@ -88,9 +96,9 @@ def augmenting(records: Records, recipe: kernels.Recipe, config: LoaderConfig, s
 
 
 def _rate(work: Callable[[int], Any], count: int, threads: int, seconds: float) -> float:
-    """Return calls a second of work(0), work(1), ..., on some threads."""
+    """Return the calls per second of work(0), ..., work(count - 1) on `threads` threads."""
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, range(count)))  # warms up
+        list(pool.map(work, range(count)))  # warm-up
         rounds, start = 0, time.perf_counter()
         while rounds == 0 or time.perf_counter() - start < seconds:
             list(pool.map(work, range(count)))
@@ -100,23 +108,25 @@ def _rate(work: Callable[[int], Any], count: int, threads: int, seconds: float) 
 
 @dataclass(frozen=True)
 class Setup:
-    """What the advice depends on."""
+    """The facts that the advice depends on."""
 
     threads: int
     cpus: int
     dtype: str = "float32"
-    raw_size: float = 1.0  # bytes of a raw record by those of one as it is stored
+    raw_size: float = 1.0  # bytes of a raw record divided by those of a stored one
 
 
 def verdict(stages: dict[str, float], loader: float, setup: Setup) -> str:
-    """Return the sentence: which stage binds, at what share of its ceiling the loader is, and what would help.
+    """Return a sentence: which stage binds, the loader's share of that ceiling, what would help.
 
-    Decoding and augmenting share the threads, so that their times add up; the others run beside them.
+    Decoding and augmenting share the threads, so their times add up; the other stages run in
+    parallel. `stages` has the rate of each stage alone, and `loader` that of the whole, in
+    images/s.
     """
     consumer = stages.get("the consumer")
     if consumer is not None and consumer < loader:
         times = f"{loader / consumer:.1f} times as many"
-        return f"The consumer binds: it takes {consumer:,.0f} images/s, and the loader makes {times}; a faster one changes nothing."
+        return f"The consumer binds: it takes {consumer:,.0f} images/s, and the loader makes {times}; a faster loader would change nothing."
     made = [stages[name] for name in ("decoding", "augmenting") if name in stages]
     ceilings = {"the processor": 1 / sum(1 / rate for rate in made)}
     ceilings |= {name: stages[name] for name in ("storage", "host to device") if name in stages}
@@ -134,13 +144,13 @@ def verdict(stages: dict[str, float], loader: float, setup: Setup) -> str:
 
 
 def _advice(binding: str, stages: dict[str, float], setup: Setup) -> Iterator[str]:
-    """Yield what would help, the best first."""
+    """Yield remedies, the best first."""
     jpeg, size = "decoding" in stages, f"{setup.raw_size:.1f} times"
     if binding == "storage":
         smaller = "" if jpeg else ", and JPEG records are a fifth as large"
-        yield f"--shuffle block reads in large runs{smaller}; else a faster disk, or memory for all of it."
+        yield f"--shuffle block reads in large runs{smaller}; else use a faster disk, or enough memory for all shards."
     if binding == "host to device" and not jpeg:
-        yield "JPEG records are a fifth of what raw ones copy."
+        yield "JPEG records would copy a fifth of the bytes of raw ones."
     if setup.threads < setup.cpus:
         yield f"--threads {setup.cpus} would use all CPUs."
     if jpeg and stages["decoding"] < stages["augmenting"]:
@@ -150,7 +160,7 @@ def _advice(binding: str, stages: dict[str, float], setup: Setup) -> Iterator[st
 
 
 def stages_of(records: Records, recipe: kernels.Recipe, config: LoaderConfig, seconds: float) -> Iterator[Stage]:
-    """Measure the stages one after the other."""
+    """Measure the stages one after the other, and yield each."""
     yield storage(records, seconds)
     if records.manifest.config.encoding == "jpeg":
         yield decoding(records, config, seconds)

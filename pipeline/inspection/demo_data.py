@@ -1,6 +1,6 @@
-"""Ten learnable classes, drawn: a folder shaped like ImageNet, with ImageNet's odd files mixed in.
+"""Draw a demo data set of ten learnable classes: a folder like ImageNet's, including its odd files.
 
-In:  a number of images a class and a seed.    Out: train/<class>/*.JPEG and val/<class>/*.JPEG.
+In:  a number of images per class, and a seed.    Out: train/<class>/*.JPEG and val/<class>/*.JPEG.
 """
 
 import io
@@ -13,14 +13,15 @@ from PIL import Image, ImageDraw
 from ..storage.files import published_folder
 
 CLASSES = ("bars", "checkers", "circle", "cross", "dots", "ring", "rungs", "square", "star", "triangle")
-_SCALE = 2  # drawn twice as large and scaled down: smooth edges
+_SCALE = 2  # factor by which images are drawn larger, then scaled down for smooth edges
 Colour = tuple[int, int, int]
 
 
 def write_demo_data(directory: Path, train: int, val: int, seed: int) -> Generator[int, None, None]:
-    """Draw `train` and `val` images a class, and the odd files; yields the number of files written so far.
+    """Draw `train` and `val` images per class, and the odd files.
 
-    The folder gets its name when all of it is drawn. Raises DataError if the name is taken.
+    Yields the number of files written so far. The folder appears under its name only when it is
+    complete. Raises DataError if the name is taken.
     """
     count = 0
     with published_folder(directory) as partial:
@@ -39,7 +40,11 @@ def write_demo_data(directory: Path, train: int, val: int, seed: int) -> Generat
 
 
 def draw(name: str, rng: np.random.Generator) -> Image.Image:
-    """Return one picture of class `name`: its shape, large, somewhere, in two colours far apart, on a noisy slope of light."""
+    """Return one picture of class `name`.
+
+    Its shape is large and near the centre, in two colours of different brightness, with a
+    brightness gradient and noise.
+    """
     width, height = (int(side) for side in rng.integers(240, 400, 2))
     paper, ink = _two_colours(rng)
     image = Image.new("RGB", (width * _SCALE, height * _SCALE), paper)
@@ -146,13 +151,13 @@ def _save_jpeg(image: Image.Image) -> bytes:
 
 
 def _save_rotated(image: Image.Image) -> bytes:
-    """A camera held upright: the pixels lie on their side, and tag 0x0112 says so."""
+    """Save as an upright camera does: the pixels lie on their side, EXIF tag 0x0112 says so."""
     exif = Image.Exif()
     exif[0x0112] = 6
     return _bytes(image.transpose(Image.Transpose.ROTATE_90), "JPEG", quality=90, exif=exif)
 
 
-# The odd files of ImageNet, each in a class that bears it (a rotated bar would be a rung).
+# Odd files like ImageNet's, each in a class that stays the same (a rotated bar would be a rung).
 _ODD: dict[tuple[str, str, int], Callable[[Image.Image], bytes]] = {
     ("train", "circle", 1): lambda image: _save_jpeg(image.convert("L")),
     ("val", "ring", 1): lambda image: _save_jpeg(image.convert("L")),

@@ -1,4 +1,8 @@
-"""Is this machine ready? Facts are looked up in one place and judged in another, so that any machine can be judged anywhere."""
+"""Check whether this machine is ready: CPU, packages, GPU and limits.
+
+`look` collects the facts of this machine, `judge` turns facts into findings. They are separate, so
+that the facts of any machine can be judged anywhere.
+"""
 
 import ctypes
 import os
@@ -16,32 +20,34 @@ from ..imaging import kernels
 
 DALI = ("nvidia-dali-cuda120", "nvidia-dali-cuda130")
 DALI_MAJOR = {"nvidia-dali-cuda120": 12, "nvidia-dali-cuda130": 13}
-LEAST_DRIVER = {12: "525.60.13", 13: "580.65.06"}  # Linux, from the release notes of CUDA 12.0 and 13.0
+# Oldest driver for each CUDA on Linux, from the release notes of CUDA 12.0 and 13.0.
+LEAST_DRIVER = {12: "525.60.13", 13: "580.65.06"}
 GIB = 1 << 30
 UNLIMITED = resource.RLIM_INFINITY
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What there is on a machine."""
+    """The facts of a machine that matter here."""
 
     system: str = "Linux"
     python: tuple[int, int] = (3, 11)
-    compiled: str = "AVX2"  # the kernels: "AVX2", "any processor", or "" without the extension
-    avx2: bool = True  # the processor has it
+    compiled: str = "AVX2"  # target of the kernels: "AVX2", "any processor"; "" if not compiled
+    avx2: bool = True  # whether the processor has AVX2
     cpus: int = 8
     memory: int = 64 * GIB
-    packages: dict[str, str] = field(default_factory=dict)  # of those that matter: name -> version
+    packages: dict[str, str] = field(default_factory=dict)  # name -> version of torch and DALI
     torch_cuda: str | None = None  # the CUDA version that torch was built for
     torch_error: str = ""  # why torch cannot be imported
-    torch_sees: int = 0  # GPUs
+    torch_sees: int = 0  # number of GPUs that torch finds
     dali_error: str = ""  # why DALI cannot be imported
-    driver: int | None = None  # the CUDA version that the driver can run, 12040 for 12.4; None: there is no driver library
-    driver_version: str = ""  # such as 535.104
-    nodes: bool = False  # /dev/nvidia0 or /dev/dxg is there
-    memlock: int = UNLIMITED  # bytes
-    open_files: int = 1 << 20
-    shared_memory: int | None = 8 * GIB  # /dev/shm, bytes
+    # CUDA version that the driver can run, 12040 for 12.4; None: there is no driver library.
+    driver: int | None = None
+    driver_version: str = ""  # for example 535.104
+    nodes: bool = False  # whether a GPU device (/dev/nvidia0, /dev/nvidiactl or /dev/dxg) exists
+    memlock: int = UNLIMITED  # limit of locked memory, bytes
+    open_files: int = 1 << 20  # limit of open files
+    shared_memory: int | None = 8 * GIB  # size of /dev/shm, bytes; None: there is none
 
 
 class Finding(NamedTuple):
@@ -49,11 +55,11 @@ class Finding(NamedTuple):
 
     state: Literal["ok", "note", "bad"]
     what: str
-    text: str  # what was found, and what to do
+    text: str  # what was found and what to do
 
 
 def judge(facts: Facts) -> list[Finding]:
-    """Return what is good and what is not."""
+    """Return the findings, good and bad."""
     return [*_machine(facts), *_packages(facts), *_gpu(facts), *_limits(facts)]
 
 
@@ -67,10 +73,10 @@ def _machine(facts: Facts) -> list[Finding]:
         found.append(Finding("bad", "system", f"{facts.system} is not tested; use Linux, or the Docker image"))
     if not facts.compiled:
         remedy = "install gcc (apt-get install gcc libc6-dev), then pip install --force-reinstall --no-cache-dir alexprep"
-        found.append(Finding("note", "kernels", f"not compiled: the same bits take twice as long or more; {remedy}"))
+        found.append(Finding("note", "kernels", f"not compiled: results are the same, but take twice as long or more; {remedy}"))
     elif facts.avx2 and facts.compiled != "AVX2":
         found.append(
-            Finding("note", "kernels", "compiled without AVX2, which this processor has; a newer gcc would, with pip install --force-reinstall")
+            Finding("note", "kernels", "compiled without AVX2, which this processor has; install a newer gcc, then pip install --force-reinstall")
         )
     else:
         found.append(Finding("ok", "kernels", f"compiled for {facts.compiled}"))
@@ -81,7 +87,7 @@ def _packages(facts: Facts) -> list[Finding]:
     found = []
     if "torch" not in facts.packages:
         remedy = "pip install 'alexprep[train]', or 'alexprep[cuda12]' on a machine with a GPU"
-        return [Finding("note", "torch", f"not installed: shards and statistics can be made, nothing loaded or trained; {remedy}")]
+        return [Finding("note", "torch", f"not installed: shards and statistics can be made, but nothing can be loaded or trained; {remedy}")]
     built = f"for CUDA {facts.torch_cuda}" if facts.torch_cuda else "for CPUs"
     if facts.torch_error:
         found.append(Finding("bad", "torch", f"{facts.packages['torch']} cannot be imported: {facts.torch_error}"))
@@ -157,21 +163,21 @@ def _torch_on_gpu(facts: Facts, major: int, dali: str | None) -> list[Finding]:
 def _limits(facts: Facts) -> list[Finding]:
     found = []
     if facts.nodes and facts.memlock != UNLIMITED and facts.memlock < GIB:
-        text = f"at most {facts.memlock >> 10:,} KiB may be locked, copies to a GPU are pinned: ulimit -l unlimited, docker run --ulimit memlock=-1"
+        text = f"at most {facts.memlock >> 10:,} KiB may be locked, but GPU copies lock memory: ulimit -l unlimited, docker run --ulimit memlock=-1"
         found.append(Finding("note", "locked memory", text))
     if facts.open_files < 4096:
-        text = f"{facts.open_files:,}; every shard of an object store that is in use is one: ulimit -n 65536"
+        text = f"{facts.open_files:,}; every shard of an object store in use needs one: ulimit -n 65536"
         found.append(Finding("note", "open files", text))
     if facts.shared_memory is None:
-        found.append(Finding("note", "shared memory", "there is no /dev/shm: several ranks cannot talk through it; mount a tmpfs there"))
+        found.append(Finding("note", "shared memory", "there is no /dev/shm, which ranks use to communicate; mount a tmpfs there"))
     elif facts.shared_memory < GIB:
-        text = f"{facts.shared_memory / GIB:.2f} GiB in /dev/shm, through which ranks talk: docker run --shm-size 8g, or --ipc host"
+        text = f"{facts.shared_memory / GIB:.2f} GiB in /dev/shm, which ranks use to communicate: docker run --shm-size 8g, or --ipc host"
         found.append(Finding("note", "shared memory", text))
     return found
 
 
 def look() -> Facts:
-    """Return the facts of this machine. Nothing is installed, and nothing reaches for the network."""
+    """Return the facts of this machine, without installing anything or using the network."""
     packages = {}
     for name in ("torch", *DALI):
         try:
@@ -199,16 +205,19 @@ def look() -> Facts:
         any(Path(node).exists() for node in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")),
         resource.getrlimit(resource.RLIMIT_MEMLOCK)[0],
         resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None,  # noqa: S108  (it is what is looked at)
+        shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None,  # noqa: S108  (only its size is read)
     )
 
 
 def _asked(code: str) -> str:
-    """Return what a fresh Python prints, or "!" and the reason why it failed: a broken library may take its process with it."""
+    """Return what `code` prints in a new Python process, or "!" and the reason of its failure.
+
+    It runs in a process of its own, since a broken library may crash it.
+    """
     try:
         done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=120, check=False)
     except subprocess.TimeoutExpired:
-        return "!it takes longer than two minutes"
+        return "!it took longer than two minutes"
     if done.returncode == 0:
         return done.stdout.strip()
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
@@ -216,7 +225,7 @@ def _asked(code: str) -> str:
 
 
 def _driver() -> tuple[int | None, str]:
-    """Return the CUDA version that the driver can run, and the driver's own."""
+    """Return the CUDA version that the driver can run (12040: 12.4), and the driver's version."""
     try:
         library = ctypes.CDLL("libcuda.so.1")
     except OSError:

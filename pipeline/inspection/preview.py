@@ -1,4 +1,7 @@
-"""A picture of the augmentation: originals with the crops that training takes from them, and what it sees."""
+"""Draw the augmentation: records with the crops that training takes from them, and its views.
+
+In:  records, and a `LoaderConfig` per epoch.    Out: rows, as one image or one HTML page.
+"""
 
 import base64
 import html
@@ -17,14 +20,14 @@ from ..shards.stats import Stats
 from .replay import Receipt, receipt_of, sample
 
 _GAP = 6  # white pixels between pictures
-_SWATCH = 16  # pixels a side: mid-grey, shifted as the view's colour is
-MOST_PIXELS = 100_000_000  # of a sheet: about a gigabyte while it is drawn
+_SWATCH = 16  # pixels a side of a swatch: mid-grey plus the view's colour shift
+MOST_PIXELS = 100_000_000  # pixels of a sheet, at most: about a gigabyte while it is drawn
 _RED = (255, 40, 40)
 
 
 @dataclass(frozen=True, eq=False)
 class SampleRow:
-    """One record, and its view in each of some epochs."""
+    """One record, and its view in each of several epochs."""
 
     original: UInt8[np.ndarray, "s s 3"]
     receipts: tuple[Receipt, ...]
@@ -40,9 +43,10 @@ class SampleRow:
 
 
 def rows(records: Records, configs: dict[int, LoaderConfig], stats: Stats, count: int) -> list[SampleRow]:
-    """Return `count` records in the order of the first epoch of `configs`, and what training makes of them in each, by the epoch's config.
+    """Return the first `count` records of the first epoch, with the view of each in every epoch.
 
-    DataError if there are no records, or the sheet would be too large.
+    `configs` maps an epoch to its config. Raises DataError if there are no records, or if the sheet
+    would be too large.
     """
     first, config = next(iter(configs.items()))
     count = min(count, len(records))
@@ -50,7 +54,7 @@ def rows(records: Records, configs: dict[int, LoaderConfig], stats: Stats, count
         raise DataError(f"{records.manifest.directory} has no records in {config.split}")
     pixels = count * (1 + len(configs)) * records.manifest.config.size**2
     if pixels > MOST_PIXELS:
-        raise DataError(f"a sheet of {pixels / 1e6:,.0f} megapixels is too large (at most {MOST_PIXELS / 1e6:,.0f}): fewer --records or --views")
+        raise DataError(f"a sheet of {pixels / 1e6:,.0f} megapixels is too large (at most {MOST_PIXELS / 1e6:,.0f}): use fewer --records or --views")
     made = []
     for number in shuffled(config.seed, first, len(records))[:count].tolist():
         receipts = {epoch: receipt_of(records, config, stats, epoch, number) for epoch, config in configs.items()}
@@ -60,7 +64,7 @@ def rows(records: Records, configs: dict[int, LoaderConfig], stats: Stats, count
 
 
 def sheet(made: list[SampleRow]) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the rows as one picture; a swatch in each view's corner is mid-grey with the view's colour shift."""
+    """Return the rows as one image; each view has a swatch (see `swatch`) in its corner."""
     lines = []
     for row in made:
         room = len(row.original) - len(row.views[0])
@@ -75,13 +79,13 @@ def sheet(made: list[SampleRow]) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def swatch(made: Receipt) -> tuple[int, int, int]:
-    """Return mid-grey with the view's colour shift."""
+    """Return the RGB of mid-grey plus the view's colour shift."""
     red, green, blue = (int(min(255, max(0, round(128 + level)))) for level in made.shift)
     return red, green, blue
 
 
 def page(made: list[SampleRow], title: str) -> str:
-    """Return the rows as one HTML page that needs nothing else: every view with its receipt."""
+    """Return the rows as one self-contained HTML page: every view with its receipt."""
     lines = []
     for row in made:
         first = row.receipts[0]
@@ -127,6 +131,6 @@ def _centred(room: int) -> tuple[tuple[int, int], tuple[int, int], tuple[int, in
 
 
 def _frame(image: UInt8[np.ndarray, "s s 3"], top: int, left: int, crop: int, colour: tuple[int, int, int]) -> None:
-    """Draw the crop's outline, two pixels wide."""
+    """Draw the outline of the crop, two pixels wide."""
     image[top : top + 2, left : left + crop] = image[top + crop - 2 : top + crop, left : left + crop] = colour
     image[top : top + crop, left : left + 2] = image[top : top + crop, left + crop - 2 : left + crop] = colour

@@ -1,4 +1,8 @@
-"""What made one sample: the record, and the draws of its view. From a receipt, anyone can draw the sample again."""
+"""Draw one sample of a training run again, and record what made it: its receipt.
+
+In:  records, a `LoaderConfig`, a step and an index in the batch.
+Out: a `Receipt` (the record, and the draws of its view), and the sample's image.
+"""
 
 import json
 from dataclasses import asdict, dataclass, replace
@@ -22,23 +26,23 @@ from ..storage.files import published
 
 @dataclass(frozen=True)
 class Receipt:
-    """One sample of one step."""
+    """What made one sample of one step."""
 
-    step: int  # since the start of epoch 0
+    step: int  # counted from the start of epoch 0
     epoch: int
-    index: int  # in the global batch
-    record: int  # in the split
+    index: int  # position in the global batch
+    record: int  # record number in the split
     label: int
-    name: str  # of its class
-    key: str  # of the source image
+    name: str  # class name
+    key: str  # key of the source image
     shard: str
-    row: int  # in the shard
-    top: int  # of the crop, pixels
+    row: int  # row in the shard
+    top: int  # crop offset, pixels
     left: int
     flip: bool
-    alphas: tuple[float, float, float]  # standard normal, one for each principal colour
-    shift: tuple[float, float, float]  # what they make of R, G and B, grey levels
-    instead_of: int | None = None  # the damaged record whose turn it was, if that is skipped
+    alphas: tuple[float, float, float]  # standard normal, one per principal colour
+    shift: tuple[float, float, float]  # resulting shift of R, G and B, grey levels
+    instead_of: int | None = None  # the damaged record that this one replaces, if any
 
     def to_json(self) -> dict[str, Any]:
         """Return the receipt as a JSON object."""
@@ -46,10 +50,13 @@ class Receipt:
 
 
 def receipt(records: Records, config: LoaderConfig, stats: Stats, step: int, index: int) -> Receipt:
-    """Return what is the `index`-th sample of `step` in the global batch of random views; DataError if there is no such sample."""
+    """Return the receipt of sample `index` in the global batch of `step`, for random views.
+
+    Raises DataError if there is no such sample.
+    """
     epoch, numbers = Sampler.of(len(records), replace(config, rank=0, world_size=1))(step)
     if not 0 <= index < len(numbers):
-        raise DataError(f"a batch has {len(numbers)} samples, 0 to {len(numbers) - 1}; there is no {index}")
+        raise DataError(f"a batch has {len(numbers)} samples, 0 to {len(numbers) - 1}; there is no sample {index}")
     number = int(numbers[index])
     if config.on_bad == "skip" and records.damage(number):
         instead = records.substitute(number)
@@ -59,7 +66,10 @@ def receipt(records: Records, config: LoaderConfig, stats: Stats, step: int, ind
 
 
 def receipt_of(records: Records, config: LoaderConfig, stats: Stats, epoch: int, record: int, step: int = -1, index: int = -1) -> Receipt:
-    """Return what a record becomes in `epoch`, whenever its turn comes; DataError if the crop does not fit."""
+    """Return the receipt of a record in `epoch`, at whatever step it comes.
+
+    Raises DataError if the crop does not fit.
+    """
     room = records.manifest.config.size - config.crop
     if room < 0:
         raise DataError(
@@ -88,7 +98,7 @@ def receipt_of(records: Records, config: LoaderConfig, stats: Stats, epoch: int,
 
 
 def write_png(path: Path, image: UInt8[np.ndarray, "h w 3"], made: Receipt | None = None) -> None:
-    """Publish `image` as PNG, with its receipt as the comment."""
+    """Publish `image` as a PNG file, with its receipt as the comment."""
     facts = PngInfo()
     if made is not None:
         facts.add_text("Comment", json.dumps(made.to_json()))
@@ -97,7 +107,10 @@ def write_png(path: Path, image: UInt8[np.ndarray, "h w 3"], made: Receipt | Non
 
 
 def sample(records: Records, config: LoaderConfig, stats: Stats, made: Receipt) -> UInt8[np.ndarray, "c c 3"]:
-    """Return the sample as one can look at it: cut out, mirrored and coloured; no mean is subtracted, and it is clipped to 0..255."""
+    """Return the sample for viewing: cropped, mirrored, with its colour shift, clipped to 0..255.
+
+    No mean is subtracted.
+    """
     plain = LoaderConfig(crop=config.crop, mean="none")
     shift = np.array(made.shift, np.float32)
     view = reference.view(records.pixels(made.record), (made.top, made.left), made.flip, shift, plain, stats)
