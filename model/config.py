@@ -17,7 +17,7 @@ LayoutName = Literal["auto", "data", "towers", "hybrid"]
 
 @dataclass(frozen=True)
 class Ablations:
-    """What the paper's ablations change."""
+    """Switches for the paper's ablations; the defaults change nothing."""
 
     activation: Annotated[Activation, doc("Nonlinearity of every layer")] = "relu"
     norm: Annotated[bool, doc("Response normalisation")] = True

@@ -1,8 +1,10 @@
-"""AlexNet in two towers (paper, section 3; the 2012 code), its relatives, and what the paper's ablations leave out.
+"""AlexNet in two towers (paper, section 3; 2012 code), its variants, and the paper's ablations.
 
-The maps of a layer are the first tower's, then the second's. A convolution that sees only its own tower has two groups;
-conv3 and the fully connected layers see both. Shapes at width 1 and 224x224 input stand beside the layers. A network may be a
-part of one, of which other ranks have the rest (parallel.py): then every layer makes its share of the maps, and `join` fetches the others'.
+A layer's maps are the first tower's, then the second's. A convolution that sees only its own tower
+has two groups; conv3 and the fully connected layers see both towers. Comments above the layers give
+the output shapes at width 1 and 224x224 input. A network may be one part of a network that is split
+over ranks (partition.py): then every layer computes its share of the maps, and `join` gathers the
+shares of the other ranks.
 """
 
 from dataclasses import dataclass, replace
@@ -22,36 +24,41 @@ from .partition import WHOLE, Partition
 class Preset:
     """A network of the family, at width 1."""
 
-    maps: tuple[int, int, int, int, int]  # kernels of the convolutions, in all towers
-    conv_std: tuple[float, float, float, float, float]  # of the initial weights
+    maps: tuple[int, int, int, int, int]  # kernels of each convolution, in all towers together
+    conv_std: tuple[float, float, float, float, float]  # standard deviation of the initial weights
     fc_std: tuple[float, float, float] = (0.01, 0.01, 0.01)
-    hidden: int = 4096  # units of fc6 and fc7 each
+    hidden: int = 4096  # units in each of fc6 and fc7
     towers: int = 2
-    bias: float = 1.0  # at first, in conv2, conv4, conv5, fc6 and fc7; elsewhere 0
-    norm_alpha: float = 1e-4 / 5  # of the sum over five maps
+    bias: float = 1.0  # initial bias in conv2, conv4, conv5, fc6 and fc7; elsewhere 0
+    norm_alpha: float = 1e-4 / 5  # factor on the sum over five maps
     norm_k: float = 2.0
     norm_towers: int = 1  # 2: the sum stays within a tower
     norm: bool = True
     norm1_first: bool = False  # layer 1: norm, pool, ReLU instead of ReLU, norm, pool
     within_map: bool = False  # layer 2: a second normalisation, within each map
     pixel: float = 1.0  # factor on the pixels
-    padding: int = 0  # of conv1 on all sides; without, its last window hangs over the right and bottom edge
-    inverted: bool = False  # dropout: twice the units that stay, in training, instead of half of all later
-    dropout_first: bool = False  # dropout before fc6 and fc7 instead of behind them
+    # padding of conv1 on all sides; if 0, its last window overhangs the right and bottom edges
+    padding: int = 0
+    # dropout doubles the kept units in training, instead of halving all units at test time
+    inverted: bool = False
+    dropout_first: bool = False  # dropout before fc6 and fc7 instead of after them
 
 
 _AUTHORS = Preset((96, 256, 384, 384, 256), (0.01, 0.01, 0.03, 0.03, 0.03), norm_towers=2, norm1_first=True, within_map=True)
 
 PRESETS = {
-    # alpha multiplies the sum in the formula of the text; the authors' code divides it by the window of five
+    # The paper's formula multiplies the sum by alpha; the authors' code first divides alpha by the
+    # window of five
     "paper": Preset((96, 256, 384, 384, 256), (0.01,) * 5, norm_alpha=1e-4),
     "source": _AUTHORS,
-    # the paper's net on one GPU (section 3.2): half of the kernels but for the last convolution and the fully connected layers
+    # The paper's net on one GPU (section 3.2): half of the kernels, except in the last convolution
+    # and the fully connected layers
     "one-gpu": replace(_AUTHORS, maps=(48, 128, 192, 192, 256), towers=1, norm_towers=1),
     # bvlc_alexnet
     "caffe": Preset((96, 256, 384, 384, 256), (0.01,) * 5, (0.005, 0.005, 0.01), bias=0.1, norm_k=1.0, inverted=True),
-    # One weird trick, section 5, in the form that torchvision publishes: its parameter count, and its weights fit
-    # (pixels of about unit variance, and weights of the size that torch's own layers begin with)
+    # "One weird trick", section 5, as torchvision publishes it: the same parameter count, and
+    # torchvision's weights can be loaded. Pixels have about unit variance; initial weights are as
+    # large as those of torch's own layers.
     "owt": Preset(
         (64, 192, 384, 256, 256),
         (0.030, 0.014, 0.014, 0.010, 0.012),
@@ -68,7 +75,10 @@ PRESETS = {
 
 
 class AlexNet(nn.Module):
-    """Raw 0..255 pixels minus a mean -> one logit a class. Initial weights follow from `seed` alone."""
+    """AlexNet: takes raw 0..255 pixels minus a mean, returns one logit per class.
+
+    The initial weights depend only on the arguments; `seed` seeds their generator.
+    """
 
     def __init__(
         self,
@@ -84,7 +94,9 @@ class AlexNet(nn.Module):
     ) -> None:
         """Build the network; `width` scales the number of kernels of every layer but the last.
 
-        `convs` and `fcs` say which part of the convolutions and of the fully connected layers it has; a part's weights are not drawn.
+        `convs` and `fcs` select this rank's part of the convolutions and of the fully connected
+        layers. The weights of a partial network are not initialised. Raise ValueError for an
+        unknown preset and for numbers that are out of range.
         """
         super().__init__()
         if preset not in PRESETS:
@@ -94,32 +106,39 @@ class AlexNet(nn.Module):
         self.convs, self.fcs = convs, fcs
         p, towers = self.preset, self.preset.towers
         if not switches.exchange and towers == 1:
-            raise ValueError(f"{preset} has one tower: there is no exchange to leave out")
+            raise ValueError(f"{preset} has one tower, so there is no exchange to leave out; use a preset with two towers")
 
         def maps(at_width_1: int) -> int:
             return towers * max(1, round(at_width_1 / towers * width))
 
         c1, c2, c3, c4, c5 = (maps(n) for n in (p.maps if switches.exchange else (p.maps[0], 320, *p.maps[2:])))
         fc = maps(p.hidden)
-        own = towers // convs.of  # towers here: groups of a convolution that sees its own tower only
-        joint = 1 if switches.exchange else own  # groups of one that sees both
+        # groups of a convolution that sees only its own tower: the towers on this rank
+        own = towers // convs.of
+        joint = 1 if switches.exchange else own  # groups of a convolution that sees both towers
         seen = c2 if switches.exchange else c2 // convs.of
         self.overhang = 0 if p.padding else -(crop - 11) % 4  # 3 pixels at 224
         first, second, middle, last = sides(crop, p.padding, 3 if switches.overlap else 2)
-        # numbers an image that its towers show each other: the maps before conv3, conv6 and fc6, and the units before fc7 and fc8
+        # Numbers per image that the towers exchange: the maps before conv3, conv6 and fc6, the
+        # units before fc7 and fc8, and the maps beyond a tower's edge that a norm's sum includes
         maps_shown = switches.exchange * (c2 * middle**2 + c5 * last**2) + switches.sixth * c5 * last**2
-        if p.norm and switches.norm and p.norm_towers < towers:  # and the maps beyond a tower's edge that a sum sees
+        if p.norm and switches.norm and p.norm_towers < towers:
             maps_shown += 2 * ResponseNorm.reach * towers * (first**2 + second**2)
         self.exchanged = (maps_shown, fc * (1 + (1 if switches.exchange else towers)))
 
-        self.conv1 = nn.Conv2d(3, convs.share(c1), 11, stride=4, padding=p.padding)  # B  96 55 55
-        self.norm1 = self._norm()  #                                                 pooled: B  96 27 27
-        self.conv2 = nn.Conv2d(convs.share(c1), convs.share(c2), 5, padding=2, groups=own)  # B 256 27 27
-        self.norm2 = self._norm()  #                                                 pooled: B 256 13 13
+        # B 96 55 55; pooled: B 96 27 27
+        self.conv1 = nn.Conv2d(3, convs.share(c1), 11, stride=4, padding=p.padding)
+        self.norm1 = self._norm()
+        # B 256 27 27; pooled: B 256 13 13
+        self.conv2 = nn.Conv2d(convs.share(c1), convs.share(c2), 5, padding=2, groups=own)
+        self.norm2 = self._norm()
         self.within2 = WithinMapNorm() if p.within_map and switches.norm else nn.Identity()
-        self.conv3 = nn.Conv2d(seen, convs.share(c3), 3, padding=1, groups=joint)  # B 384 13 13, from both towers
-        self.conv4 = nn.Conv2d(convs.share(c3), convs.share(c4), 3, padding=1, groups=own)  # B 384 13 13
-        self.conv5 = nn.Conv2d(convs.share(c4), convs.share(c5), 3, padding=1, groups=own)  # B 256 13 13, pooled: B 256 6 6
+        # B 384 13 13, from both towers
+        self.conv3 = nn.Conv2d(seen, convs.share(c3), 3, padding=1, groups=joint)
+        # B 384 13 13
+        self.conv4 = nn.Conv2d(convs.share(c3), convs.share(c4), 3, padding=1, groups=own)
+        # B 256 13 13; pooled: B 256 6 6
+        self.conv5 = nn.Conv2d(convs.share(c4), convs.share(c5), 3, padding=1, groups=own)
         self.conv6 = nn.Conv2d(c5, convs.share(c5), 3, padding=1) if switches.sixth else None
         inputs = c5 * last * last  # 9216
         if switches.exchange:
@@ -128,18 +147,22 @@ class AlexNet(nn.Module):
         else:
             self.fc6 = GroupedLinear(inputs // convs.of, fcs.share(towers * fc), own)
             units6 = towers * fc
-        self.inputs, self.units = inputs, (units6, fc)  # of the whole network's fc6; of its fc6 and fc7
+        # of the whole network: the inputs of fc6, and the units of fc6 and fc7
+        self.inputs, self.units = inputs, (units6, fc)
         self.drop6 = self._dropout(6, fcs, inputs if p.dropout_first else units6)
         self.fc7 = nn.Linear(units6, fcs.share(fc))
         self.drop7 = self._dropout(7, fcs, units6 if p.dropout_first else fc)
         self.fc8 = nn.Linear(fc, fcs.share_padded(classes))
-        if convs.of == fcs.of == 1 and not self.conv1.weight.is_meta:  # there, normal_ imports torch's compiler, 2 seconds
+        # on the meta device, normal_ would import torch's compiler, which takes 2 seconds
+        if convs.of == fcs.of == 1 and not self.conv1.weight.is_meta:
             self._initialise(seed)
 
     def forward(self, images: Float[Tensor, "b 3 h w"], keys: Int64[Tensor, "n"] | None = None) -> Float[Tensor, "n classes"]:
-        """Return the logits; in training, `keys` (one an image, see `layers.dropout_keys`) decide which units are dropped.
+        """Return the logits; in training, `keys` decide which units are dropped.
 
-        n = b, but for fully connected layers that are split over ranks which have other images (`fcs.batch`): then n counts theirs too.
+        There is one key per image (see `layers.dropout_keys`). n = b, except if the fully connected
+        layers are split over ranks that hold different images (`fcs.batch`): then n counts the
+        images of all these ranks.
         """
         x = images if self.preset.pixel == 1 else images * self.preset.pixel
         x = self.conv1(F.pad(x, (0, self.overhang, 0, self.overhang)) if self.overhang else x)
@@ -167,7 +190,7 @@ class AlexNet(nn.Module):
         return F.relu(x) if self.switches.activation == "relu" else torch.tanh(x)
 
     def _pool(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h2 w2"]:
-        """Overlapping max pooling, window 3, stride 2 (paper, section 3.4); or windows of 2."""
+        """Return x max-pooled at stride 2: overlapping windows of 3 (paper, section 3.4) or 2."""
         return F.max_pool2d(x, 3 if self.switches.overlap else 2, 2)
 
     def _norm(self) -> nn.Module:
@@ -178,7 +201,11 @@ class AlexNet(nn.Module):
         return ResponseNorm(alpha=p.norm_alpha, k=p.norm_k, towers=towers)
 
     def _normed(self, norm: nn.Module, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
-        """Normalise; where the sum goes over all maps and others have some of them, with the two beyond each edge."""
+        """Return x normalised.
+
+        If the sum covers the maps of both towers and other ranks hold some of them, first fetch the
+        two maps beyond each edge.
+        """
         if self.convs.of == 1 or self.preset.norm_towers > 1 or not isinstance(norm, ResponseNorm):
             return norm(x)
         wider, before = self.convs.halo(x, norm.reach)
@@ -187,13 +214,15 @@ class AlexNet(nn.Module):
     def _dropout(self, layer: int, split: Partition, units: int) -> nn.Module:
         if not self.switches.dropout:
             return NoDropout()
-        whole = self.preset.dropout_first  # then it has all units before it
+        whole = self.preset.dropout_first  # dropout before a layer is given the units of all ranks
         return Dropout(layer, first=0 if whole else split.index * split.share(units), inverted=self.preset.inverted)
 
     def _initialise(self, seed: int) -> None:
-        """Draw N(0, std**2) weights; biases are 1 in conv2, conv4, conv5, fc6 and fc7, else 0 (paper, section 5).
+        """Draw N(0, std**2) weights; set biases to the preset's in five layers, else to 0.
 
-        A narrower net has fewer inputs a unit: its std grows by 1 / sqrt(width), so that the signal keeps its size.
+        The five are conv2, conv4, conv5, fc6 and fc7; their bias is 1 in the paper (section 5). A
+        narrower net has fewer inputs per unit: its std grows by 1 / sqrt(width), so that the signal
+        keeps its size.
         """
         generator = torch.Generator().manual_seed(seed)
         p = self.preset
@@ -210,7 +239,7 @@ class AlexNet(nn.Module):
 
 
 def check_shape(classes: int, width: float) -> None:
-    """Raise ValueError for numbers that no network has."""
+    """Raise ValueError if `classes` or `width` is out of range."""
     if classes < 2:
         raise ValueError(f"classes must be at least 2, got {classes}")
     if not 0 < width <= 16:
@@ -218,8 +247,12 @@ def check_shape(classes: int, width: float) -> None:
 
 
 def sides(crop: int, padding: int = 0, window: int = 3) -> tuple[int, int, int, int]:
-    """Return the sides of the maps after conv1 and after each pooling: 55, 27, 13, 6 for 224 pixels. ValueError if nothing would be left."""
-    side = [(crop + 2 * padding - 11) // 4 + 1 if padding else -(-(crop - 11) // 4) + 1]  # rounded up without padding
+    """Return the sides of the maps after conv1 and each pooling: 55, 27, 13, 6 for 224 pixels.
+
+    Raise ValueError if no pixel would be left.
+    """
+    # without padding, the division rounds up
+    side = [(crop + 2 * padding - 11) // 4 + 1 if padding else -(-(crop - 11) // 4) + 1]
     for _ in range(3):
         side.append((side[-1] - window) // 2 + 1)
     if side[-1] < 1:
@@ -227,14 +260,17 @@ def sides(crop: int, padding: int = 0, window: int = 3) -> tuple[int, int, int, 
     return tuple(side)  # type: ignore[return-value]
 
 
-TORCHVISION_MEAN, TORCHVISION_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of pixels between 0 and 1
-_TORCHVISION = {"conv1": 0, "conv2": 3, "conv3": 6, "conv4": 8, "conv5": 10, "fc6": 1, "fc7": 4, "fc8": 6}  # its layers' numbers
+# Mean and standard deviation of pixels between 0 and 1
+TORCHVISION_MEAN, TORCHVISION_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# Layer -> its number in torchvision's `features` or `classifier`
+_TORCHVISION = {"conv1": 0, "conv2": 3, "conv3": 6, "conv4": 8, "conv5": 10, "fc6": 1, "fc7": 4, "fc8": 6}
 
 
 def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights of torchvision's alexnet as `owt` takes them.
+    """Return the weights of torchvision's alexnet under the names of preset `owt`.
 
-    They see pixels less 255 * TORCHVISION_MEAN; the division by its standard deviations goes into conv1. ValueError names what is missing.
+    The network takes pixels minus 255 * TORCHVISION_MEAN; the division by TORCHVISION_STD is folded
+    into conv1. Raise ValueError, naming the weight, if one is missing.
     """
     result = {}
     for layer, number in _TORCHVISION.items():
@@ -249,5 +285,5 @@ def from_torchvision(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def parameters(model: nn.Module) -> int:
-    """Return the number of trained numbers: 60,965,224 at width 1 with 1000 classes."""
+    """Return the number of parameters: 60,965,224 at width 1 with 1000 classes."""
     return sum(p.numel() for p in model.parameters())

@@ -1,7 +1,8 @@
 """The four-layer nets of sections 3.1 and 3.3, on CIFAR-10.
 
-The paper says no more of them than "four-layer convolutional network". This is the shape of the nets for CIFAR-10 that its authors
-published: three convolutions of 32, 32 and 64 kernels 5x5, each followed by overlapping pooling, and one fully connected layer.
+The paper only calls them "four-layer convolutional network". The shape here is that of the nets for
+CIFAR-10 that its authors published: three convolutions of 32, 32 and 64 kernels 5x5, each followed
+by overlapping pooling, and one fully connected layer.
 """
 
 from math import sqrt
@@ -16,15 +17,20 @@ from .alexnet import check_shape
 from .layers import ResponseNorm
 
 MAPS = (32, 32, 64)
-# What the pixels are divided by, and the standard deviations of the initial weights of the four layers; None: 1 / sqrt(inputs), which
-# favours neither activation: a signal of variance 1 stays one in the linear part of both. The other one is what the authors' files for
-# CIFAR-10 have (cuda-convnet, layers-80sec).
+# Divisor of the pixels, and standard deviations of the four layers' initial weights. None means
+# 1 / sqrt(inputs), which favours neither activation: in the linear part of both, a signal of
+# variance 1 keeps that variance. "cifar-2012" has the values of the authors' files for CIFAR-10
+# (cuda-convnet, layers-80sec).
 INITIAL: dict[str, tuple[float, tuple[float, ...] | None]] = {"cifar": (64, None), "cifar-2012": (1, (0.0001, 0.01, 0.01, 0.1))}
-ALPHA = 1e-4  # of the normalisation's sum, as in section 3.3; k = 2 and beta = 0.75 too
+# Factor on the normalisation's sum, as in section 3.3; k = 2 and beta = 0.75 are also from there
+ALPHA = 1e-4
 
 
 class FourLayers(nn.Module):
-    """Raw 0..255 pixels minus a mean -> one logit a class. Initial weights follow from `seed` alone."""
+    """Four-layer network: takes raw 0..255 pixels minus a mean, returns one logit per class.
+
+    The initial weights depend only on the arguments; `seed` seeds their generator.
+    """
 
     def __init__(
         self,
@@ -37,9 +43,10 @@ class FourLayers(nn.Module):
         activation: Activation = "relu",
         norm: bool = False,
     ) -> None:
-        """Build the network; `norm` puts response normalisation behind the first two activations, as AlexNet has it.
+        """Build the network; `norm` adds response normalisation after the first two activations.
 
-        ValueError for what cannot be.
+        AlexNet has it at the same places. Raise ValueError for an unknown preset and for numbers
+        that are out of range.
         """
         super().__init__()
         check_shape(classes, width)
@@ -49,7 +56,8 @@ class FourLayers(nn.Module):
             raise ValueError(f"preset must be one of {', '.join(INITIAL)}; got {preset!r}")
         self.activation, (self.pixel, stds) = activation, INITIAL[preset]
         c1, c2, c3 = (max(1, round(maps * width)) for maps in MAPS)
-        side = crop // 8  # 32, 16, 8, 4: pooling windows of 3 at a stride of 2, the last one over the edge
+        # sides 32, 16, 8, 4: pooling windows of 3 at stride 2, the last of which overhangs the edge
+        side = crop // 8
         self.conv1 = nn.Conv2d(3, c1, 5, padding=2)
         self.conv2 = nn.Conv2d(c1, c2, 5, padding=2)
         self.conv3 = nn.Conv2d(c2, c3, 5, padding=2)
@@ -72,7 +80,7 @@ class FourLayers(nn.Module):
         return F.max_pool2d(x, 3, 2, ceil_mode=True)
 
     def _initialise(self, seed: int, stds: tuple[float, ...] | None) -> None:
-        """Draw normal weights of these standard deviations; biases are 0."""
+        """Draw normal weights with these standard deviations (see `INITIAL`); biases are 0."""
         generator = torch.Generator().manual_seed(seed)
         layers: list[nn.Conv2d | nn.Linear] = [self.conv1, self.conv2, self.conv3, self.fc4]
         for number, layer in enumerate(layers):

@@ -1,4 +1,7 @@
-"""A trained network for use elsewhere: RGB pixels in, class probabilities out, the mean image inside."""
+"""Load exported networks and describe them in config.json.
+
+An exported network maps RGB pixels to class probabilities; it contains the mean image.
+"""
 
 import json
 from dataclasses import asdict, dataclass
@@ -16,12 +19,12 @@ from .cifar import INITIAL, FourLayers
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 FORMAT = 1
-MOST_CONFIG, MOST_WEIGHTS = 1 << 26, 1 << 34  # bytes
+MOST_CONFIG, MOST_WEIGHTS = 1 << 26, 1 << 34  # maximum file sizes, bytes
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """All that builds the network."""
+    """Everything needed to build the network."""
 
     preset: str
     classes: int
@@ -30,7 +33,7 @@ class Architecture:
     switches: Ablations
 
     def build(self) -> nn.Module:
-        """Return the network; its weights are to be loaded."""
+        """Return the network without trained weights; the caller loads them."""
         if self.preset in INITIAL:
             shape = {"classes": self.classes, "width": self.width, "crop": self.crop}
             return FourLayers(self.preset, **shape, activation=self.switches.activation, norm=self.switches.norm)  # type: ignore[arg-type]
@@ -38,10 +41,10 @@ class Architecture:
 
 
 class Deployed(nn.Module):
-    """The network with its preprocessing: the view's pixels less the mean it was trained with, then softmax."""
+    """A network with its preprocessing: subtracts the training mean, then ends in a softmax."""
 
     def __init__(self, network: nn.Module, mean: Float[Tensor, "3 h w"]) -> None:
-        """Take the network, and what is subtracted from the centre crop of a record (grey levels)."""
+        """Take the network and the mean to subtract from a record's centre crop (grey levels)."""
         super().__init__()
         self.network = network
         self.mean: Tensor
@@ -49,12 +52,12 @@ class Deployed(nn.Module):
         self.eval()
 
     def forward(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b classes"]:
-        """Return probabilities of RGB pixels, 0..255."""
+        """Return the class probabilities of images of RGB pixels, 0..255."""
         return self.network(pixels - self.mean).softmax(1)
 
 
 def config_of(architecture: Architecture, names: list[str], facts: dict[str, Any]) -> dict[str, Any]:
-    """Return what config.json says, in the words that Hugging Face's readers know where there are such."""
+    """Return the content of config.json, with Hugging Face's names for keys where they exist."""
     return {
         "format": FORMAT,
         "model_type": "alexprep",
@@ -68,14 +71,17 @@ def config_of(architecture: Architecture, names: list[str], facts: dict[str, Any
 
 
 def load(folder: str | Path) -> tuple[Deployed, dict[str, Any]]:
-    """Return the network in a folder that `alextrain export --to hub-folder` wrote, and its config; TrainingError says what is wrong with it."""
+    """Return network and config from a folder that `alextrain export --to hub-folder` wrote.
+
+    Raise TrainingError, with the reason, if they cannot be loaded.
+    """
     from safetensors.torch import load_file
 
     folder = Path(folder)
     try:
         for name, most in ((CONFIG, MOST_CONFIG), (WEIGHTS, MOST_WEIGHTS)):
             if not (folder / name).is_file() or (folder / name).stat().st_size > most:
-                raise TrainingError(f"{folder / name} is no file of at most {most:,} bytes")
+                raise TrainingError(f"{folder / name} is missing, not a file, or larger than {most:,} bytes")
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if config["format"] != FORMAT:
             raise TrainingError(f"{folder / CONFIG} has format {config['format']}; this release reads {FORMAT}")
@@ -83,7 +89,7 @@ def load(folder: str | Path) -> tuple[Deployed, dict[str, Any]]:
         if not all(isinstance(value, bool) for name, value in values["switches"].items() if name != "activation"):
             raise TypeError("a switch must be true or false")
         architecture = Architecture(**values | {"switches": Ablations(**values["switches"])})
-        with torch.device("meta"):  # so that a config that claims too much costs no memory
+        with torch.device("meta"):  # a config with huge sizes allocates no memory
             model = Deployed(architecture.build(), torch.zeros(3, architecture.crop, architecture.crop))
         model.load_state_dict(load_file(folder / WEIGHTS), assign=True)
     except TrainingError:

@@ -1,7 +1,7 @@
-"""What of a training step on a CPU is bound by memory, in one pass each: compiled, if there was a compiler.
+"""Compiled CPU kernels for the memory-bound parts of a training step, each in one pass.
 
-Where there is none, and on other devices, torch does it. The twins are `layers.plain_norm`, `layers.plain_within` and
-`optimizer.plain_update`; tests hold them together.
+If they could not be built, and on other devices, PyTorch is used: `layers.plain_norm`,
+`layers.plain_within` and `optimizer.plain_update` compute the same. Tests compare the two.
 """
 
 import os
@@ -20,37 +20,47 @@ from torch import Tensor
 def _load() -> Any:  # noqa: ANN401  (a module, compiled from native/)
     try:
         return import_module("._kernels", __package__)
-    except ImportError:  # it was installed without a compiler
+    except ImportError:  # the package was installed without a compiler
         return None
 
 
 _kernels = _load()
-_KINDS = (torch.float32, torch.bfloat16)  # in the order of native/kernels.c
-_MOST_MAPS = 4096  # a tower
-_SHARE = 1 << 16  # numbers below which another thread does not pay
+_KINDS = (torch.float32, torch.bfloat16)  # in the order of the enum in native/kernels.c
+_MOST_MAPS = 4096  # per tower; MOST in native/kernels.c
+_SHARE = 1 << 16  # numbers per thread; with fewer, another thread costs more than it saves
 
 
 def takes(x: Tensor, towers: int) -> bool:
-    """Tell whether `normalise` computes with such maps."""
+    """Tell whether the compiled kernels support the device, dtype and maps per tower of `x`."""
     return _kernels is not None and x.device.type == "cpu" and x.dtype in _KINDS and x.shape[1] // towers <= _MOST_MAPS
 
 
 def normalise(
     x: Float[Tensor, "b c h w"], towers: int, alpha: float, k: float, grad: Float[Tensor, "b c h w"] | None = None
 ) -> Float[Tensor, "b c h w"]:
-    """Return `layers.plain_norm` of an x that `takes` takes; with `grad`, the gradient of that, return x's. In float32, rounded at the end."""
+    """Return `layers.plain_norm` of x; with `grad`, that result's gradient, return x's gradient.
+
+    `takes` must be true for x. Computed in float32, rounded at the end.
+    """
     facts = (x.shape[1] // towers, towers, alpha, k, _KINDS.index(x.dtype))
     return _mapped(lambda *of: _kernels.normalise(*of[:3], *facts, *of[3:]), x, grad, x.numel() // x.shape[1])
 
 
 def normalise_within(x: Float[Tensor, "b c h w"], alpha: float, grad: Float[Tensor, "b c h w"] | None = None) -> Float[Tensor, "b c h w"]:
-    """Return `layers.plain_within` of an x that `takes` takes; with `grad`, the gradient of that, return x's. In float32, rounded at the end."""
+    """Return `layers.plain_within` of x; with `grad`, that result's gradient, return x's gradient.
+
+    `takes` must be true for x. Computed in float32, rounded at the end.
+    """
     facts = (*x.shape[2:], x.shape[1], alpha, _KINDS.index(x.dtype))
     return _mapped(lambda *of: _kernels.normalise_within(*of[:3], *facts, *of[3:]), x, grad, x.shape[0])
 
 
 def _mapped(work: Callable[..., None], x: Tensor, grad: Tensor | None, rows: int) -> Tensor:
-    """Return what `work(x, grad, out, first, count)` leaves in out, with the maps of a place beside each other in memory."""
+    """Return the tensor that `work(x, grad, out, first, count)` fills.
+
+    `work` is called on slices of `rows` rows. The buffers are in channels_last order: all maps of
+    one pixel are adjacent in memory.
+    """
     last = torch.channels_last
     x = x.contiguous(memory_format=last)
     gradient = None if grad is None else _buffer(grad.to(x.dtype).contiguous(memory_format=last))
@@ -61,7 +71,10 @@ def _mapped(work: Callable[..., None], x: Tensor, grad: Tensor | None, rows: int
 
 
 def update(weight: Tensor, velocity: Tensor, grad: Tensor, momentum: float, decay: float, lr: float) -> bool:
-    """Do as `optimizer.plain_update` does, in place; False if nothing was done."""
+    """Update in place as `optimizer.plain_update` does.
+
+    Return False, with nothing changed, if the compiled kernel cannot process these tensors.
+    """
     tensors = (weight, velocity, grad)
     here = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
     alike = here and all(t.shape == weight.shape and t.stride() == weight.stride() for t in tensors)
@@ -77,13 +90,16 @@ def _dense(x: Tensor) -> bool:
 
 
 def _buffer(x: Tensor) -> Any:  # noqa: ANN401  (an array)
-    """Return the memory of a dense tensor; numpy has no bfloat16."""
+    """Return a dense tensor's memory as an array; bfloat16 as int16, as numpy has no bfloat16."""
     x = x if x.is_contiguous() else x.permute(0, 2, 3, 1)
     return (x.view(torch.int16) if x.dtype == torch.bfloat16 else x).numpy()
 
 
 def _shared(work: Callable[[int, int], None], rows: int, row: int) -> None:
-    """Do `work(first, count)` of all rows of `row` numbers on torch's threads."""
+    """Call `work(first, count)` on slices of all rows, on up to as many threads as torch uses.
+
+    `row` is the count of numbers in a row.
+    """
     threads = max(1, min(torch.get_num_threads(), rows * row // _SHARE))
     ends = [rows * i // threads for i in range(threads + 1)]
     if threads == 1:
@@ -96,5 +112,5 @@ def _shared(work: Callable[[int, int], None], rows: int, row: int) -> None:
 
 @lru_cache
 def _pool(_process: int, threads: int) -> ThreadPoolExecutor:
-    """Return threads of this process: a forked one has none of its parent's."""
+    """Return the thread pool of this process; a forked process has none of its parent's threads."""
     return ThreadPoolExecutor(threads, "alexprep-model")

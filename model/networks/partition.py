@@ -1,10 +1,13 @@
-"""One network on several ranks: which part of each layer a rank has, and how it sees the others'.
+"""Split one network over several ranks: a rank's part of each layer, and how it gathers the others.
 
-    data      every rank has the whole network and its part of the batch; gradients are averaged (2012: not used)
-    towers    every rank has one tower and sees the same images; maps are exchanged before conv3, fc6, fc7 and fc8 (the paper's own)
-    hybrid    convolutions as in data, fully connected layers split by their units (One weird trick, 2014)
+    data      every rank has the whole network and its part of the batch; gradients are averaged
+              (not used in 2012)
+    towers    every rank has one tower and sees the same images; maps are exchanged before conv3,
+              fc6, fc7 and fc8 (the paper's own layout)
+    hybrid    convolutions as in data, fully connected layers split by their units ("One weird
+              trick", 2014)
 
-All parameters are split by rows, the first dimension, which are a layer's maps or units.
+All parameters are split by rows (the first dimension), which are a layer's maps or units.
 """
 
 from collections import Counter
@@ -13,28 +16,38 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, distributed
 
-sent: Counter[str] = Counter()  # bytes that this rank has sent, by what for; benchmarks and tests read it
+# Bytes that this rank has sent, by operation; benchmarks and tests read it
+sent: Counter[str] = Counter()
 
 
 class Partition:
-    """One of `of` equal parts of every layer's maps or units; `group` are the ranks that have them."""
+    """One of `of` equal parts of every layer's maps or units.
+
+    `group` is the process group of the ranks that hold the parts.
+    """
 
     def __init__(self, index: int = 0, of: int = 1, group: object = None, *, batches: bool = False) -> None:
-        """Take part `index`; with `batches`, the ranks have other images each, which `batch` brings together."""
+        """Take part `index`; with `batches`, ranks hold different images, which `batch` gathers."""
         self.index, self.of, self.group, self.batches = index, of, group, batches
 
     def share(self, units: int) -> int:
-        """Return how many of a layer's units are here; ValueError if they cannot be shared equally."""
+        """Return how many of a layer's units this rank has.
+
+        Raise ValueError if the units cannot be shared equally.
+        """
         if units % self.of:
             raise ValueError(f"{units} units cannot be shared equally by {self.of} ranks")
         return units // self.of
 
     def share_padded(self, units: int) -> int:
-        """Return how many of a layer's units are here, if the last ranks may have some that are not used."""
+        """Return how many of a layer's units this rank has, rounded up.
+
+        The last ranks may have units that are not used.
+        """
         return -(-units // self.of)
 
     def rows(self, whole: Float[Tensor, "units ..."]) -> Float[Tensor, "share ..."]:
-        """Return the rows of a whole layer's parameter that are here; those beyond its end are zero."""
+        """Return this rank's rows of a whole layer's parameter; rows beyond its end are zero."""
         if self.of == 1:
             return whole
         count = self.share_padded(len(whole))
@@ -44,22 +57,26 @@ class Partition:
     def join(self, x: Float[Tensor, "b c ..."], *, alike: bool = False) -> Float[Tensor, "b all ..."]:
         """Return the maps or units of all parts.
 
-        Backward, each part gets the sum of the gradients that the ranks have for it; `alike`: they all have the same one, of a loss that
-        they all compute.
+        In the backward pass, each part gets the sum of all ranks' gradients for it. With `alike`,
+        all ranks compute the same loss and have the same gradient, which is taken once.
         """
         return x if self.of == 1 else _Join.apply(x, self, 1, alike, 1.0)  # type: ignore[no-untyped-call]
 
     def batch(self, x: Float[Tensor, "b n"]) -> Float[Tensor, "all n"]:
-        """Return the images of all ranks, if they have other ones each.
+        """Return the images of all ranks if these hold different ones, else `x`.
 
-        Backward, the gradient is multiplied by the number of ranks, since those of the layers before are then averaged over the ranks.
+        In the backward pass, the gradient is multiplied by the number of ranks, because the
+        gradients of the layers before are then averaged over the ranks.
         """
         if not self.batches:
             return x
         return _Join.apply(x, self, 0, False, float(self.of))  # type: ignore[no-untyped-call]  # noqa: FBT003
 
     def halo(self, x: Float[Tensor, "b c h w"], reach: int) -> tuple[Float[Tensor, "b wider h w"], int]:
-        """Return `x` with the `reach` maps before and after it that others have, and how many come before."""
+        """Return `x` with the `reach` neighbouring maps of the ranks before and after it.
+
+        Also return how many maps were added before `x`: none on the first rank.
+        """
         edge = torch.cat([x[:, :reach], x[:, -reach:]], 1)
         edges = self.join(edge)
         before = edges[:, (2 * self.index - 1) * reach : 2 * self.index * reach] if self.index else x[:, :0]
@@ -98,7 +115,7 @@ class _Join(torch.autograd.Function):
 
 
 def _last(x: Tensor, dim: int) -> Tensor:
-    """Return x, contiguous, with its maps last: as they lie in memory in channels_last."""
+    """Return x contiguous, with the map dimension last: the memory order of channels_last."""
     return (x.movedim(1, -1) if dim and x.ndim == 4 else x).contiguous()
 
 

@@ -1,4 +1,8 @@
-"""A network as a table: what each layer gives, what it costs. Found by running it on tensors without memory, not written down."""
+"""Describe a network as a table: each layer's output shape, parameters, multiply-adds and memory.
+
+The figures come from running the network, not from a list; a network on the meta device needs no
+memory for it.
+"""
 
 from dataclasses import dataclass
 
@@ -11,19 +15,20 @@ from .layers import GroupedLinear, NoDropout
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer of one image's forward pass."""
+    """One layer in the forward pass of one image."""
 
     layer: str
-    kernel: str  # height x width x what it sees, / stride
+    # height x width x input maps / stride; the inputs of a fully connected layer; else empty
+    kernel: str
     output: tuple[int, ...]  # maps, height, width; or units
-    towers: int  # how many equal groups of maps do not see each other in it
+    towers: int  # equal groups of maps that do not see each other in this layer
     parameters: int
     multiply_adds: int
-    activation_bytes: int  # of the output, at the given bytes a number
+    activation_bytes: int  # of the output, at the given bytes per number
 
 
 def describe(model: AlexNet, crop: int = 224, number_bytes: int = 4) -> list[LayerRow]:
-    """Return the layers in the order in which they are computed."""
+    """Return a row per layer, in order of computation; `number_bytes` is bytes per number."""
     rows: list[LayerRow] = []
 
     def note(name: str, layer: nn.Module, output: Tensor) -> None:
@@ -48,7 +53,10 @@ def describe(model: AlexNet, crop: int = 224, number_bytes: int = 4) -> list[Lay
 
 
 def multiply_adds(model: AlexNet, crop: int = 224) -> int:
-    """Return the multiply-adds of one image's forward pass through all layers with weights: 724,406,816 of the two towers at width 1."""
+    """Return the multiply-adds of one image's forward pass through all layers with weights.
+
+    They are 724,406,816 for the two towers at width 1.
+    """
     return sum(row.multiply_adds for row in describe(model, crop))
 
 

@@ -1,5 +1,6 @@
-/* What of a training step on a CPU is bound by memory, in one pass each: both response normalisations and their gradients, and the update rule.
-`kernels.py` says what they compute, `layers.py` and `optimizer.py` have their twins in torch. */
+/* CPU kernels for the memory-bound parts of a training step, each in one pass: both response
+normalisations with their gradients, and the update rule. `kernels.py` says what they compute;
+`layers.py` and `optimizer.py` have the same in torch. */
 
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -7,7 +8,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* The loops once for each generation of processors; which is taken is found out when the module is loaded. */
+/* Compiles a loop for several generations of processors; loading the module selects one. */
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__)
 #define FOR_EACH_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
@@ -16,10 +17,10 @@
 #define INLINE static inline __attribute__((always_inline))
 
 enum { FLOAT32, BFLOAT16 };
-enum { REACH = 2, MOST = 4096 }; /* maps to either side that a sum sees; maps a tower */
+enum { REACH = 2, MOST = 4096 }; /* maps on either side that a sum includes; most maps per tower */
 
 typedef struct {
-    Py_ssize_t maps, towers; /* `maps` are of one tower */
+    Py_ssize_t maps, towers; /* `maps` is the count in one tower */
     float alpha, k;
     int kind;
 } Norm;
@@ -37,7 +38,7 @@ INLINE void read_row(const void *from, Py_ssize_t at, Py_ssize_t n, int kind, fl
     }
 }
 
-/* Rounded half to even; not a number stays so. */
+/* Rounds half to even; NaN stays NaN. */
 INLINE void write_row(const float *restrict from, Py_ssize_t at, Py_ssize_t n, int kind, void *out)
 {
     if (kind == FLOAT32) {
@@ -53,7 +54,7 @@ INLINE void write_row(const float *restrict from, Py_ssize_t at, Py_ssize_t n, i
     }
 }
 
-/* `base` and base ** -0.75 of a tower's maps at one place. */
+/* Writes `base` and base ** -0.75 of a tower's maps at one pixel. */
 INLINE void powers(const float *restrict x, const Norm *norm, float *restrict squares, float *restrict base, float *restrict power)
 {
     const Py_ssize_t n = norm->maps;
@@ -116,14 +117,16 @@ FOR_EACH_PROCESSOR static void normalise_all(const void *x, const void *grad, co
         normalise_rows(x, norm, first, count, BFLOAT16, s, out);
 }
 
-/* One image's maps, with the maps of a place beside each other; `alpha` multiplies the sum over a map's window. */
+/* One image's maps, with all maps of a pixel adjacent in memory; `alpha` multiplies the sum over
+a map's window. */
 typedef struct {
     Py_ssize_t height, width, maps;
     float alpha;
     int kind;
 } Within;
 
-/* The sums over windows of 5x5, zeros beyond the edges: down the columns, then along the row. `column` has 2 * REACH places more than a row. */
+/* Sums over windows of 5x5, with zeros beyond the edges: first down the columns, then along rows.
+`column` has 2 * REACH pixels more than a row. */
 INLINE void window_sums(const float *restrict plane, const Within *norm, float *restrict column, float *restrict out)
 {
     const Py_ssize_t c = norm->maps, row = norm->width * c;
@@ -187,7 +190,8 @@ FOR_EACH_PROCESSOR static void update_all(float *restrict weight, float *restric
     }
 }
 
-/* Whether the buffers are of as many units of `unit` bytes, `count` of them from the `first` on; `grad` may be none. */
+/* Whether the buffers are equally long, in whole units of `unit` bytes, and have units `first` to
+`first + count - 1`; `grad` may be absent. */
 static int fit(const Py_buffer *x, const Py_buffer *grad, const Py_buffer *out, Py_ssize_t unit, Py_ssize_t first, Py_ssize_t count)
 {
     return first >= 0 && count >= 0 && out->len == x->len && (!grad->buf || grad->len == x->len) && x->len % unit == 0 && first <= x->len / unit - count;
@@ -201,7 +205,8 @@ static void release(Py_buffer *x, Py_buffer *grad, Py_buffer *out)
     PyBuffer_Release(out);
 }
 
-/* normalise(x, grad or None, out, maps, towers, alpha, k, kind, first, count): rows `first` and following, `count` of them. */
+/* normalise(x, grad or None, out, maps, towers, alpha, k, kind, first, count): `count` rows
+from `first` on. */
 static PyObject *normalise(PyObject *module, PyObject *arguments)
 {
     Py_buffer x, grad, out;
@@ -230,7 +235,8 @@ static PyObject *normalise(PyObject *module, PyObject *arguments)
     return result;
 }
 
-/* normalise_within(x, grad or None, out, height, width, maps, alpha, kind, first, count): images `first` and following, `count` of them. */
+/* normalise_within(x, grad or None, out, height, width, maps, alpha, kind, first, count):
+`count` images from `first` on. */
 static PyObject *normalise_within(PyObject *module, PyObject *arguments)
 {
     Py_buffer x, grad, out;
@@ -246,7 +252,8 @@ static PyObject *normalise_within(PyObject *module, PyObject *arguments)
     const Py_ssize_t row = fits ? norm.width * norm.maps : 1, image = fits ? norm.height * row : 1;
     fits = fits && fit(&x, &grad, &out, image * width, first, count);
     if (fits) {
-        float *planes = PyMem_RawCalloc((size_t)(4 * image + row + 2 * REACH * norm.maps), sizeof(float)); /* the column's ends stay zero */
+        /* the column's ends stay zero */
+        float *planes = PyMem_RawCalloc((size_t)(4 * image + row + 2 * REACH * norm.maps), sizeof(float));
         if (planes) {
             Py_BEGIN_ALLOW_THREADS
             within_all(x.buf, grad.buf, &norm, first, count, planes, out.buf);
@@ -261,7 +268,8 @@ static PyObject *normalise_within(PyObject *module, PyObject *arguments)
     return result;
 }
 
-/* update(weight, velocity, grad, momentum, decay, lr, first, count): of float32 numbers `first` and following. */
+/* update(weight, velocity, grad, momentum, decay, lr, first, count): `count` float32 numbers from
+`first` on. */
 static PyObject *update(PyObject *module, PyObject *arguments)
 {
     Py_buffer weight, velocity, grad;
