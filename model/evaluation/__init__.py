@@ -1,1 +1,1 @@
-"""What a trained network is worth: errors, analysis, neighbours, figures."""
+"""Evaluation of a trained network: errors, analysis, nearest neighbours, figures."""

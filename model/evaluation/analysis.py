@@ -1,4 +1,4 @@
-"""What predictions tell beside the error: by class, which classes are taken for which, and whether the probabilities can be believed."""
+"""Analyse predictions: errors by class, confusions between classes, and calibration."""
 
 from dataclasses import dataclass
 
@@ -16,12 +16,12 @@ class ClassRow:
     top1_error: float
     top5_error: float
     interval: tuple[float, float]  # 95 %, of top1_error
-    taken_for: int | None  # the class that its images are most often taken for; None if all are right
+    taken_for: int | None  # most frequent wrong prediction for its images; None if all are right
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """Images of one class that were taken for another."""
+    """Images of one class that were predicted as another."""
 
     label: int
     predicted: int
@@ -37,15 +37,18 @@ class Bin:
     high: float
     count: int
     confidence: float  # mean probability of the best class
-    accuracy: float  # share of them in which it is the true one
+    accuracy: float  # share of the images whose best class is the true one
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Whether of what is said with probability p a share of p is right (Guo et al. 2017: expected calibration error, equal bins)."""
+    """Whether predictions with probability p are right in a share p of the cases.
 
-    error: float  # mean of |accuracy - confidence| over all images, by bin
-    bins: tuple[Bin, ...]  # those that are not empty
+    The measure is the expected calibration error with bins of equal width (Guo et al. 2017).
+    """
+
+    error: float  # mean over all images of |accuracy - confidence| in the image's bin
+    bins: tuple[Bin, ...]  # the non-empty ones
 
 
 def by_class(found: Predictions) -> list[ClassRow]:
@@ -61,7 +64,7 @@ def by_class(found: Predictions) -> list[ClassRow]:
 
 
 def confusions(found: Predictions, most: int | None = None) -> list[Confusion]:
-    """Return which classes were taken for which, the most frequent first (then by label)."""
+    """Return the pairs of confused classes, the most frequent first (then by label)."""
     wrong = found.best[:, 0] != found.labels
     pairs, counts = torch.unique(torch.stack([found.labels[wrong], found.best[wrong, 0]], 1), dim=0, return_counts=True)
     sizes = torch.bincount(found.labels) if len(found.labels) else found.labels
@@ -72,7 +75,7 @@ def confusions(found: Predictions, most: int | None = None) -> list[Confusion]:
 
 
 def calibration(found: Predictions, bins: int = 15) -> Calibration:
-    """Return the reliability of the best class's probability in bins of equal width."""
+    """Return how well the best class's probability is calibrated, in bins of equal width."""
     confidence, right = found.p[:, 0].double(), (found.best[:, 0] == found.labels).double()
     number = (confidence * bins).ceil().long().clamp(1, bins) - 1
     filled, error = [], 0.0
@@ -87,6 +90,9 @@ def calibration(found: Predictions, bins: int = 15) -> Calibration:
 
 
 def worst_mistakes(found: Predictions, most: int) -> list[int]:
-    """Return the places (in `found`) of the wrong images whose wrong answer was given with the highest probability, the most certain first."""
+    """Return the indices (in `found`) of the worst mistakes, at most `most`.
+
+    These are the wrong images whose wrong answers have the highest probabilities, highest first.
+    """
     wrong = (found.best[:, 0] != found.labels).nonzero()[:, 0]
     return wrong[found.p[wrong, 0].argsort(descending=True, stable=True)][:most].tolist()

@@ -1,4 +1,8 @@
-"""Top-1 and top-5 error over views: the softmax outputs of an image's views are averaged (paper, section 4.1), and of several networks too."""
+"""Compute top-1 and top-5 errors over views.
+
+The softmax outputs of an image's views are averaged (paper, section 4.1), and those of several
+networks too.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,14 +15,15 @@ from torch import Tensor, nn
 from ..distributed import Ranks
 from ..errors import TrainingError
 
-FIVE = 5  # best classes that are kept of each image
+FIVE = 5  # best classes kept per image
 Batches = Iterable[tuple[Tensor, Tensor, Tensor]]
-Z95 = 1.959963984540054  # standard deviations of a normal that 95 % lie within
+# Standard deviations around the mean within which 95 % of a normal distribution lie
+Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Errors are shares of 1; every image counts once, at any number of ranks."""
+    """Errors, as shares of 1; every image counts once, whatever the number of ranks."""
 
     count: int
     top1_error: float
@@ -32,16 +37,22 @@ class Evaluation:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a network says of each of n images, on the CPU, in the order of their record numbers; k = min(5, classes)."""
+    """A network's predictions for n images, on the CPU, in the order of their record numbers.
+
+    k = min(5, classes).
+    """
 
     records: Int64[Tensor, "n"]
     labels: Int64[Tensor, "n"]
     best: Int64[Tensor, "n k"]  # the most probable classes, best first
     p: Float32[Tensor, "n k"]  # their probabilities
-    true_p: Float32[Tensor, "n"]  # that of the true class
+    true_p: Float32[Tensor, "n"]  # probability of the true class
 
     def evaluation(self) -> Evaluation:
-        """Return the errors. TrainingError if there are no images, or a probability is not finite."""
+        """Return the errors.
+
+        Raise TrainingError if there are no images or a probability is not finite.
+        """
         count = len(self.records)
         if count == 0:
             raise TrainingError("nothing to evaluate: the split has no records")
@@ -59,10 +70,11 @@ def evaluate(model: nn.Module, batches: Batches, ranks: Ranks) -> Evaluation:
 
 
 def outputs(model: nn.Module, batches: Batches, dtype: torch.dtype = torch.float32) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield (class probabilities float32[b,c] averaged over each image's views, labels, records) of each batch.
+    """Yield (class probabilities, labels, records) of each batch.
 
-    A batch is (images, labels, records); images are float32[b,3,h,w], or float32[b,v,3,h,w] for v views each; `dtype` is
-    that of the arithmetic, by autocast.
+    The probabilities are float32[b,c], averaged over each image's views. A batch is (images,
+    labels, records); images are float32[b,3,h,w], or float32[b,v,3,h,w] for v views each. `dtype`
+    is that of the arithmetic, by autocast.
     """
     training = model.training
     model.eval()
@@ -76,7 +88,10 @@ def outputs(model: nn.Module, batches: Batches, dtype: torch.dtype = torch.float
 
 
 def averaged(several: Iterable[Iterable[tuple[Tensor, Tensor, Tensor]]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield the mean of several networks' `outputs`, which must be of the same images in the same order (paper, section 6: 5 CNNs, 7 CNNs)."""
+    """Yield the mean of several networks' `outputs` (paper, section 6: 5 CNNs, 7 CNNs).
+
+    Raise TrainingError unless all networks see the same images in the same order.
+    """
     for parts in zip(*several, strict=True):
         _, labels, records = parts[0]
         if not all(torch.equal(records, others) for _, _, others in parts):
@@ -92,7 +107,8 @@ def predict(probabilities_of: Iterable[tuple[Tensor, Tensor, Tensor]], ranks: Ra
         true = p.gather(1, labels[:, None])[:, 0]
         for part, value in zip(found, (records, labels, best.indices, best.values, true), strict=True):
             part.append(value)
-    width = ranks.largest(max((values.shape[1] for values in found[2]), default=0))  # a rank may have no images
+    # the default: a rank may have no images
+    width = ranks.largest(max((values.shape[1] for values in found[2]), default=0))
     shapes = [((0,), torch.int64), ((0,), torch.int64), ((0, width), torch.int64), ((0, width), torch.float32), ((0,), torch.float32)]
     whole = [
         ranks.gather(torch.cat([torch.empty(shape, dtype=dtype, device=ranks.device), *part]))
@@ -104,12 +120,16 @@ def predict(probabilities_of: Iterable[tuple[Tensor, Tensor, Tensor]], ranks: Ra
 
 def probabilities(model: nn.Module, images: Float[Tensor, "..."]) -> Float[Tensor, "b classes"]:
     """Return the class probabilities of each image, averaged over its views."""
-    views = [images] if images.ndim == 4 else images.unbind(1)  # one view after the other: a tenth of the memory, and faster on a CPU
+    # one view at a time: a tenth of the memory, and faster on a CPU
+    views = [images] if images.ndim == 4 else images.unbind(1)
     return torch.stack([model(view).float().softmax(1) for view in views]).mean(0)
 
 
 def interval(share: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of `count` images, after Wilson (1927): it stays within 0..1 and holds for few images too."""
+    """Return the 95 % interval of a share of `count` images, after Wilson (1927).
+
+    It stays within 0..1 and is also valid for few images.
+    """
     if count == 0:
         return 0.0, 1.0
     centre = share + Z95 * Z95 / (2 * count)

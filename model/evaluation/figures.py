@@ -1,4 +1,4 @@
-"""Pictures of a run: the first layer's kernels as pixels, and how much colour each tower's have (paper, figure 3)."""
+"""Draw the first layer's kernels and measure each tower's share of colour (paper, figure 3)."""
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -6,9 +6,10 @@ from torch import Tensor
 
 
 def kernels(weight: Float[Tensor, "c 3 k k"], towers: int = 2, columns: int = 16, scale: int = 4) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the first layer's kernels as the paper's figure 3 shows them: the first tower's rows above the next one's.
+    """Return the first layer's kernels as in the paper's figure 3: the first tower's rows on top.
 
-    Each kernel is stretched to 0..255 by itself, so that form and colour can be seen whatever its size.
+    Each kernel is stretched to 0..255 separately, so that its form and colour are visible whatever
+    its scale.
     """
     w = weight.detach().float().cpu().numpy().transpose(0, 2, 3, 1)
     low, high = (f(w, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))
@@ -21,9 +22,10 @@ def kernels(weight: Float[Tensor, "c 3 k k"], towers: int = 2, columns: int = 16
 
 
 def chroma(weight: Float[Tensor, "c 3 k k"], towers: int = 2) -> list[float]:
-    """Return for each tower how much of its kernels is colour: |w - mean over R, G, B| / |w|, between 0 (grey) and 1.
+    """Return each tower's share of colour in its kernels, between 0 (grey) and 1.
 
-    "The kernels on GPU 1 are largely color-agnostic, while the kernels on GPU 2 are largely color-specific" (paper, section 6.1).
+    It is |w - mean over R, G, B| / |w|. "The kernels on GPU 1 are largely color-agnostic, while the
+    kernels on GPU 2 are largely color-specific" (paper, section 6.1).
     """
     parts = weight.detach().double().cpu().chunk(towers)
     return [float((part - part.mean(1, keepdim=True)).norm() / part.norm().clamp_min(1e-30)) for part in parts]

@@ -1,4 +1,4 @@
-"""The last hidden layer as a measure of likeness (paper, section 6.1 and figure 4)."""
+"""Find the images that are nearest in the last hidden layer (paper, section 6.1 and figure 4)."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,13 +19,14 @@ class Neighbours:
 
 
 def features(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield (what fc8 is given: float32[b,d], 4096 of AlexNet's fc7, labels, records) of each batch of images [b,3,h,w].
+    """Yield (features, labels, records) of each batch of images [b,3,h,w].
 
+    The features are the inputs of fc8: float32[b,d], d = 4096 units of fc7 for AlexNet. Raise
     TrainingError if the network has no fc8.
     """
     last = getattr(model, "fc8", None)
     if not isinstance(last, nn.Module):
-        raise TrainingError("this network has no fc8, whose inputs would be the features: they are taken of the AlexNets of this project")
+        raise TrainingError("this network has no fc8, whose inputs are the features: use one of this project's AlexNets")
     taken: list[Tensor] = []
     hook = last.register_forward_pre_hook(lambda _, inputs: taken.append(inputs[0]))
     training = model.training
@@ -41,9 +42,10 @@ def features(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor, Tensor]])
 
 
 def nearest(queries: Float32[Tensor, "q d"], blocks: Iterable[tuple[Tensor, Tensor, Tensor]], count: int) -> Neighbours:
-    """Return the `count` images whose features are nearest to each query's, of all blocks (as `features` yields them).
+    """Return the `count` images whose features are nearest to each query's.
 
-    Exact: every distance is computed, as differences in float64; a block at a time, of which only the nearest are kept. Of equal
+    `blocks` are what `features` yields. The search is exact: every distance is computed, from
+    differences in float64. It handles one block at a time and keeps only the nearest. Of equal
     distances the lower record comes first.
     """
     wide = queries.double()
