@@ -1,1 +1,1 @@
-"""The training loop, the update rule, the schedule, and how a network lies on several processes."""
+"""The training loop, the update rule, the schedules, and the layouts of a network over ranks."""

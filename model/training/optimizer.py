@@ -1,4 +1,4 @@
-"""The paper's update rule (section 5), in which the velocity holds the learning rate."""
+"""The paper's update rule (section 5), in which the velocity includes the learning rate."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ from ..networks.kernels import update
 
 @dataclass(frozen=True)
 class Rates:
-    """How a preset treats weights and biases."""
+    """A preset's rules for updating weights and biases."""
 
-    bias_lr: float  # times the weights' learning rate at the start
+    bias_lr: float  # multiple of the weights' initial learning rate
     bias_annealed: bool  # whether the biases' rate follows the schedule's drops
     bias_decay: bool
     momentum: float = 0.9
@@ -31,17 +31,19 @@ RATES = {
 
 
 class PaperSGD:
-    """v <- momentum v - weight_decay lr w - lr gradient;  w <- w + v.
+    """The paper's SGD: v <- momentum v - weight_decay lr w - lr gradient;  w <- w + v.
 
-    torch's SGD keeps the learning rate out of its buffer: the same while the rate is constant, different for some twenty
-    steps after it drops. A rate of 0 freezes: neither w nor v moves. (Not a torch.optim.Optimizer: nothing of that class is
-    needed, and its constructor imports torch's compiler, 2.5 seconds.)
+    torch's SGD keeps the learning rate out of its buffer: the two agree while the rate is constant,
+    and differ for some twenty steps after it drops. A rate of 0 freezes a parameter: neither w nor
+    v changes. This is not a torch.optim.Optimizer: nothing of that class is needed, and its
+    constructor imports torch's compiler, which takes 2.5 seconds.
     """
 
     def __init__(self, model: nn.Module, rates: Rates, first_layer: str = "conv1.") -> None:
-        """Take the parameters of `model`; set rates before the first step.
+        """Take the parameters of `model`; call `set_rates` before the first step.
 
-        `first_layer` begins the names of the parameters that the schedule slows and freezes; "": of none.
+        `first_layer` is the prefix of the names of the parameters that the schedule slows and
+        freezes; "": none.
         """
         self.rates, self._first_layer = rates, first_layer
         self._parameters = dict(model.named_parameters())
@@ -49,7 +51,10 @@ class PaperSGD:
         self._lr = dict.fromkeys(self._parameters, 0.0)
 
     def set_rates(self, lr: float, conv1: float, first_lr: float) -> None:
-        """Set the learning rates: `lr`, times `conv1` for the first layer; `first_lr` is the run's initial one, which some biases keep."""
+        """Set the learning rates: `lr`, multiplied by `conv1` for the first layer.
+
+        `first_lr` is the run's initial rate, on which biases stay if they are not annealed.
+        """
         for name in self._parameters:
             rate = lr
             if _is_bias(name):
@@ -57,14 +62,15 @@ class PaperSGD:
             self._lr[name] = rate * conv1 if self._first_layer and name.startswith(self._first_layer) else rate
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         for parameter in self._parameters.values():
             parameter.grad = None
 
     @torch.no_grad()
     def step(self) -> None:
         """Update every parameter that has a gradient."""
-        left: dict[tuple[float, float], list[tuple[Tensor, Tensor, Tensor]]] = {}  # by (lr * decay, lr): what is not compiled
+        # parameters that the compiled kernel did not update, by (lr * decay, lr)
+        left: dict[tuple[float, float], list[tuple[Tensor, Tensor, Tensor]]] = {}
         for name, parameter in self._parameters.items():
             lr = self._lr[name]
             if parameter.grad is None or lr == 0:
@@ -82,15 +88,18 @@ class PaperSGD:
         return self._velocity
 
     def load_velocities(self, values: dict[str, Tensor]) -> None:
-        """Take velocities that `velocities` returned; ValueError if they are of another network."""
+        """Load velocities from `velocities`. Raise ValueError if they are of another network."""
         if {name: value.shape for name, value in values.items()} != {name: value.shape for name, value in self._velocity.items()}:
-            raise ValueError("the velocities are of a network with other layers")
+            raise ValueError("the velocities belong to a network with other layers")
         for name, value in values.items():
             self._velocity[name].copy_(value)
 
 
 def plain_update(weights: list[Tensor], velocities: list[Tensor], grads: list[Tensor], momentum: float, decay: float, lr: float) -> None:
-    """Update weights and their velocities: the formula of `PaperSGD`; `decay` holds the learning rate. On a GPU, a kernel a line."""
+    """Update weights and their velocities by the formula of `PaperSGD`.
+
+    `decay` includes the learning rate. On a GPU, each line is one kernel.
+    """
     torch._foreach_mul_(velocities, momentum)
     torch._foreach_add_(velocities, weights, alpha=-decay)
     torch._foreach_add_(velocities, grads, alpha=-lr)

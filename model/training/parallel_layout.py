@@ -1,4 +1,7 @@
-"""How one network lies on the ranks: `data`, `towers` or `hybrid` (parallel.py), and back to the whole network for checkpoints and evaluation."""
+"""Lay one network out over the ranks: `data`, `towers` or `hybrid` (see networks/partition.py).
+
+The whole network is gathered again for checkpoints and evaluation.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,25 +22,25 @@ from ..networks.partition import WHOLE, Partition, sent
 Name = Literal["data", "towers", "hybrid"]
 Choice = Literal["auto", "data", "towers", "hybrid"]
 NAMES: tuple[Name, ...] = get_args(Name)
-TOWERS = 2  # of a network of 2012
+TOWERS = 2  # towers of the 2012 network
 State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class ParallelLayout:
-    """A network on several ranks (one: all of it)."""
+    """How a network is laid out over the ranks; a single rank has all of it."""
 
     ranks: Ranks
     name: Name = "data"
     convs: Partition = WHOLE
     fcs: Partition = WHOLE
-    feed: tuple[int, int] = (0, 1)  # which part of each batch this rank is given, of how many
-    averaging: Any = None  # the process group that averages gradients; None: there is nothing to average
-    half_gradients: bool = False  # averaged as bfloat16
+    feed: tuple[int, int] = (0, 1)  # index of this rank's part of each batch, number of parts
+    averaging: Any = None  # process group that averages gradients; None: nothing to average
+    half_gradients: bool = False  # gradients are averaged in bfloat16
     shapes: dict[str, torch.Size] = field(default_factory=dict)  # of the whole network's parameters
 
     def part(self, whole: State) -> State:
-        """Return this rank's part of the whole network's parameters, or of values that belong to them."""
+        """Return this rank's part of the network's parameters, or of one value per parameter."""
         return {name: self._split(name).rows(value) for name, value in whole.items()}
 
     def whole(self, part: State) -> State:
@@ -45,7 +48,7 @@ class ParallelLayout:
         return {name: self._gathered(name, value) for name, value in part.items()}
 
     def network(self, model: nn.Module) -> nn.Module:
-        """Return `model` with gradients averaged over the ranks that have the same part."""
+        """Return `model`, with gradients averaged over the ranks that have the same part."""
         if self.averaging is None:
             return model
         if self.name == "hybrid":
@@ -59,12 +62,15 @@ class ParallelLayout:
         return wrapped
 
     def align(self, model: nn.Module) -> None:
-        """Give every rank rank 0's buffers, such as BatchNorm's running means, which each rank has from its own images."""
+        """Copy rank 0's buffers to all ranks.
+
+        Each rank computes buffers, such as BatchNorm's running means, from its own images.
+        """
         for buffer in model.buffers() if self.averaging is not None else ():
             distributed.broadcast(buffer, 0)
 
     def of_batch(self, values: Tensor) -> Tensor:
-        """Return labels or keys of all images that the loss is taken over; `values` are those of this rank's images."""
+        """Return the labels or keys of all images in the loss; `values` are this rank's."""
         if not self.fcs.batches:
             return values
         parts = [torch.empty_like(values) for _ in range(self.fcs.of)]
@@ -84,7 +90,7 @@ class ParallelLayout:
 
 
 def _counted(hook: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Return a gradient hook that counts the bytes which an all-reduce makes this rank send."""
+    """Return `hook`, extended to count the bytes that this rank sends in an all-reduce."""
 
     def counting(group: Any, bucket: GradBucket) -> torch.futures.Future[Tensor]:  # noqa: ANN401  (a process group, or none)
         ranks = distributed.get_world_size(group)
@@ -96,7 +102,10 @@ def _counted(hook: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 
 
 def lay_out(name: Name, ranks: Ranks, whole: AlexNet, *, half_gradients: bool = False) -> ParallelLayout:
-    """Return the layout of `whole` on these ranks; all must call it. TrainingError if the network or the number of ranks does not allow it."""
+    """Return the layout of `whole` on these ranks; all ranks must call it.
+
+    Raise TrainingError if the network or the number of ranks does not allow it.
+    """
     why_not = unfit(name, whole, ranks.world_size)
     if why_not:
         raise TrainingError(why_not)
@@ -118,28 +127,30 @@ def lay_out(name: Name, ranks: Ranks, whole: AlexNet, *, half_gradients: bool = 
 
 
 def unfit(name: Name, whole: AlexNet, world_size: int) -> str:
-    """Return why that layout cannot be; nothing if it can."""
+    """Return why this layout is not possible; an empty string if it is."""
     if world_size == 1 or name == "data":
         return ""
     if name == "towers":
         if whole.preset.towers != TOWERS:
-            return "this network has one tower: --parallel towers is for the two of 2012"
+            return "this network has one tower: --parallel towers needs two; use data or hybrid"
         if world_size % TOWERS:
             return f"two towers need an even number of ranks, not {world_size}"
         halo = whole.preset.norm_towers == 1 and isinstance(whole.norm1, ResponseNorm)
         if halo and min(whole.conv1.out_channels, whole.conv2.out_channels) < TOWERS * ResponseNorm.reach:
-            return f"width {whole.width} leaves a tower fewer maps than the other one's normalisation sees: use a larger --width"
+            return f"width {whole.width} leaves a tower with fewer maps than the other tower's normalisation reads: use a larger --width"
         return ""
     if not whole.switches.exchange:
-        return "fully connected layers of their own in each tower cannot be split as --parallel hybrid does it; use towers or data"
+        return "each tower has its own fully connected layers (exchange=false), which --parallel hybrid cannot split; use towers or data"
     odd = [str(units) for units in whole.units if units % world_size]
     return f"{odd[0]} units of a fully connected layer cannot be shared by {world_size} ranks" if odd else ""
 
 
 def bytes_a_step(name: Name, whole: AlexNet, world_size: int, batch: int, *, activation: int, gradient: int) -> int:
-    """Return how many bytes each rank sends a step (paper's layout and its successors; spec section 8), given bytes a number.
+    """Return how many bytes each rank sends per step, in the paper's layout or its successors.
 
-    All-gather and reduce-scatter: (ranks - 1) times what a rank has; all-reduce: 2 (ranks - 1) / ranks of the whole.
+    `activation` and `gradient` are bytes per number. An all-gather or reduce-scatter sends (ranks -
+    1) times what a rank has; an all-reduce sends 2 (ranks - 1) / ranks of the whole.
+    docs/multigpu.md has a table.
     """
     numbers = {kind: sum(p.numel() for name, p in whole.named_parameters() if name.startswith(kind)) for kind in ("conv", "fc")}
     maps, hidden = whole.exchanged
@@ -159,7 +170,10 @@ def bytes_a_step(name: Name, whole: AlexNet, world_size: int, batch: int, *, act
 
 
 def choose(choice: Choice, ranks: int, whole: AlexNet, batch: int, *, activation: int, gradient: int) -> tuple[Name, str]:
-    """Return the layout, and for "auto" the reason: that which makes each rank send the fewest bytes a step."""
+    """Return the layout, and for "auto" the reason.
+
+    "auto" takes the layout in which each rank sends the fewest bytes per step.
+    """
     if choice != "auto":
         return choice, ""
     if ranks == 1:
@@ -169,4 +183,4 @@ def choose(choice: Choice, ranks: int, whole: AlexNet, batch: int, *, activation
     }
     best = min(possible, key=lambda name: possible[name])
     figures = ", ".join(f"{name} {size / 1e6:.1f}" for name, size in possible.items())
-    return best, f"--parallel {best}: MB that each of {ranks} ranks sends a step at batch {batch}: {figures}"
+    return best, f"--parallel {best} sends the least; MB per step from each of {ranks} ranks at batch {batch}: {figures}"

@@ -1,4 +1,4 @@
-"""When the learning rate drops, and what else changes on the way: an epoch's phase is a value."""
+"""Schedules: an epoch's learning rates and whether colour augmentation is on, as a `Phase`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +7,11 @@ from typing import Protocol, runtime_checkable
 
 @dataclass(frozen=True)
 class Phase:
-    """What holds during an epoch."""
+    """The settings of one epoch."""
 
     lr: float
     conv1: float = 1.0  # factor on the first layer's learning rate; 0 freezes it
-    colour: bool = True  # whether PCA colour is on
+    colour: bool = True  # whether PCA colour augmentation is on
 
 
 @runtime_checkable
@@ -19,7 +19,7 @@ class Schedule(Protocol):
     """Gives each epoch its phase."""
 
     def phase(self, epoch: int) -> Phase:
-        """Return what holds in `epoch` (from 0)."""
+        """Return the phase of `epoch`, counted from 0."""
 
     def observe(self, error: float) -> None:
         """Take the validation error (a share) after an epoch."""
@@ -28,23 +28,23 @@ class Schedule(Protocol):
         """Tell whether training ends before `epoch`."""
 
     def state_dict(self) -> dict[str, float]:
-        """Return all that `observe` has learnt."""
+        """Return the state that `observe` has built up."""
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Continue from there."""
+        """Continue from a state that `state_dict` returned."""
 
 
 @dataclass(frozen=True)
 class ScheduleEvent:
-    """What holds from some share of the run on."""
+    """The settings that apply from some share of the run on."""
 
     share: float  # of the run's epochs
-    drops: int  # the learning rate is divided by 10 so many times
+    drops: int  # how often the initial learning rate is divided by 10
     conv1: float = 1.0
     colour: bool = True
 
 
-# The authors' script: 95 epochs, of which these begin at epoch 22, 49, ...
+# The authors' script of 95 epochs: its events begin at epochs 22, 49, 66, 73 and 81
 SCRIPT = (
     ScheduleEvent(22 / 95, 1),
     ScheduleEvent(49 / 95, 2),
@@ -60,47 +60,57 @@ def drops_at(shares: Sequence[float]) -> tuple[ScheduleEvent, ...]:
 
 
 class Timetable:
-    """Events that are fixed beforehand. With another number of epochs they keep their share of the run, but none begins with the first epoch."""
+    """A schedule of fixed events.
+
+    With another number of epochs the events keep their share of the run, but none begins with the
+    first epoch.
+    """
 
     def __init__(self, lr: float, epochs: int, events: Sequence[ScheduleEvent]) -> None:
         """Start at `lr` and end after `epochs`; `events` are in order."""
         self._lr, self._epochs, self._events = lr, epochs, (ScheduleEvent(0, 0), *events)
 
     def phase(self, epoch: int) -> Phase:
-        """Return what the last event that has begun says."""
+        """Return the phase that the latest event sets."""
         begun = [event for event in self._events if (max(1, round(event.share * self._epochs)) if event.share else 0) <= epoch]
         event = begun[-1]
         return Phase(self._lr / 10**event.drops, event.conv1, event.colour)
 
     def observe(self, error: float) -> None:
-        """Take no notice: it is all fixed."""
+        """Do nothing: the schedule is fixed."""
 
     def finished(self, epoch: int) -> bool:
         """Tell whether the epochs are over."""
         return epoch >= self._epochs
 
     def state_dict(self) -> dict[str, float]:
-        """Return nothing: there is no state."""
+        """Return an empty dictionary: there is no state."""
         return {}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Take nothing."""
+        """Do nothing: there is no state."""
 
 
 class Plateau:
-    """The paper's text: divide by 10 when the validation error stops improving, three times; stop when it does so again."""
+    """The paper's rule: divide the rate by 10 when the validation error stops improving.
+
+    That happens three times (`drops`); training stops when the error stops improving once more.
+    """
 
     def __init__(self, lr: float, epochs: int, patience: int, drops: int = 3) -> None:
-        """Start at `lr`; `patience` epochs without a new best error are a plateau. Ends after `epochs` in any case."""
+        """Start at `lr`; `patience` epochs without a new best error are a plateau.
+
+        Training ends after `epochs` in any case.
+        """
         self._lr, self._epochs, self._patience, self._max_drops = lr, epochs, patience, drops
         self._best, self._waited, self._drops = float("inf"), 0, 0
 
     def phase(self, epoch: int) -> Phase:  # noqa: ARG002  (the epoch does not matter here)
-        """Return the learning rate after the drops so far."""
+        """Return the phase whose learning rate follows the drops so far."""
         return Phase(self._lr / 10 ** min(self._drops, self._max_drops))
 
     def observe(self, error: float) -> None:
-        """Count the epochs since the best error."""
+        """Count the epochs since the best error; after `patience` epochs, drop the rate."""
         if error < self._best:
             self._best, self._waited = error, 0
             return
@@ -117,5 +127,5 @@ class Plateau:
         return {"best": self._best, "waited": self._waited, "drops": self._drops}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
-        """Continue from there."""
+        """Continue from a state that `state_dict` returned."""
         self._best, self._waited, self._drops = float(state["best"]), int(state["waited"]), int(state["drops"])
