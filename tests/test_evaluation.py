@@ -251,7 +251,7 @@ def test_figures_3_and_4_are_drawn_with_neighbours_that_are_in_the_training_set(
         assert [distance for _, distance in row["nearest"]] == pytest.approx(distances.sort().values[:3].tolist(), rel=1e-5)
     assert (run / "0" / "figure-3.png").read_bytes().startswith(b"\x89PNG")
     assert (run / "0" / "figure-4.png").read_bytes().startswith(b"\x89PNG")
-    assert "what lies near it" in (run / "0" / "report.html").read_text()
+    assert "nearest training images" in (run / "0" / "report.html").read_text()
 
 
 def test_figures_are_of_the_run_s_own_checkpoints_and_data(run, tmp_path):

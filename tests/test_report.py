@@ -86,9 +86,9 @@ def test_a_page_needs_nothing_but_itself(runs):
 
 def test_what_a_run_has_kept_is_on_its_page(runs):
     page = (runs / "0" / "report.html").read_text()
-    for heading in ("Figure 3", "Figure 4: what it sees", "Figure 4: what lies near it", "Calibration", "What training sees", "Configuration"):
+    for heading in ("Figure 3", "Figure 4: what it sees", "Figure 4: nearest training images", "Calibration", "What training sees", "Configuration"):
         assert heading in page
-    assert "no measure for other data" in page  # ten classes are not to be compared with the paper's
+    assert "they do not apply to other data" in page  # ten classes are not to be compared with the paper's
     assert page.count(" (the true class)") == 8  # of two classes, the true one is always among the five best
     assert "top " in page
     assert "R, G, B " in page

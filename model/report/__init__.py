@@ -1,11 +1,11 @@
-"""The page of one run or several: one self-contained HTML file."""
+"""Render one run or several as one self-contained HTML file."""
 
 import warnings
 from typing import Any
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  (a module attribute may be anything)
-    """Return a name of what was the module alexprep.model.report in earlier releases, and warn."""
+    """Return a name that the module alexprep.model.report had in earlier releases, and warn."""
     from . import report
 
     if name.startswith("_") or not hasattr(report, name):

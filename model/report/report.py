@@ -1,4 +1,7 @@
-"""The page of one run or several: one self-contained HTML file (page/), made from what runs have kept."""
+"""Render one run or several as one self-contained HTML file, from the templates in page/.
+
+In: `RunView`, what a run has recorded. Out: the page as HTML, or its curves as JSON.
+"""
 
 import base64
 import io
@@ -15,15 +18,18 @@ from ..evaluation.analysis import Calibration
 from ..evaluation.evaluator import interval
 from ..events import Measured, RunEvent, Started, StepLog, Validation, last_start, of_kind
 
-MOST_ROWS = 150_000  # points of the curves of all runs together; beyond, neighbours are averaged
-# Ten views of ILSVRC-2012's val: the paper (table 2, "1 CNN"), and how far a faithful run may be off (percent)
+# Maximum points of the curves of all runs together; with more, neighbouring points are averaged
+MOST_ROWS = 150_000
+# Errors with ten views of ILSVRC-2012's val: the paper's (table 2, "1 CNN"), and how far a faithful
+# run may be off (percent)
 PAPER = {"top1_error": (40.7, 0.3), "top5_error": (18.2, 0.2)}
-CURVES = {"loss": "<f2", "error": "<f2", "images_per_s": "<f4", "wait_share": "<f2"}  # of "step" rows, and how they are kept in the page
+# Values of "step" rows that are drawn as curves, and their dtypes in the page
+CURVES = {"loss": "<f2", "error": "<f2", "images_per_s": "<f4", "wait_share": "<f2"}
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """An image with what is to be said of it."""
+    """An image with its captions."""
 
     image: UInt8[np.ndarray, "h w 3"]
     alt: str
@@ -33,24 +39,27 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class RunView:
-    """What the page shows of a run; whatever is empty is left out."""
+    """What the page shows of a run; empty parts are left out."""
 
     name: str
     events: Sequence[RunEvent]  # of metrics.jsonl
     facts: dict[str, str] = field(default_factory=dict)  # beside those that the events tell
     marks: tuple[tuple[int, str], ...] = ()  # step, what happened
-    kernels: dict[int, tuple[UInt8[np.ndarray, "h w 3"], list[float]]] = field(default_factory=dict)  # by step: figure 3, and chroma a tower
-    samples: tuple[tuple[Picture, ...], ...] = ()  # a record, then the views that training takes from it
+    # by step: figure 3, and the chroma of each tower
+    kernels: dict[int, tuple[UInt8[np.ndarray, "h w 3"], list[float]]] = field(default_factory=dict)
+    # a record, then the views that training takes from it
+    samples: tuple[tuple[Picture, ...], ...] = ()
     confused: tuple[tuple[str, tuple[Picture, ...]], ...] = ()
     mistakes: tuple[Picture, ...] = ()
     guesses: tuple[Picture, ...] = ()  # figure 4, left
-    neighbours: tuple[tuple[Picture, ...], ...] = ()  # figure 4, right: a query, then its nearest training images
+    # figure 4, right: a query, then its nearest training images
+    neighbours: tuple[tuple[Picture, ...], ...] = ()
     calibration: Calibration | None = None
     notes: tuple[str, ...] = ()  # what is missing, and why
 
 
 def render(runs: Sequence[RunView], *, live: bool = False) -> str:
-    """Return the page; `live`: it asks data.json beside it for news (`curve_data`)."""
+    """Return the page; with `live`, it polls data.json beside it for new data (`curve_data`)."""
     from jinja2 import Environment, PackageLoader
 
     environment = Environment(loader=PackageLoader("alexprep.model.report", "page"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -73,7 +82,10 @@ _EMBEDDED = ("uPlot.iife.min.js", "uPlot.min.css", "report.css", "report.js")
 
 
 def curve_data(runs: Sequence[RunView]) -> dict[str, Any]:
-    """Return what the page's script draws: the curves, the evaluations, the marks and the kernels of each run, as JSON."""
+    """Return what the page's script draws, as values for JSON.
+
+    These are the curves, the evaluations, the marks and the kernels of each run.
+    """
     most = max(2, MOST_ROWS // max(1, len(runs)))
     return {"runs": [_curves(run, most) for run in runs]}
 
@@ -105,7 +117,7 @@ _EVALUATED = ("step", "epoch", "loss", "top1_error", "top5_error", "train_error"
 
 
 def _runs_of(steps: Sequence[int]) -> list[list[int]]:
-    """Return whole numbers as runs of equal strides: [first, stride, count] each."""
+    """Return integers, compressed to runs of equal stride: [first, stride, count] each."""
     runs: list[list[int]] = []
     for step in steps:
         if runs and runs[-1][2] == 1 and step != runs[-1][0]:
@@ -118,13 +130,16 @@ def _runs_of(steps: Sequence[int]) -> list[list[int]]:
 
 
 def _changes(values: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """Return where a value changes, and the last place."""
+    """Return the pairs at which the value changes, and the last pair."""
     kept = [pair for i, pair in enumerate(values) if i == 0 or pair[1] != values[i - 1][1]]
     return kept + ([values[-1]] if values and kept[-1] != values[-1] else [])
 
 
 def _head(run: RunView) -> list[dict[str, Any]]:
-    """Return the results with their 95 % intervals, and beside those of ten views on 1000 classes the paper's band; all in percent."""
+    """Return the results with their 95 % intervals, in percent.
+
+    Results of ten views on 1000 classes also have the paper's value and band.
+    """
     heads = []
     start = last_start(run.events)
     for result in of_kind(run.events, Measured):
@@ -174,12 +189,12 @@ def _machine(start: Started) -> dict[str, str]:
 
 
 def _json(value: Any) -> str:  # noqa: ANN401  (JSON is anything)
-    """Return JSON that can stand in a script element."""
+    """Return JSON that is safe inside a script element."""
     return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 def _picture(pixels: UInt8[np.ndarray, "h w 3"], kind: str = "JPEG", side: int = 0) -> str:
-    """Return a data URL of the pixels, made smaller if they are of more than `side` a side."""
+    """Return a data URL of the pixels, reduced to at most `side` a side (0: not reduced)."""
     from PIL import Image
 
     image, buffer = Image.fromarray(pixels), io.BytesIO()

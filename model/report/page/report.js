@@ -1,7 +1,9 @@
 "use strict";
-// Draws what is in #data: curves over steps with uPlot, kernels over time. Served by `alextrain watch`, it asks data.json for news.
+// Draws the data in #data: curves over steps with uPlot, and kernels over time.
+// If `alextrain watch` serves the page, it polls data.json for new data.
 (() => {
-  const KINDS = ["#2f72d6", "#d2542f", "#2f9e55"]; // of one run's curves; several runs have a hue each, and their curves dashes
+  // Colours of a single run's curves; of several runs, each has a hue, its curves differ by dashes
+  const KINDS = ["#2f72d6", "#d2542f", "#2f9e55"];
   const DASHES = [undefined, [9, 4], [2, 3]];
   const $ = (id) => document.getElementById(id);
   let data = JSON.parse($("data").textContent);
@@ -108,7 +110,7 @@
   function withKeys(plot, element) {
     element.tabIndex = 0;
     element.addEventListener("keydown", (event) => {
-      if (event.ctrlKey || event.altKey || event.metaKey) return; // the browser's own
+      if (event.ctrlKey || event.altKey || event.metaKey) return; // shortcuts of the browser
       const {min, max} = plot.scales.x, x = plot.data[0];
       let index = plot.cursor.idx ?? x.findIndex((step) => step >= min);
       const stride = event.shiftKey ? Math.max(1, Math.round(x.length / 20)) : 1;
@@ -147,7 +149,7 @@
     new ResizeObserver(() => plot.setSize({width: element.clientWidth, height: 260})).observe(element);
     return plot;
   }
-  // New numbers in the plots that are there; false if there are other plots or lines now.
+  // Updates the data of the existing plots; returns false if the plots or their lines have changed.
   function renewed() {
     const now = wanted();
     const alike = (one, plot) => one.lines.length + 1 === plot.series.length && one.lines.every((line, j) => line.label === plot.series[j + 1].label);
@@ -259,7 +261,7 @@
   drawAll(false);
   films();
 
-  // -- news
+  // -- live updates
   if (LIVE) {
     let tag = "";
     const ask = async () => {
@@ -270,7 +272,8 @@
           tag = answer.headers.get("ETag") ?? "";
           const fresh = await answer.json();
           const sections = (one) => one.runs.map((run) => `${run.results} ${run.kernels.length > 0}`).join();
-          if (sections(fresh) !== sections(data)) return location.reload(); // there are new ones
+          // a section has appeared
+          if (sections(fresh) !== sections(data)) return location.reload();
           data = fresh;
           runs = data.runs.map(decoded);
           if (!renewed()) drawAll(true);
@@ -280,7 +283,8 @@
       } catch {
         $("live").textContent = "the server does not answer";
       }
-      setTimeout(ask, Math.max(2000, 20 * (performance.now() - asked))); // a twentieth of the time at most: training needs the CPU
+      // polling takes at most a twentieth of the time, because training needs the CPU
+      setTimeout(ask, Math.max(2000, 20 * (performance.now() - asked)));
     };
     ask();
   }
