@@ -1,4 +1,4 @@
-"""AlexNet and its training. Given tensors; knows nothing of files of images."""
+"""AlexNet, its training and its evaluation. Works on tensors; does not read image files."""
 
 from . import moved
 

@@ -1,4 +1,4 @@
-"""Several processes as one: joined through torchrun's environment variables, or alone."""
+"""Join several processes (ranks) through torchrun's environment variables, or run alone."""
 
 import os
 import threading
@@ -15,8 +15,8 @@ from torch.distributed.rendezvous import rendezvous
 from .environment import Launched, launched
 from .errors import TrainingError
 
-FOREVER = 10 * 365 * 86400
-WAITING_SECONDS = 3.0  # after which it is said that the other ranks are waited for
+FOREVER = 10 * 365 * 86400  # seconds
+WAITING_SECONDS = 3.0  # wait for the other ranks before a message about it
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,10 @@ class Ranks:
         return int(largest)
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """Return all ranks' tensors, one after the other, on the CPU of every rank; their first dimensions may differ."""
+        """Return all ranks' tensors, concatenated, on the CPU of every rank.
+
+        Their first dimensions may differ.
+        """
         if self.world_size == 1:
             return tensor.cpu()
         sizes = [
@@ -68,7 +71,10 @@ class Ranks:
             raise TrainingError(f"rank {self.rank} has another {what} than rank 0: all ranks need the same files ({value} against {first})")
 
     def from_first(self, make: Callable[[], str]) -> str:
-        """Return on every rank what `make` returns on rank 0; if it raises, rank 0 raises it and the others exit quietly."""
+        """Return on every rank what `make` returns on rank 0.
+
+        If it raises, rank 0 raises that error and the other ranks exit without a message.
+        """
         if self.world_size == 1:
             return make()
         answer: list[str | None] = [None]
@@ -87,24 +93,26 @@ class Ranks:
 
 
 def cpus_of_a_rank() -> int:
-    """Return how many CPUs each process of this machine has to itself."""
+    """Return this rank's share of the CPUs: those available, divided by the machine's ranks."""
     return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _meet(launch: Launched, place: torch.device, longest: timedelta, tell: Callable[[str], None]) -> None:
-    """Make the process group with the other ranks.
+    """Create the process group with the other ranks.
 
-    torch waits for them in native code, which hears no signal. So a thread does that, and this one waits for it where Python's handlers
-    run. A handler that ends the process leaves the thread behind: it is a daemon.
+    torch waits for them in native code, where Python's signal handlers cannot run. So another
+    thread does that, and this thread waits for it in Python, where the handlers run. The other
+    thread is a daemon: it does not keep the process alive when a handler ends it.
     """
     failures: list[Exception] = []
 
     def meet() -> None:
         try:
             if place.type == "cuda":
-                torch.cuda.set_device(place)  # each thread has its own
+                torch.cuda.set_device(place)  # every thread has its own current device
             store, rank, world_size = next(rendezvous("env://", timeout=longest))
-            # torchrun's own store outlives the ranks that it starts again: without a name of their own they would meet the dead ones
+            # torchrun's store outlives the ranks that it restarts: without a prefix per restart,
+            # the new ranks would meet the dead ones
             fresh = PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
             backend = "nccl" if place.type == "cuda" else "gloo"
             distributed.init_process_group(backend, store=fresh, rank=rank, world_size=world_size, timeout=longest)
@@ -115,28 +123,31 @@ def _meet(launch: Launched, place: torch.device, longest: timedelta, tell: Calla
     thread.start()
     thread.join(WAITING_SECONDS)
     if thread.is_alive():
-        tell(f"rank {launch.rank} waits for {launch.others}; without them, unset RANK and WORLD_SIZE to train in one process")
+        tell(f"rank {launch.rank} waits for {launch.others}; to train in one process instead, unset RANK and WORLD_SIZE")
     while thread.is_alive():
         thread.join(0.2)
     if failures:
         reason = str(failures[0]).splitlines()[0] if str(failures[0]) else type(failures[0]).__name__
-        raise TrainingError(f"rank {launch.rank} did not meet {launch.others}: {reason}") from failures[0]
+        raise TrainingError(f"rank {launch.rank} could not connect to {launch.others}: {reason}") from failures[0]
 
 
 @contextmanager
 def joined(device: str, timeout: float = 1800, tell: Callable[[str], None] = lambda _: None) -> Iterator[Ranks]:
-    """Join the other ranks, if there are any: `device` "cpu" over gloo, "gpu" over NCCL. No collective waits longer than `timeout` seconds.
+    """Join the other ranks, if there are any: `device` "cpu" over gloo, "gpu" over NCCL.
 
-    `tell` is called with a line for people when the others are waited for.
+    No collective waits longer than `timeout` seconds (0: no limit). `tell` is called with a line
+    for the user if the other ranks have not come after `WAITING_SECONDS`.
 
-    On a GPU cuDNN is kept to deterministic algorithms and to full float32 (not TF32), so that a run can be repeated.
+    On a GPU, cuDNN is restricted to deterministic algorithms and to full float32 (not TF32), so
+    that a run can be repeated. Raise TrainingError if the launcher's variables are invalid, this
+    rank has no GPU, or the other ranks cannot be reached.
     """
     launch = launched()
     local = 0 if launch is None else launch.local_rank
     place = torch.device("cuda", local) if device == "gpu" else torch.device("cpu")
     if place.type == "cuda":
         if local >= torch.cuda.device_count():
-            raise TrainingError(f"rank {local} of this machine has no GPU: it has {torch.cuda.device_count()}. Start fewer ranks")
+            raise TrainingError(f"rank {local} of this machine has no GPU: the machine has {torch.cuda.device_count()}. Start fewer ranks")
         torch.cuda.set_device(place)
         torch.backends.cudnn.deterministic = True
         torch.backends.cudnn.allow_tf32 = False
@@ -147,4 +158,5 @@ def joined(device: str, timeout: float = 1800, tell: Callable[[str], None] = lam
         torch.set_num_threads(cpus_of_a_rank())
     _meet(launch, place, timedelta(seconds=timeout or FOREVER), tell)
     yield Ranks(distributed.get_rank(), distributed.get_world_size(), local, place)
-    distributed.destroy_process_group()  # not after an error: with the others still in a collective it may wait for ever
+    # not after an error: while the other ranks are still in a collective, it may wait for ever
+    distributed.destroy_process_group()

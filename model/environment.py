@@ -1,4 +1,7 @@
-"""Tells whether a launcher started this process as one of several ranks, from the environment variables that torchrun sets."""
+"""Tell whether a launcher started this process as one of several ranks.
+
+In: the environment variables that torchrun sets.
+"""
 
 import os
 from dataclasses import dataclass
@@ -20,23 +23,24 @@ class Launched:
 
     @property
     def others(self) -> str:
-        """The ranks that this one waits for, and their meeting point, for a message."""
+        """The number of other ranks and their rendezvous address, as text for a message."""
         count = self.world_size - 1
         return f"{count} other rank{'s' * (count != 1)} at {self.address}:{self.port}"
 
 
 def launched() -> Launched | None:
-    """Return what torchrun (or one that sets the same variables) said, None if RANK is not set: then this process is alone.
+    """Return what torchrun, or a launcher that sets the same variables, says about this rank.
 
-    TrainingError names a variable that is missing or makes no sense.
+    Return None if RANK is not set: then this process is alone. Raise TrainingError, naming the
+    variable, if one is missing or invalid.
     """
     if "RANK" not in os.environ:
         return None
     missing = [name for name in NAMES if not os.environ.get(name)]
     if missing:
         raise TrainingError(
-            f"RANK is set, as a launcher sets it, and {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not: "
-            f"a launcher sets {', '.join(NAMES)}. Start this with torchrun, or unset RANK to train in one process"
+            f"RANK is set but {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not: "
+            f"a launcher sets all of {', '.join(NAMES)}. Start this with torchrun, or unset RANK to train in one process"
         )
     rank, world_size, local_rank, port = (_whole(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"))
     if not 0 <= rank < world_size:

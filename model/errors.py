@@ -1,4 +1,7 @@
-"""Errors of training that a user can do something about. The command line prints their text and exits with 1."""
+"""Errors of training that a user can fix.
+
+The command line prints their text and exits with 1.
+"""
 
 
 class TrainingError(Exception):

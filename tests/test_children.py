@@ -94,7 +94,7 @@ def test_a_rank_that_waits_for_others_says_so_and_hears_signals(trained_on, tmp_
 @pytest.mark.parametrize(
     ("environment", "said"),
     [
-        ({"RANK": "0"}, "RANK is set, as a launcher sets it, and WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT are not"),
+        ({"RANK": "0"}, "RANK is set but WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT are not"),
         (ALONE, "MASTER_PORT is not"),
         (ALONE | {"MASTER_PORT": "1", "RANK": "2"}, "RANK is 2 and WORLD_SIZE is 2"),
         (ALONE | {"MASTER_PORT": "x"}, "MASTER_PORT is 'x': expected a whole number"),
