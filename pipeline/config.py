@@ -6,12 +6,12 @@ made from them.
 
 import os
 import warnings
-from collections.abc import Callable, Hashable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache, wraps
 from operator import index
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import DocInfo, Interval, doc
 
@@ -235,3 +235,42 @@ class LoaderConfig:
     def view(self) -> Views:
         """The views with the default filled in."""
         return self.views or ("random" if self.split == "train" else "center")
+
+
+class LoaderOptions(TypedDict, total=False):
+    """The fields of LoaderConfig as keywords of `Loader`, for editors and type checkers; a test holds both together."""
+
+    split: str
+    batch_size: int
+    seed: int
+    rank: int
+    world_size: int
+    device: Device
+    crop: int
+    views: Views | None
+    mean: Mean
+    colour: float
+    divide: float
+    mirror: bool
+    shuffle: Shuffle
+    on_bad: OnBad
+    layout: Layout
+    dtype: Dtype
+    threads: int | None
+    prefetch: int
+    device_id: int | None
+    cache: str | None
+    cache_size: int
+    form: Form
+    server_patience: float
+
+
+def check_known(options: Mapping[str, Any]) -> None:
+    """Raise TypeError for a keyword that is no option of a loader; it names the nearest one."""
+    from difflib import get_close_matches  # late: only a mistake needs it
+
+    known = [one.name for one in fields(LoaderConfig)]
+    for name in options:
+        if name not in known and name != "patience":
+            near = get_close_matches(name, known, 1)
+            raise TypeError(f"Loader has no option {name!r}" + (f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"))

@@ -11,14 +11,14 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import torch
 
 from .batches.cpu_engine import CpuEngine, as_tensor, recipe_of
 from .batches.steps import StepSource, cache_for
 from .batches.views import StepInput
-from .config import LoaderConfig
+from .config import LoaderConfig, LoaderOptions, check_known
 from .errors import DataError, UndecodableImage
 from .imaging.kernels import Recipe
 from .serving.protocol import MOST_STEPS
@@ -38,6 +38,11 @@ class Batch(NamedTuple):
     images: torch.Tensor  # the config's dtype; [b,3,crop,crop], or [b,10,3,crop,crop] for ten views
     labels: torch.Tensor  # int64[b]
     records: torch.Tensor  # int64[b], record numbers
+
+    def __repr__(self) -> str:
+        """Return dtypes and shapes; the tensors themselves would fill the screen."""
+        parts = (f"{name}={str(value.dtype).removeprefix('torch.')}{list(value.shape)}" for name, value in self._asdict().items())
+        return f"Batch({', '.join(parts)})"
 
 
 class Loader:
@@ -67,9 +72,10 @@ class Loader:
         *,
         stats: Stats | None = None,
         trace: Trace | None = None,
-        **options: Any,  # noqa: ANN401  (fields of LoaderConfig)
+        **options: Unpack[LoaderOptions],
     ) -> None:
         """Open the shards; nothing is decoded before the first step."""
+        check_known(options)
         config = replace(config or LoaderConfig(), **options)
         manifest = read_manifest(directory)
         if config.crop > manifest.config.size:
@@ -92,20 +98,28 @@ class Loader:
             raise DataError(f"the mean image has {stats.mean_image.shape[0]} pixels a side; give stats of the records' size, {manifest.config.size}")
         self.stats = stats
         if theirs is not None:
-            from .serving.remote_steps import ServedFeeds  # late: only a service needs Flight
+            from .serving.remote_steps import RemoteStepSource  # late: only a service needs Flight
 
-            self._feeds: StepSource = ServedFeeds(manifest, self.config, stats or theirs, theirs, self.records)
+            self._source: StepSource = RemoteStepSource(manifest, self.config, stats or theirs, theirs, self.records)
         else:
-            self._feeds = StepSource(manifest, self.config, stats, self.records, cache)
+            self._source = StepSource(manifest, self.config, stats, self.records, cache)
         self._step = 0
         self._trace = trace
         self._engine: Any = None
         self._engine_of = 0  # process that owns the engine's threads
         self._turn = threading.RLock()
 
+    def __repr__(self) -> str:
+        """Return the data set, the options that differ from the defaults, and where it is."""
+        given = {name: value for name, value in vars(self.config).items() if value != getattr(LoaderConfig, name) and name != "threads"}
+        options = "".join(f", {name}={value!r}" for name, value in given.items())
+        return (
+            f"Loader({str(self.records.manifest.directory)!r}{options}): {len(self.records):,} records, step {self._step:,}, {len(self):,} an epoch"
+        )
+
     def __len__(self) -> int:
         """Return the number of steps per epoch."""
-        return self._feeds.plan.steps
+        return self._source.plan.steps
 
     def state_dict(self) -> dict[str, int]:
         """Return {"step": number of steps consumed since the start of epoch 0}."""
@@ -135,7 +149,7 @@ class Loader:
     @property
     def substitutes(self) -> dict[int, int]:
         """Damaged records found so far, each with the record that replaces it."""
-        return self._feeds.substitutes
+        return self._source.substitutes
 
     @property
     def recipe(self) -> Recipe:
@@ -170,29 +184,29 @@ class Loader:
                 self._stop()  # the engine may be a step ahead, and DALI's is unusable by now
                 if not isinstance(error, RuntimeError | UndecodableImage):
                     raise
-                self._feeds.mend(self._step, error)
+                self._source.mend(self._step, error)
         return Batch(views if self.config.layout == "CHW" else views.movedim(-1, -3), labels, records)
 
     def _start(self, step: int) -> Any:  # noqa: ANN401  (one of three engines)
         """Return an engine that makes the batches from `step` on."""
-        feeds = self._feeds
-        feeds.start(step)
+        steps = self._source
+        steps.start(step)
 
         def source(i: int) -> StepInput:
-            return feeds(step + i)
+            return steps(step + i)
 
-        if feeds.finished:
-            return _Finished(self.config, feeds, step)
+        if steps.finished:
+            return _Finished(self.config, steps, step)
         if self.config.device == "cpu":
-            return CpuEngine(self.config, feeds.manifest, self.stats, source, self._trace)
+            return CpuEngine(self.config, steps.manifest, self.stats, source, self._trace)
         from .batches.dali_engine import DaliEngine
 
-        return DaliEngine(self.config, feeds.manifest, self.stats, source)
+        return DaliEngine(self.config, steps.manifest, self.stats, source)
 
     def _stop(self) -> None:
         if self._engine is not None:
             self._engine.close()
-            self._feeds.stop()
+            self._source.stop()
         self._engine = None
 
 
@@ -201,13 +215,13 @@ class _Finished:
 
     ready = None
 
-    def __init__(self, config: LoaderConfig, feeds: Any, step: int) -> None:  # noqa: ANN401  (ServedFeeds, imported late)
+    def __init__(self, config: LoaderConfig, steps: Any, step: int) -> None:  # noqa: ANN401  (RemoteStepSource, imported late)
         """Start at `step`."""
-        self._config, self._feeds, self._next = config, feeds, step
+        self._config, self._source, self._next = config, steps, step
 
     def run(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return (views, labels, record numbers) of the next step, on the config's device."""
-        numbers, labels, views = self._feeds.take(self._next)
+        numbers, labels, views = self._source.take(self._next)
         self._next += 1
         views, labels, numbers = as_tensor(views, self._config.dtype), torch.from_numpy(labels), torch.from_numpy(numbers)
         if self._config.device == "cpu":

@@ -195,7 +195,7 @@ def test_damage_ahead_is_raised_when_its_turn_comes(shards):
     def source(step):
         if step == 2:
             raise DataError("the third step's shard is damaged")
-        return feeds._feeds(step)
+        return feeds._source(step)
 
     config = LoaderConfig(crop=CROP, batch_size=10, threads=1, prefetch=3)
     engine = CpuEngine(config, feeds.records.manifest, feeds.stats, source)

@@ -66,7 +66,7 @@ def test_batches_are_the_references_bit_for_bit(every_loader):
 @each
 def test_the_gpus_graph_gives_the_references_bits_when_it_runs_on_the_cpu(every_loader, layout):
     loader, stats = every_loader, every_loader.stats
-    engine = DaliEngine(loader.config, loader.records.manifest, stats, loader._feeds)
+    engine = DaliEngine(loader.config, loader.records.manifest, stats, loader._source)
     for step in range(2):
         views, _, records = engine.run()
         expected = reference.batch(loader.records, loader.config, stats, step)

@@ -397,7 +397,7 @@ def test_servers_of_other_shards_are_not_believed(data):
         assert np.array_equal(loader.records.pixels(9), Records(read_manifest(data[name][0]), "train").pixels(9))
 
     loader = Loader(data["jpeg"][1], batch_size=8, crop=CROP)
-    loader._feeds._servers = Servers(data["raw"][1])
+    loader._source._servers = Servers(data["raw"][1])
     both = command("alexprep", "serve", "--status", mixed)
     assert both.returncode == 1
     assert "these servers have different data sets" in both.stderr

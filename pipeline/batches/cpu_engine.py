@@ -39,7 +39,7 @@ DTYPES = {"float32": np.float32, "bfloat16": np.uint16, "float16": np.float16}
 class _Step:
     """A batch in progress, shared among the threads."""
 
-    feed: StepInput
+    inputs: StepInput
     windows: Int32[np.ndarray, "b v 3"]
     offsets: Float32[np.ndarray, "b 3"]
     views: Any  # the output array, of any dtype
@@ -56,24 +56,24 @@ class ViewMaker:
         self._channel = channel_mean(config, stats)
         self._recipe = recipe_of(config, manifest, stats)
 
-    def begin(self, feed: StepInput, lease: Callable[[tuple[int, ...], Any], Any] = np.empty) -> _Step:
+    def begin(self, inputs: StepInput, lease: Callable[[tuple[int, ...], Any], Any] = np.empty) -> _Step:
         """Return the step with an empty array for its views; `lease(shape, dtype)` allocates it."""
-        count, recipe = len(feed.images), self._recipe
-        placed = np.array([self._fixed] * count, np.int32) if feed.windows is None else np.stack(feed.windows, 1).astype(np.int32)[:, None]
+        count, recipe = len(inputs.images), self._recipe
+        placed = np.array([self._fixed] * count, np.int32) if inputs.windows is None else np.stack(inputs.windows, 1).astype(np.int32)[:, None]
         shape = (3, recipe.crop, recipe.crop) if recipe.planes else (recipe.crop, recipe.crop, 3)
-        return _Step(feed, placed, self._channel - feed.shift, lease((count, recipe.views, *shape), self._dtype))
+        return _Step(inputs, placed, self._channel - inputs.shift, lease((count, recipe.views, *shape), self._dtype))
 
     def make(self, step: _Step, low: int, count: int) -> None:
         """Make the views of `count` records, starting at record `low`."""
-        size, images = self._recipe.size, step.feed.images
+        size, images = self._recipe.size, step.inputs.images
         for i in render(images, self._raw, step.windows, step.offsets, step.views, self._recipe, low, count):
             pixels = images[i] if self._raw else decode_record(images[i], size)
             plain_views(pixels, step.windows[i], step.offsets[i], self._recipe, step.views[i])
 
-    def views(self, feed: StepInput) -> Shaped[np.ndarray, "b v ..."]:
+    def views(self, inputs: StepInput) -> Shaped[np.ndarray, "b v ..."]:
         """Return the views of all records, made in this thread; bfloat16 as uint16."""
-        step = self.begin(feed)
-        self.make(step, 0, len(feed.images))
+        step = self.begin(inputs)
+        self.make(step, 0, len(inputs.images))
         return step.views
 
 
@@ -106,7 +106,7 @@ class CpuEngine:
         for share in step.shares:
             share.result()
         views = as_tensor(step.views, self._config.dtype)
-        return views if self._config.view == "ten" else views[:, 0], torch.from_numpy(step.feed.labels), torch.from_numpy(step.feed.records)
+        return views if self._config.view == "ten" else views[:, 0], torch.from_numpy(step.inputs.labels), torch.from_numpy(step.inputs.records)
 
     @property
     def ready(self) -> int:
@@ -120,10 +120,10 @@ class CpuEngine:
 
     def _begin(self, number: int) -> _Step | DataError:
         try:
-            feed = self._source(number)
+            inputs = self._source(number)
         except DataError as error:
             return error  # `run` raises it when it reaches this step
-        count, step = len(feed.images), self._maker.begin(feed, self._memory.lease)
+        count, step = len(inputs.images), self._maker.begin(inputs, self._memory.lease)
         ends = np.linspace(0, count, min(count, 2 * self._threads) + 1).astype(int).tolist()
         step.shares = [self._pool.submit(self._share, step, low, high - low) for low, high in pairwise(ends)]
         return step

@@ -156,11 +156,11 @@ class _Inputs:
         self._ring: list[Any] = [None] * ring
 
     def __call__(self, iteration: int) -> tuple[Any, ...]:
-        feed = self._source(iteration)
-        images = [tensors.TensorCPU(image, "HWC" if image.ndim == 3 else "") for image in feed.images]
-        out: tuple[Any, ...] = (images, feed.labels, feed.records, feed.shift)
-        if feed.windows is not None:
-            top, left, flip = feed.windows
+        inputs = self._source(iteration)
+        images = [tensors.TensorCPU(image, "HWC" if image.ndim == 3 else "") for image in inputs.images]
+        out: tuple[Any, ...] = (images, inputs.labels, inputs.records, inputs.shift)
+        if inputs.windows is not None:
+            top, left, flip = inputs.windows
             # DALI recovers the exact offset from float32 offset / room, for room <= 2048 pixels.
             out += (top.astype(np.float32) / self._room, left.astype(np.float32) / self._room, flip.astype(np.int32))
         self._ring[iteration % len(self._ring)] = out

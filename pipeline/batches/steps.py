@@ -53,7 +53,7 @@ class StepSource:
         self._read_ahead = (-1, set())
 
     def stop(self) -> None:
-        """Do nothing; `ServedFeeds` drops its pending requests."""
+        """Do nothing; `RemoteStepSource` drops its pending requests."""
 
     def __call__(self, step: int) -> StepInput:
         """Return the input of `step`: records as views into the mapped shards, and their draws."""
@@ -62,9 +62,9 @@ class StepSource:
         if step % UNMAP_STEPS == 0:
             self.records.unmap()
         epoch, numbers = self.plan(step)
-        return self.feed(epoch, numbers)
+        return self.read(epoch, numbers)
 
-    def feed(self, epoch: int, numbers: Int64[np.ndarray, "b"]) -> StepInput:
+    def read(self, epoch: int, numbers: Int64[np.ndarray, "b"]) -> StepInput:
         """Return the input for these records in `epoch`."""
         return self.drawn(epoch, self.stored(numbers))
 
@@ -78,16 +78,16 @@ class StepSource:
         """Return `numbers` with known damaged records replaced by their substitutes."""
         return np.array([self.substitutes.get(number, number) for number in numbers.tolist()], np.int64) if self.substitutes else numbers
 
-    def drawn(self, epoch: int, feed: StepInput) -> StepInput:
-        """Return `feed` with its draws added, if its views are random."""
+    def drawn(self, epoch: int, inputs: StepInput) -> StepInput:
+        """Return `inputs` with its draws added, if its views are random."""
         config = self._config
         if config.view != "random":
-            return feed
-        drawn = draws(config.seed, epoch, feed.records, self._room, mirror=config.mirror)
-        shift = feed.shift
+            return inputs
+        drawn = draws(config.seed, epoch, inputs.records, self._room, mirror=config.mirror)
+        shift = inputs.shift
         if config.colour and self._stats is not None:
             shift = colour_shift(drawn.alpha, config.colour, self._stats.colours.eigenvalues, self._stats.colours.eigenvectors)
-        return feed._replace(shift=shift, windows=(drawn.top, drawn.left, drawn.flip))
+        return inputs._replace(shift=shift, windows=(drawn.top, drawn.left, drawn.flip))
 
     def mend(self, step: int, error: Exception) -> None:
         """Find substitutes for the damaged records of a step that failed with `error`.

@@ -45,11 +45,11 @@ def windows(view: str, room: int) -> list[Window]:
     return [Window(top, left, 0) for top, left in five] + [Window(top, room - left, 1) for top, left in five]
 
 
-def placed(feed: StepInput, fixed: list[Window]) -> list[list[Window]]:
-    """Return the windows of each record of `feed`: its drawn one, or `fixed` if none was drawn."""
-    if feed.windows is None:
-        return [fixed] * len(feed.images)
-    return [[Window(*window)] for window in zip(*(part.tolist() for part in feed.windows), strict=True)]
+def placed(inputs: StepInput, fixed: list[Window]) -> list[list[Window]]:
+    """Return the windows of each record of `inputs`: its drawn one, or `fixed` if none was drawn."""
+    if inputs.windows is None:
+        return [fixed] * len(inputs.images)
+    return [[Window(*window)] for window in zip(*(part.tolist() for part in inputs.windows), strict=True)]
 
 
 def divisor(config: LoaderConfig) -> float:

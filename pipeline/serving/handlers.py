@@ -88,7 +88,7 @@ class RequestHandler:
                 f"a rank's part of a batch may have at most {MOST_ROWS} records, got {ticket.config.batch_size // ticket.config.world_size}"
             )
         stream = self._stream(ticket, split)
-        if stream.feeds.plan.steps == 0:
+        if stream.steps.plan.steps == 0:
             raise WrongTicket("this rank has no step: there are fewer records than ranks")
         return stream.columns, self._rows(stream, ticket.step)
 
@@ -157,9 +157,9 @@ class RequestHandler:
                 Sampler.of(len(split.records), ticket.config)
             except (DataError, ValueError) as error:  # the batch is larger than the split
                 raise WrongTicket(str(error)) from error
-            feeds = StepSource(self.manifest, replace(ticket.config, **self._cached), split.stats, split.records)
-            feeds.tell = lambda text: log.warning("damaged", extra={"reason": text})
-            stream = _Stream(feeds, _maker(ticket, self.manifest, split.stats), split, shape, schema(ticket.form, shape.column))
+            steps = StepSource(self.manifest, replace(ticket.config, **self._cached), split.stats, split.records)
+            steps.tell = lambda text: log.warning("damaged", extra={"reason": text})
+            stream = _Stream(steps, _maker(ticket, self.manifest, split.stats), split, shape, schema(ticket.form, shape.column))
         with self._lock:
             stream = self._streams.setdefault(key, stream)
             self._streams.move_to_end(key)
@@ -168,7 +168,7 @@ class RequestHandler:
             return stream
 
     def _rows(self, stream: "_Stream", step: int) -> Iterator[pa.RecordBatch]:
-        epoch, records = stream.feeds.plan(step)
+        epoch, records = stream.steps.plan(step)
         kind, rows = stream.shape
         for low in range(0, len(records), rows):
             some = records[low : low + rows]
@@ -176,9 +176,14 @@ class RequestHandler:
                 located = stream.split.read(partial(stream.split.records.located, some), len(some))
                 arrays = [located.strings(), numbers(located.labels()), numbers(some)]
             else:
-                feed, images = stream.make(epoch, some)
+                inputs, images = stream.make(epoch, some)
                 column = pa.ExtensionArray.from_storage(kind, _flat(images, kind.storage_type))
-                arrays = [column, numbers(feed.labels), numbers(feed.records), pa.FixedSizeListArray.from_arrays(numbers(feed.shift.ravel()), 3)]
+                arrays = [
+                    column,
+                    numbers(inputs.labels),
+                    numbers(inputs.records),
+                    pa.FixedSizeListArray.from_arrays(numbers(inputs.shift.ravel()), 3),
+                ]
             yield pa.RecordBatch.from_arrays(arrays, schema=stream.columns)
 
 
@@ -211,7 +216,7 @@ class _Split:
 class _Stream:
     """Answers the tickets of one form and configuration."""
 
-    feeds: StepSource
+    steps: StepSource
     images: Callable[[StepInput], Any] | None  # makes the images to send; None: records as stored
     split: _Split
     shape: ViewShape
@@ -223,14 +228,14 @@ class _Stream:
         Damaged records are replaced, or DataError names them.
         """
         for _ in range(2):
-            feed = self.feeds.drawn(epoch, self.split.read(partial(self.feeds.stored, records), len(records)))
+            inputs = self.steps.drawn(epoch, self.split.read(partial(self.steps.stored, records), len(records)))
             assert self.images is not None
             try:
-                return feed, self.images(feed)
+                return inputs, self.images(inputs)
             except UndecodableImage as error:
                 with self.split.lock:
-                    damaged = {number: reason for number in feed.records.tolist() if (reason := self.feeds.records.damage(number))}
-                    self.feeds.replace(damaged, error)
+                    damaged = {number: reason for number in inputs.records.tolist() if (reason := self.steps.records.damage(number))}
+                    self.steps.replace(damaged, error)
         raise DataError("the substitutes of damaged records are damaged too; alexprep repair makes their shards again")
 
 
@@ -241,24 +246,24 @@ def _maker(ticket: Ticket, manifest: Manifest, stats: Stats) -> Callable[[StepIn
         return None
     if ticket.form == "views":
         fixed = [] if ticket.config.view == "random" else windows(ticket.config.view, manifest.config.size - ticket.config.crop)
-        return lambda feed: cut_out(feed, fixed, ticket.config.crop, manifest.config.size, raw=raw)
+        return lambda inputs: cut_out(inputs, fixed, ticket.config.crop, manifest.config.size, raw=raw)
     try:
         from ..batches.cpu_engine import ViewMaker  # imported late: nothing else here needs torch
     except ImportError as error:
         raise WrongTicket(f"this server cannot make batches: {error.name} is not installed there; ask for views or records") from error
     maker = ViewMaker(ticket.config, manifest, stats)
     ten = ticket.config.view == "ten"
-    return lambda feed: maker.views(feed) if ten else maker.views(feed)[:, 0]
+    return lambda inputs: maker.views(inputs) if ten else maker.views(inputs)[:, 0]
 
 
-def cut_out(feed: StepInput, fixed: list[Window], crop: int, size: int, *, raw: bool) -> UInt8[np.ndarray, "..."]:
+def cut_out(inputs: StepInput, fixed: list[Window], crop: int, size: int, *, raw: bool) -> UInt8[np.ndarray, "..."]:
     """Return the views of records as pixels, cropped and mirrored: uint8[b,c,c,3].
 
     With several fixed windows the shape is [b,v,c,c,3]. Raises UndecodableImage for a damaged
     record.
     """
-    out = np.empty((len(feed.images), max(1, len(fixed)), crop, crop, 3), np.uint8)
-    for image, its_windows, its_views in zip(feed.images, placed(feed, fixed), out, strict=True):
+    out = np.empty((len(inputs.images), max(1, len(fixed)), crop, crop, 3), np.uint8)
+    for image, its_windows, its_views in zip(inputs.images, placed(inputs, fixed), out, strict=True):
         pixels, y, x = (image, 0, 0) if raw else _decoded(image, its_windows, crop, size)
         for view, window in zip(its_views, its_windows, strict=True):
             part = pixels[window.top - y : window.top - y + crop, window.left - x : window.left - x + crop]

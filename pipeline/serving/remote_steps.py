@@ -55,7 +55,7 @@ class ServedStep(NamedTuple):
     images: Any  # a finished batch, or a list of one image per record
 
 
-class ServedFeeds(StepSource):
+class RemoteStepSource(StepSource):
     """Yields the step inputs of one rank, fetched from servers.
 
     The next `prefetch` + 2 steps are requested ahead, each from the least busy server.
@@ -107,8 +107,8 @@ class ServedFeeds(StepSource):
         # Known damaged records: a server does not decode records, so it does not replace them.
         for i in np.flatnonzero(wanted != numbers).tolist():
             images[i], labels[i] = self.records.image(int(wanted[i])), self.records.labels(wanted[i : i + 1])[0]
-        feed = self.drawn(epoch, StepInput(images, labels, wanted, np.zeros((len(wanted), 3), np.float32), None))
-        return self._put_back(feed) if self._config.form == "views" else feed
+        inputs = self.drawn(epoch, StepInput(images, labels, wanted, np.zeros((len(wanted), 3), np.float32), None))
+        return self._put_back(inputs) if self._config.form == "views" else inputs
 
     def take(self, step: int) -> ServedStep:
         """Wait for the answer of `step` and return it; request one more step ahead.
@@ -155,17 +155,17 @@ class ServedFeeds(StepSource):
             if later not in self._coming:
                 self._coming[later] = begun(self._fetch, later)
 
-    def _put_back(self, feed: StepInput) -> StepInput:
-        """Return `feed` with its views pasted into raw records, at the crops' offsets."""
+    def _put_back(self, inputs: StepInput) -> StepInput:
+        """Return `inputs` with its views pasted into raw records, at the crops' offsets."""
         size, crop = self._stored.config.size, self._config.crop
-        fixed = windows(self._config.view, size - crop) if feed.windows is None else []
+        fixed = windows(self._config.view, size - crop) if inputs.windows is None else []
         records = []
-        for views, its_windows in zip(feed.images, placed(feed, fixed), strict=True):
+        for views, its_windows in zip(inputs.images, placed(inputs, fixed), strict=True):
             record = np.empty((size, size, 3), np.uint8)
             for view, (top, left, flip) in zip(views if len(its_windows) > 1 else [views], its_windows, strict=True):
                 record[top : top + crop, left : left + crop] = cv2.flip(view, 1) if flip else view
             records.append(record)
-        return feed._replace(images=records)
+        return inputs._replace(images=records)
 
     def _fetch(self, step: int) -> ServedStep:
         """Return the first answer to a step's ticket.

@@ -76,6 +76,11 @@ class Manifest:
     # Plans of the first job and of each append, in order; empty: `plan` alone.
     plans: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """Return the folder, and how much each split has; the shards themselves would fill the screen."""
+        splits = ", ".join(f"{name}: {split.records:,} records" for name, split in self.splits.items())
+        return f"Manifest({str(self.directory)!r}, {len(self.classes):,} classes, {splits})"
+
     @property
     def shard_plans(self) -> tuple[str, ...]:
         """The plans to which its shards may belong."""
