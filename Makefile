@@ -33,7 +33,7 @@ test: .venv/package ## the tests, on the installed wheel
 
 SECONDS ?= 600
 fuzz: .venv/package ## damaged images in every decoder, SECONDS of them (600); what breaks a law lands in fuzz-found/
-	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) 2> /dev/null
+	$(BIN)/python -m tests.support.fuzz --seconds $(SECONDS) 2> /dev/null
 
 test-gpu: .venv/package ## the tests that need an NVIDIA GPU
 	$(BIN)/python -m pytest -m gpu
@@ -50,7 +50,7 @@ test-gpu: .venv/package ## the tests that need an NVIDIA GPU
 	@touch $@
 
 test-examples: .venv-examples/package ## the examples with timm and Lightning, loggers, others' networks, in .venv-examples/
-	$(EXAMPLES)/python -m pytest tests/test_examples.py tests/test_options.py -k "example or logger or hub"
+	$(EXAMPLES)/python -m pytest tests/test_examples.py tests/experiment/test_options.py -k "example or logger or hub"
 
 lint: .venv/dependencies ## ruff (style and format), hadolint, and the files of deploy/
 	$(BIN)/ruff check .

@@ -2,7 +2,6 @@
 
 import sys
 import warnings
-from collections.abc import Sequence
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -42,7 +41,7 @@ class MovedModules:
         """Take the full name of the package."""
         self._package = package
 
-    def find_spec(self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None) -> ModuleSpec | None:
+    def find_spec(self, name: str, _path: object, _target: object = None) -> ModuleSpec | None:
         """Return the spec of a moved module, None for any other."""
         package, _, old = name.rpartition(f"{self._package}.")
         return ModuleSpec(name, self) if not package and old in MOVED else None  # type: ignore[arg-type]  # it has what a loader needs

@@ -13,7 +13,7 @@ from operator import index
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from annotated_types import DocInfo, Interval, doc
+from annotated_types import DocInfo, Interval, Unit, doc
 
 C = TypeVar("C")
 Encoding = Literal["jpeg", "raw"]
@@ -56,7 +56,7 @@ def check_fields(config: Any) -> None:  # noqa: ANN401  (any dataclass)
         elif kind is str:
             check(isinstance(value, str | os.PathLike), f"{name} must be text, got {value!r}")
         if hint.limits is not None:
-            check(_within(value, hint.limits), f"{name} must be {_in_words(hint.limits)}, got {value}")
+            check(_within(value, hint.limits), f"{name} must be {limits_in_words(hint.limits, hint.unit)}, got {value}")
 
 
 class Hint(NamedTuple):
@@ -66,6 +66,7 @@ class Hint(NamedTuple):
     optional: bool  # None is a value too
     choices: tuple[str, ...]  # of a Literal
     limits: Interval | None
+    unit: str
     meaning: str
 
 
@@ -82,7 +83,8 @@ def hints_of(config: Hashable) -> dict[str, Hint]:
         choices = get_args(plain) if get_origin(plain) is Literal else ()
         limits = next((extra for extra in extras if isinstance(extra, Interval)), None)
         meaning = next((extra.documentation for extra in extras if isinstance(extra, DocInfo)), "")
-        hints[name] = Hint(str if choices else plain, NoneType in parts, choices, limits, meaning)
+        unit = next((extra.unit for extra in extras if isinstance(extra, Unit)), "")
+        hints[name] = Hint(str if choices else plain, NoneType in parts, choices, limits, unit, meaning)
     return hints
 
 
@@ -96,16 +98,26 @@ def _within(value: Any, limits: Interval) -> bool:  # noqa: ANN401  (a number)
     )
 
 
-def _in_words(limits: Interval) -> str:
+def limits_in_words(limits: Interval, unit: str = "") -> str:
+    """Return limits as a message has them: "8..4096 pixels", "at least 1", "above 0 and at most 16"."""
     low, high = limits.ge if limits.ge is not None else limits.gt, limits.le if limits.le is not None else limits.lt
     if limits.ge is not None and limits.le is not None:
-        return f"{low:,}..{high:,}"
-    parts = []
-    if low is not None:
-        parts.append(f"at least {low:,}" if limits.ge is not None else f"above {low:,}")
-    if high is not None and high != float("inf"):
-        parts.append(f"at most {high:,}" if limits.le is not None else f"below {high:,}")
-    return " and ".join(parts)
+        words = f"{_number(low)}..{_number(high)}"
+    else:
+        parts = []
+        if low is not None:
+            parts.append(f"at least {_number(low)}" if limits.ge is not None else f"above {_number(low)}")
+        if high is not None and high != float("inf"):
+            parts.append(f"at most {_number(high)}" if limits.le is not None else f"below {_number(high)}")
+        words = " and ".join(parts)
+    return f"{words} {unit}".rstrip()
+
+
+def _number(value: Any) -> str:  # noqa: ANN401  (an int or a float)
+    """Return a number with separators where it is long; 2**64-1 as that."""
+    if value == (1 << 64) - 1:
+        return "2**64-1"
+    return f"{value:,g}" if isinstance(value, float) else f"{value:,}" if value >= 10**4 and value & (value - 1) else str(value)
 
 
 def renamed(old: str, new: str) -> Callable[[type[C]], type[C]]:
@@ -133,7 +145,7 @@ class ShardConfig:
     """How source images become records. All of it is part of the plan: other values give other bytes."""
 
     # paper, section 2: 256 pixels
-    size: Annotated[int, Interval(ge=8, le=4096), doc("Pixels a side of a record")] = 256
+    size: Annotated[int, Interval(ge=8, le=4096), Unit("pixels"), doc("Pixels a side of a record")] = 256
     encoding: Annotated[Encoding, doc("Encoding of a record: JPEG or plain pixels")] = "jpeg"
     # the 2012 tools wrote quality 95 too
     quality: Annotated[int, Interval(ge=1, le=100), doc("Quality of JPEG records")] = 95
@@ -172,7 +184,7 @@ class LoaderConfig:
     rank: Annotated[int, Interval(ge=0), doc("Number of this process among world_size, from 0")] = 0
     world_size: Annotated[int, Interval(ge=1), doc("Processes that share each batch")] = 1
     device: Annotated[Device, doc("Device that makes the views and holds the batches")] = "cpu"
-    crop: Annotated[int, Interval(ge=1), doc("Pixels a side of a view")] = 224
+    crop: Annotated[int, Interval(ge=1), Unit("pixels"), doc("Pixels a side of a view")] = 224
     views: Annotated[
         Views | None,
         doc(
@@ -206,7 +218,7 @@ class LoaderConfig:
     prefetch: Annotated[int, Interval(ge=1, le=64), doc("Batches made ahead")] = 2
     device_id: Annotated[int | None, doc("Number of the GPU; None: torch's current one")] = None
     cache: Annotated[str | None, doc("Local folder for the shards of an object store; any number of ranks share it")] = None
-    cache_size: Annotated[int, Interval(ge=1), doc("Bytes of that folder, at most")] = 100 << 30
+    cache_size: Annotated[int, Interval(ge=1), Unit("bytes"), doc("Bytes of that folder, at most")] = 100 << 30
     form: Annotated[
         Form,
         doc(
@@ -214,7 +226,9 @@ class LoaderConfig:
             "batches: finished"
         ),
     ] = "records"
-    server_patience: Annotated[float, Interval(ge=1, le=86400), doc("Seconds without an answer of any server after which the loader fails")] = 120.0
+    server_patience: Annotated[
+        float, Interval(ge=1, le=86400), Unit("seconds"), doc("Seconds without an answer of any server after which the loader fails")
+    ] = 120.0
 
     def __post_init__(self) -> None:
         """Refuse values that no loader can have; ValueError."""

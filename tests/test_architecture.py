@@ -13,12 +13,12 @@ from alexprep.cli.alexprep import main as prep
 from alexprep.cli.alextrain import main as train
 
 from .conftest import MODULES as HOOKED
-from .conftest import ROOT
+from .support.paths import ROOT
 
 FILES = sorted(path for top in ("pipeline", "model", "cli") for path in (ROOT / top).rglob("*.py"))
 ROOMS = {  # of each package, what it may import last
     "pipeline": (
-        ("errors", "names", "addresses", "config", "local", "hashing", "counter_rng", "columns", "arrow"),
+        ("errors", "names", "addresses", "config", "counter_rng", "arrow", "moved"),
         ("storage",),
         ("imaging",),
         ("sources",),
@@ -29,7 +29,7 @@ ROOMS = {  # of each package, what it may import last
         ("loader",),
         ("inspection",),
     ),
-    "model": (("errors", "environment", "distributed"), ("networks",), ("evaluation",), ("training",), ("report",)),
+    "model": (("errors", "environment", "config", "events", "distributed", "moved"), ("networks",), ("evaluation",), ("training",), ("report",)),
 }
 TOPS = ("pipeline", "model", "experiment", "cli")  # pipeline and model know nothing of each other
 MOST_MODULES = 15  # in a folder
@@ -72,9 +72,9 @@ def test_imports_point_downwards(path):
 
     assert not [name for name in found if name.startswith(tuple(f"alexprep.{other}" for other in forbidden))]
     assert top == "cli" or not [name for name in found if name.split(".")[0] in ("click", "tqdm")]
-    assert path.stem in ("dali_engine", "graph") or not [name for name in found if name.startswith("nvidia")]
+    assert path.stem == "dali_engine" or not [name for name in found if name.startswith("nvidia")]
     if top == "pipeline":
-        assert path.stem in ("loader", "cpu_engine", "dali_engine", "cpu", "graph") or "torch" not in {name.split(".")[0] for name in found}
+        assert path.stem in ("loader", "cpu_engine", "dali_engine") or "torch" not in {name.split(".")[0] for name in found}
 
 
 @pytest.mark.parametrize("top", ROOMS)
@@ -117,8 +117,33 @@ def test_every_command_is_documented(name):
     assert name in (ROOT / "README.md").read_text()
 
 
+DOCUMENTS = [*ROOT.glob("*.md"), *(path for top in ("docs", "pipeline", "model", "cli") for path in (ROOT / top).rglob("*.md"))]
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=lambda folder: str(folder.relative_to(ROOT)))
+def test_every_room_says_what_is_in_it(folder):
+    """A room's README names each of its modules, or the README of the room around it does."""
+    readme = next(path / "README.md" for path in (folder, *folder.parents) if (path / "README.md").exists())
+    text = readme.read_text()
+
+    assert readme.parent != ROOT
+    if readme.parent == folder:
+        assert [path.name for path in folder.glob("*.py") if path.name != "__init__.py" and path.name not in text] == []
+        assert [path.name for path in folder.iterdir() if (path / "__init__.py").exists() and f"{path.name}/" not in text] == []
+    else:
+        assert f"{folder.name}/" in text
+
+
+@pytest.mark.parametrize("page", [path for path in DOCUMENTS if path.name != "CHANGELOG.md"], ids=lambda path: str(path.relative_to(ROOT)))
+def test_paths_in_the_documents_are_there(page):
+    """A path with one of our folders at its front must exist: a moved module takes the documents along."""
+    named = re.findall(r"`((?:pipeline|model|cli|tests|benchmarks|examples|deploy|docs)/[\w./-]*)`", page.read_text())
+
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 def test_links_between_the_documents_lead_somewhere():
-    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "pipeline").glob("*.md")]:
+    for page in DOCUMENTS:
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
             assert target.startswith("http") or (page.parent / target).exists(), f"{page.name}: {target}"
 

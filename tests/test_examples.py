@@ -8,7 +8,10 @@ from itertools import chain
 import pytest
 from alexprep.pipeline import Loader
 
-from .conftest import ROOT, command, make_images, make_shards
+from .support.commands import command
+from .support.images import make_images
+from .support.paths import ROOT
+from .support.shards import make_shards
 
 EXAMPLES = {"plain_pytorch.py": "torch", "timm_train.py": "timm", "lightning_module.py": "lightning"}
 BATCH, CROP, SEED, STEPS, STOP = 8, 48, 3, 8, 3  # the stop lies within the first epoch of five steps, the end within the second

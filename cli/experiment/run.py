@@ -184,7 +184,7 @@ class Run:
             finally:
                 if self._metrics is not None:
                     self._metrics.flush()
-            self._checkpoints.close()
+            yield from self._closed()
             self.ranks.sum(torch.zeros(1, device=self.ranks.device))  # nobody leaves before it is written: that would end the others
             if not self.stopped:
                 self._stop.at_once = True
@@ -262,6 +262,14 @@ class Run:
     def _told(self) -> Iterator[Notice]:
         while self._notices:
             yield self._notices.pop(0)
+
+    def _closed(self) -> Iterator[Notice]:
+        """Wait for the last checkpoint; DataError, after the warnings, if it could not be written."""
+        try:
+            self._checkpoints.close()
+        except DataError:
+            yield from self._told()
+            raise
 
     def _keep_divergence(self, error: NotFinite) -> str:
         state = self.trainer.state_dict()  # all ranks have a part in it

@@ -1,0 +1,61 @@
+"""Data sets that the tests make themselves, and damage done to them."""
+
+import json
+
+from .commands import command
+from .images import make_images
+
+
+def make_shards(source, out, *, workers=1, max_bad=0.01, **config):
+    """Run the whole shard job in this process's interest; return its manifest."""
+    from alexprep.pipeline import ShardConfig, ShardJob
+    from alexprep.pipeline.sources import find_source
+
+    job = ShardJob(find_source(source), out, ShardConfig(**config), workers, max_bad)
+    for _ in job.run():
+        pass
+    return job.manifest
+
+
+def training_shards(root, a_class):
+    """Shards of 72 pixels and their statistics: two classes, `a_class` training images each and some to validate on."""
+    make_images(root / "images", {"train/ant": a_class, "train/bee": a_class, "val/ant": 9, "val/bee": 8})
+    make_shards(root / "images", root / "shards", size=72)
+    assert command("alexprep", "stats", root / "shards", "--pca").returncode == 0
+    return root / "shards"
+
+
+def damage(folder, record, offset):
+    """Overwrite a training record from its `offset`-th byte on."""
+    from alexprep.pipeline import Records, read_manifest
+
+    image = Records(read_manifest(folder), "train").image(record).tobytes()
+    path = next(path for path in sorted(folder.glob("train-*.arrow")) if image in path.read_bytes())
+    content = path.read_bytes()
+    path.write_bytes(content.replace(image, image[:offset] + bytes(len(image) - offset)))
+
+
+def edit(path, change):
+    """Change a file of JSON."""
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+def unbound(directory):
+    """Make a data set one of the releases that did not bind sums to their shards."""
+    edit(directory / "manifest.json", lambda m: [shard.pop("sums_sha256") for split in m["splits"].values() for shard in split["shards"]])
+    for path in directory.glob("*.arrow.json"):
+        edit(path, lambda s: s.pop("sums_sha256"))
+    return directory
+
+
+def stream(loader, steps):
+    """The first `steps` batches from where the loader is, across epochs."""
+    batches = []
+    while len(batches) < steps:
+        for batch in loader:
+            batches.append(batch)
+            if len(batches) == steps:
+                break
+    return batches
