@@ -173,7 +173,9 @@ def test_the_installed_package_has_every_file_as_it_is_here():
 
     assert len(here) > 40
     for path in here:
-        assert (installed / path.relative_to(ROOT)).read_bytes() == path.read_bytes(), path
+        parts = path.relative_to(ROOT).parts
+        place = installed.joinpath(*(parts[1:] if parts[:2] == ("cli", "experiment") else parts))
+        assert place.read_bytes() == path.read_bytes(), path
 
 
 def test_importing_the_pipeline_alone_needs_neither_torch_nor_dali():
