@@ -18,7 +18,7 @@ import pyarrow as pa
 from alexprep.pipeline.config import ShardConfig
 from alexprep.pipeline.imaging.moments import Moments
 from alexprep.pipeline.preparation.job import ShardJob
-from alexprep.pipeline.shards.manifest import Shard, Sidecar
+from alexprep.pipeline.shards.sidecar import Shard, Sidecar
 from alexprep.pipeline.sources import Listing, Source
 
 IN_A_CLASS = 650

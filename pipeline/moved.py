@@ -78,6 +78,7 @@ RENAMED = {  # of a moved module: name -> its name now, or module and name if it
         "close_pairs": "preparation.duplicates.close_pairs",
         "Twins": "preparation.duplicates.DuplicateGroup",
     },
+    "manifest": {"Shard": "shards.sidecar.Shard", "Sidecar": "shards.sidecar.Sidecar", "read_sidecar": "shards.sidecar.read_sidecar"},
     "preview": {"Row": "SampleRow"},
     "selfcheck": {"Finding": "RandomnessFinding"},
     "export": {"Shape": "ExportFormat"},

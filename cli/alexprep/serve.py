@@ -193,7 +193,7 @@ def _until_stopped(service: Any) -> None:  # noqa: ANN401  (Service, imported la
 
 def _warn_of_exposed(*files: Path | None) -> None:
     """Log a warning of each file of secrets that others can read or change."""
-    from alexprep.pipeline.storage.flight_client import exposed
+    from alexprep.pipeline.storage.credentials import exposed
 
     for path in files:
         if path is not None and (warning := exposed(path)):

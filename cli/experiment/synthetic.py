@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from alexprep.pipeline import Manifest, ShardConfig, Stats
 from alexprep.pipeline.imaging.moments import Colours
-from alexprep.pipeline.shards.manifest import Shard, Split
+from alexprep.pipeline.shards.manifest import Split
+from alexprep.pipeline.shards.sidecar import Shard
 from torch import Tensor
 
 from .config import RunConfig

@@ -9,6 +9,7 @@ shares of the other ranks.
 
 from dataclasses import dataclass, replace
 from math import sqrt
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -74,6 +75,36 @@ PRESETS = {
 }
 
 
+class _Sizes(NamedTuple):
+    """Sizes of the layers of a whole network."""
+
+    maps: tuple[int, int, int, int, int]  # of conv1 to conv5
+    hidden: int  # units of fc6 and fc7
+    sides: tuple[int, int, int, int]  # pixels a side: of conv1, conv2, conv3 to conv5, and of what fc6 sees
+
+
+def _sizes(preset: "Preset", switches: Ablations, width: float, crop: int) -> _Sizes:
+    def maps(at_width_1: int) -> int:
+        return preset.towers * max(1, round(at_width_1 / preset.towers * width))
+
+    kernels = preset.maps if switches.exchange else (preset.maps[0], 320, *preset.maps[2:])
+    first, second, third, fourth, fifth = (maps(count) for count in kernels)
+    return _Sizes((first, second, third, fourth, fifth), maps(preset.hidden), sides(crop, preset.padding, 3 if switches.overlap else 2))
+
+
+def _exchanged(preset: "Preset", switches: Ablations, sizes: _Sizes) -> tuple[int, int]:
+    """Return the numbers per image that the towers exchange: of maps, and of units.
+
+    They are the maps before conv3, conv6 and fc6, the units before fc7 and fc8, and the maps beyond
+    a tower's edge that a norm's sum includes.
+    """
+    towers, (_, c2, _, _, c5), (first, second, middle, last) = preset.towers, sizes.maps, sizes.sides
+    shown = switches.exchange * (c2 * middle**2 + c5 * last**2) + switches.sixth * c5 * last**2
+    if preset.norm and switches.norm and preset.norm_towers < towers:
+        shown += 2 * ResponseNorm.reach * towers * (first**2 + second**2)
+    return shown, sizes.hidden * (1 + (1 if switches.exchange else towers))
+
+
 class AlexNet(nn.Module):
     """AlexNet: takes raw 0..255 pixels minus a mean, returns one logit per class.
 
@@ -104,58 +135,53 @@ class AlexNet(nn.Module):
         check_shape(classes, width)
         self.preset, self.switches, self.width, self.classes = PRESETS[preset], switches, width, classes
         self.convs, self.fcs = convs, fcs
-        p, towers = self.preset, self.preset.towers
-        if not switches.exchange and towers == 1:
+        if not switches.exchange and self.preset.towers == 1:
             raise ValueError(f"{preset} has one tower, so there is no exchange to leave out; use a preset with two towers")
+        self.overhang = 0 if self.preset.padding else -(crop - 11) % 4  # 3 pixels at 224
+        sizes = _sizes(self.preset, switches, width, crop)
+        self.exchanged = _exchanged(self.preset, switches, sizes)
+        self._add_convolutions(sizes)
+        self._add_fully_connected(sizes)
+        # on the meta device, normal_ would import torch's compiler, which takes 2 seconds
+        if convs.of == fcs.of == 1 and not self.conv1.weight.is_meta:
+            self._initialise(seed)
 
-        def maps(at_width_1: int) -> int:
-            return towers * max(1, round(at_width_1 / towers * width))
-
-        c1, c2, c3, c4, c5 = (maps(n) for n in (p.maps if switches.exchange else (p.maps[0], 320, *p.maps[2:])))
-        fc = maps(p.hidden)
+    def _add_convolutions(self, sizes: "_Sizes") -> None:
+        p, convs, (c1, c2, c3, c4, c5) = self.preset, self.convs, sizes.maps
         # groups of a convolution that sees only its own tower: the towers on this rank
-        own = towers // convs.of
-        joint = 1 if switches.exchange else own  # groups of a convolution that sees both towers
-        seen = c2 if switches.exchange else c2 // convs.of
-        self.overhang = 0 if p.padding else -(crop - 11) % 4  # 3 pixels at 224
-        first, second, middle, last = sides(crop, p.padding, 3 if switches.overlap else 2)
-        # Numbers per image that the towers exchange: the maps before conv3, conv6 and fc6, the
-        # units before fc7 and fc8, and the maps beyond a tower's edge that a norm's sum includes
-        maps_shown = switches.exchange * (c2 * middle**2 + c5 * last**2) + switches.sixth * c5 * last**2
-        if p.norm and switches.norm and p.norm_towers < towers:
-            maps_shown += 2 * ResponseNorm.reach * towers * (first**2 + second**2)
-        self.exchanged = (maps_shown, fc * (1 + (1 if switches.exchange else towers)))
-
+        own = p.towers // convs.of
+        joint = 1 if self.switches.exchange else own  # groups of a convolution that sees both towers
+        seen = c2 if self.switches.exchange else c2 // convs.of
         # B 96 55 55; pooled: B 96 27 27
         self.conv1 = nn.Conv2d(3, convs.share(c1), 11, stride=4, padding=p.padding)
         self.norm1 = self._norm()
         # B 256 27 27; pooled: B 256 13 13
         self.conv2 = nn.Conv2d(convs.share(c1), convs.share(c2), 5, padding=2, groups=own)
         self.norm2 = self._norm()
-        self.within2 = WithinMapNorm() if p.within_map and switches.norm else nn.Identity()
+        self.within2 = WithinMapNorm() if p.within_map and self.switches.norm else nn.Identity()
         # B 384 13 13, from both towers
         self.conv3 = nn.Conv2d(seen, convs.share(c3), 3, padding=1, groups=joint)
         # B 384 13 13
         self.conv4 = nn.Conv2d(convs.share(c3), convs.share(c4), 3, padding=1, groups=own)
         # B 256 13 13; pooled: B 256 6 6
         self.conv5 = nn.Conv2d(convs.share(c4), convs.share(c5), 3, padding=1, groups=own)
-        self.conv6 = nn.Conv2d(c5, convs.share(c5), 3, padding=1) if switches.sixth else None
-        inputs = c5 * last * last  # 9216
-        if switches.exchange:
+        self.conv6 = nn.Conv2d(c5, convs.share(c5), 3, padding=1) if self.switches.sixth else None
+
+    def _add_fully_connected(self, sizes: "_Sizes") -> None:
+        p, fcs, fc = self.preset, self.fcs, sizes.hidden
+        inputs = sizes.maps[4] * sizes.sides[3] ** 2  # 9216
+        if self.switches.exchange:
             self.fc6: nn.Module = nn.Linear(inputs, fcs.share(fc))
             units6 = fc
         else:
-            self.fc6 = GroupedLinear(inputs // convs.of, fcs.share(towers * fc), own)
-            units6 = towers * fc
+            self.fc6 = GroupedLinear(inputs // self.convs.of, fcs.share(p.towers * fc), p.towers // self.convs.of)
+            units6 = p.towers * fc
         # of the whole network: the inputs of fc6, and the units of fc6 and fc7
         self.inputs, self.units = inputs, (units6, fc)
         self.drop6 = self._dropout(6, fcs, inputs if p.dropout_first else units6)
         self.fc7 = nn.Linear(units6, fcs.share(fc))
         self.drop7 = self._dropout(7, fcs, units6 if p.dropout_first else fc)
-        self.fc8 = nn.Linear(fc, fcs.share_padded(classes))
-        # on the meta device, normal_ would import torch's compiler, which takes 2 seconds
-        if convs.of == fcs.of == 1 and not self.conv1.weight.is_meta:
-            self._initialise(seed)
+        self.fc8 = nn.Linear(fc, fcs.share_padded(self.classes))
 
     def forward(self, images: Float[Tensor, "b 3 h w"], keys: Int64[Tensor, "n"] | None = None) -> Float[Tensor, "n classes"]:
         """Return the logits; in training, `keys` decide which units are dropped.

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from ..errors import DataError
-from ..shards.manifest import MANIFEST, Manifest, Sidecar, Split, read_finished, read_manifest, read_sidecar
+from ..shards.manifest import MANIFEST, Manifest, Split, read_manifest
+from ..shards.sidecar import Sidecar, read_finished, read_sidecar
 from ..storage.files import published
 from ..storage.uri import Location, present
 from .plan import JOB, ShardPlan, read_plan

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from ..config import ShardConfig
 from ..errors import DataError
-from ..shards.manifest import MANIFEST, Manifest, files_of, read_finished, read_manifest
+from ..shards.manifest import MANIFEST, Manifest, read_manifest
+from ..shards.sidecar import files_of, read_finished
 from ..sources import Place, Source
 from ..storage.files import lock, remove_partials
 from ..storage.uri import Location, location, present

@@ -18,7 +18,8 @@ from ..config import ShardConfig
 from ..counter_rng import permutation
 from ..errors import DataError
 from ..names import safe_file, safe_part
-from ..shards.manifest import FORMAT_VERSION, left_out
+from ..shards.manifest import left_out
+from ..shards.sidecar import FORMAT_VERSION
 from ..sources import Listing, Source
 from ..sources.listing import feed
 from ..storage.files import read_json, write_json

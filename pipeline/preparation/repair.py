@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from ..errors import DataError
-from ..shards.manifest import MANIFEST, Manifest, read_sidecar, sidecar_path
+from ..shards.manifest import MANIFEST, Manifest
+from ..shards.sidecar import read_sidecar, sidecar_path
 from ..sources import Source
 from ..sources.listing import some
 from ..storage.files import file_sha256, lock, remove_partials

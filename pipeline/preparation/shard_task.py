@@ -13,7 +13,7 @@ from ..errors import UndecodableImage
 from ..imaging.codec import square
 from ..imaging.kernels import encode_jpeg
 from ..imaging.moments import MomentsCounter
-from ..shards.manifest import Shard, Sidecar, sums_digest
+from ..shards.sidecar import Shard, Sidecar, sums_digest
 from ..shards.writer import RecordRow, ShardWriter, schema
 from ..sources import Listing, Place, Reader
 from ..sources.listing import shown

@@ -18,8 +18,9 @@ from jaxtyping import Float32
 
 from ..errors import DataError
 from ..imaging.moments import Moments, MomentsCounter
-from ..shards.manifest import MANIFEST, Manifest, Shard, read_sidecar
+from ..shards.manifest import MANIFEST, Manifest
 from ..shards.reader import Records
+from ..shards.sidecar import Shard, read_sidecar
 from ..shards.stats import MEAN_IMAGE, STATS, compute_stats
 from ..storage.files import file_sha256, read_array, read_json
 from ..storage.uri import Location, present

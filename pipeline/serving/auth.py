@@ -15,7 +15,7 @@ from pyarrow import flight
 
 from ..addresses import Address
 from ..errors import DataError
-from ..storage.flight_client import pem, tokens_in
+from ..storage.credentials import pem, tokens_in
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,9 @@ from ..errors import DataError, UndecodableImage
 from ..imaging.codec import decode_record
 from ..imaging.kernels import decode_region, jpeg_header
 from ..shards.cache import ShardCache
-from ..shards.manifest import MANIFEST, Manifest, files_of, read_manifest
+from ..shards.manifest import MANIFEST, Manifest, read_manifest
 from ..shards.reader import Records
+from ..shards.sidecar import files_of
 from ..shards.stats import MEAN_IMAGE, STATS, Stats, content, stats_for
 from ..storage.files import MOST_JSON
 from ..storage.flight_client import MOST_READ

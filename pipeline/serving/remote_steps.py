@@ -32,7 +32,7 @@ from ..imaging.codec import decode_record
 from ..shards.manifest import Manifest
 from ..shards.reader import Records
 from ..shards.stats import Stats
-from ..storage.flight_client import NotHere, NotNeeded, Server, Servers, begun
+from ..storage.flight_client import Attempt, NotHere, NotNeeded, Server, Servers, begun
 from ..storage.uri import RemotePath
 from .protocol import Ticket, digest, shape_of
 
@@ -174,29 +174,28 @@ class RemoteStepSource(StepSource):
         """
         usual, start = median(self._took), time.monotonic()
         seconds = max(LEAST_SECONDS, 4 * SLOW * usual)
-        asked: list[Server] = []
+        first = Attempt()
         slow: Server | None = None
-        answered = threading.Event()
-        asks = [begun(self._ask, step, seconds, answered, asked, None)]
+        asks = [begun(self._ask, step, seconds, first, None)]
         if len(self._servers.servers) > 1 and not wait(asks, max(USUAL, SLOW * usual)).done:
-            slow = asked[-1] if asked else None
-            asks.append(begun(self._ask, step, seconds, answered, [], slow))
+            slow = first.server
+            asks.append(begun(self._ask, step, seconds, Attempt(first.cancelled), slow))
         for done in as_completed(asks):
             if done.exception() is None:
-                answered.set()
-                if slow is not None and not asks[0].done() and asked[-1] is slow:
+                first.cancelled.set()
+                if slow is not None and not asks[0].done() and first.server is slow:
                     slow.failed("it was slow", SLOW_SECONDS)
                 self._took.append(time.monotonic() - start)
                 return done.result()
         return asks[0].result()  # raises the error
 
-    def _ask(self, step: int, seconds: float, answered: threading.Event, asked: list[Server], avoid: Server | None) -> ServedStep:
+    def _ask(self, step: int, seconds: float, attempt: Attempt, avoid: Server | None) -> ServedStep:
         ticket = flight.Ticket(replace(self._ticket, step=step).to_bytes())
 
         def work(client: Any, options: Any) -> ServedStep:  # noqa: ANN401  (pyarrow's)
-            return self._read(client.do_get(ticket, options), step, answered)
+            return self._read(client.do_get(ticket, options), step, attempt.cancelled)
 
-        return self._servers.ask(work, self._config.server_patience, seconds, asked, avoid, answered)
+        return self._servers.ask(work, self._config.server_patience, seconds, attempt, avoid)
 
     def _read(self, reader: Any, step: int, answered: threading.Event) -> ServedStep:  # noqa: ANN401  (a FlightStreamReader)
         """Return the answer after checking it; NotHere if it is malformed.

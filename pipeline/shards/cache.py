@@ -21,7 +21,7 @@ from typing import IO
 from ..errors import DataError
 from ..storage.files import file_sha256
 from ..storage.uri import RemotePath, retried
-from .manifest import Shard, is_sha256
+from .sidecar import Shard, is_sha256
 
 CHUNK = 8 << 20  # bytes per read from the store
 # Downloads of a shard before its checksum counts as wrong. Each retries reads that the store fails.

@@ -9,79 +9,24 @@ import mmap
 import os
 from bisect import bisect_right
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int32, Int64, UInt8
+from jaxtyping import Int64, UInt8
 
-from ..arrow import byte_strings, plain
+from ..arrow import plain
 from ..config import ShardConfig
 from ..errors import DataError, printable
 from ..imaging.codec import decode_record
-from ..imaging.kernels import stored_strings
 from ..storage.uri import RemotePath, present
 from .cache import ShardCache
 from .manifest import Manifest
+from .mapped import MADVISE, Block, Located, mapped
 from .writer import ROWS_A_BATCH, schema
 
 SEARCH = 1000  # limit of damaged records in a row that are skipped; more are not an accident
 REMOTE_BLOCKS = 8  # record batches kept in memory if a store has no cache: about 10 MB each
-_MADVISE = ctypes.CDLL(None, use_errno=True).madvise
-_MADVISE.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-
-
-class _Block(NamedTuple):
-    """One record batch: views into the mapped file. `offsets` is None for raw records."""
-
-    data: UInt8[np.ndarray, "..."]
-    offsets: Int32[np.ndarray, "n1"] | None
-    labels: Int64[np.ndarray, "n"]
-
-    def image(self, row: int) -> UInt8[np.ndarray, "..."]:
-        return self.data[row] if self.offsets is None else self.data[self.offsets[row] : self.offsets[row + 1]]
-
-
-class Located(NamedTuple):
-    """The places of some records: the block of each record, and its row in the block."""
-
-    blocks: list[_Block]
-    rows: Int64[np.ndarray, "b"]
-
-    def images(self) -> list[UInt8[np.ndarray, "..."]]:
-        """Return the image of each record, a view into its shard."""
-        return [block.image(row) for block, row in zip(self.blocks, self.rows.tolist(), strict=True)]
-
-    def labels(self) -> Int64[np.ndarray, "b"]:
-        """Return the label of each record."""
-        return np.array([block.labels[row] for block, row in zip(self.blocks, self.rows.tolist(), strict=True)], np.int64)
-
-    def strings(self) -> pa.Array:
-        """Return the bytes of each record as a binary_view array, without a copy.
-
-        The array keeps the memory maps of the shards open.
-        """
-        capsules = stored_strings(self.blocks, self.rows)
-        return byte_strings(self.images()) if capsules is None else pa.array(_Strings(capsules))
-
-
-class _Strings(NamedTuple):
-    """The capsules of an array's schema and data, in Arrow's PyCapsule interface."""
-
-    capsules: tuple[Any, Any]
-
-    def __arrow_c_array__(self, _requested: Any = None) -> tuple[Any, Any]:  # noqa: ANN401
-        return self.capsules
-
-
-def _mapped(path: Path) -> pa.Buffer:
-    """Return a file's bytes as a memory map, without a copy.
-
-    The file is closed, but the map stays: there may be more shards than a process may have open
-    files.
-    """
-    with pa.memory_map(str(path)) as file:
-        return file.read_buffer(file.size())
+MADVISE.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 class Records:
@@ -105,7 +50,7 @@ class Records:
         self._first = np.array(self._starts, np.int64)  # `_starts` as an array, for searches
         self._count = ends[-1] if ends else 0
         self._readers: dict[int, pa.RecordBatchFileReader] = {}
-        self._blocks: dict[tuple[int, int], _Block] = {}
+        self._blocks: dict[tuple[int, int], Block] = {}
         self._maps: dict[int, pa.Buffer] = {}  # memory maps of whole local files
         self._touched: set[int] = set()  # shards used since the last `unmap`
         self._cache = cache if isinstance(manifest.directory, RemotePath) else None
@@ -240,7 +185,7 @@ class Records:
         for shard in self._touched:
             whole = self._maps.get(shard)
             if whole is not None:
-                _MADVISE(whole.address, whole.size, mmap.MADV_DONTNEED)
+                MADVISE(whole.address, whole.size, mmap.MADV_DONTNEED)
         self._touched.clear()
 
     def _row(self, record: int) -> tuple[int, int]:
@@ -255,11 +200,11 @@ class Records:
         shard, row = self._row(record)
         return shard, *divmod(row, ROWS_A_BATCH[self.manifest.config.encoding])
 
-    def _locate(self, record: int) -> tuple[_Block, int]:
+    def _locate(self, record: int) -> tuple[Block, int]:
         shard, number, row = self._place(record)
         return self._block(shard, number), row
 
-    def _block(self, shard: int, number: int) -> _Block:
+    def _block(self, shard: int, number: int) -> Block:
         self._touched.add(shard)
         if self._cache is not None:
             self._reader(shard)  # marks it as used, so that other shards are closed first
@@ -281,7 +226,7 @@ class Records:
                 self._let_go(self.shards[shard].bytes)
                 path = self._cache.hold(path, self.shards[shard])
             try:
-                file = _mapped(path) if isinstance(path, Path) else path.open_random()
+                file = mapped(path) if isinstance(path, Path) else path.open_random()
                 reader = pa.ipc.open_file(file)
                 self._check(reader, shard)
                 if isinstance(file, pa.Buffer):
@@ -339,7 +284,7 @@ class Records:
             raise DataError(self._damaged(shard, number, error)) from error
         return batch
 
-    def _read(self, shard: int, number: int) -> _Block:
+    def _read(self, shard: int, number: int) -> Block:
         batch = self._batch(shard, number)
         try:
             column = batch.column("image")
@@ -347,9 +292,9 @@ class Records:
             if labels.min() < 0 or labels.max() >= len(self.manifest.classes):
                 raise ValueError(f"it has labels outside 0..{len(self.manifest.classes) - 1}")
             if self.manifest.config.encoding == "raw":
-                return _Block(column.to_numpy_ndarray(), None, labels)
+                return Block(column.to_numpy_ndarray(), None, labels)
             _, offsets, data = column.field("bytes").buffers()
-            return _Block(np.frombuffer(data, np.uint8), np.frombuffer(offsets, np.int32)[: len(batch) + 1], labels)
+            return Block(np.frombuffer(data, np.uint8), np.frombuffer(offsets, np.int32)[: len(batch) + 1], labels)
         except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
             raise DataError(self._damaged(shard, number, error)) from error
 

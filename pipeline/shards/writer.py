@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from ..arrow import numbers, strings
 from ..config import ShardConfig
-from .manifest import FORMAT_VERSION
+from .sidecar import FORMAT_VERSION
 
 ROWS_A_BATCH = {"jpeg": 256, "raw": 64}  # rows per record batch, about 10 MB
 

@@ -7,32 +7,16 @@ ILSVRC2012/, data/ and ILSVRC/Data/CLS-LOC/.
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from ..errors import DataError
 from ..storage.uri import Location, RemotePath, read_file
-from .heads import IMAGE
+from .data_files import DEEPEST, LOOKED_AT, DataFile, files_in, files_in_split, missing_parts, refuse_compressed
 from .kinds import NO_IMAGE, kind_of
 from .listing import shown, some
 from .looks import has_data, is_flat, look
-from .splits import CONTAINERS, EXPECTED, exact_split, folder_splits, names_a_split, split_in, split_of, words
-from .tree import Tree, inside, tree_of, under
-
-DEEPEST = 8  # maximum number of nested wrappers
-MOST_PARTS = 1 << 20  # largest number of parts that is believed from a file name
-# Words in the names of archives that hold no images.
-ABOUT = frozenset(("bbox", "bboxes", "annotation", "annotations", "labels", "masks", "meta", "metadata", "devkit"))
-LOOKED_AT = 32  # subfolders whose content is examined; a folder with more of them holds classes
-
-
-class DataFile(NamedTuple):
-    """A tar, parquet or TFRecord file."""
-
-    kind: str
-    path: Location
-    split: str | None  # None: neither its name nor its folders name one
+from .splits import CONTAINERS, EXPECTED, exact_split, folder_splits, names_a_split, split_in, words
+from .tree import Tree, tree_of, under
 
 
 @dataclass(frozen=True)
@@ -62,24 +46,24 @@ def layout_of(root: Location, notes: list[str]) -> SourceLayout:
     """
     if root.is_file():
         kind = kind_of(root)
-        _refuse_compressed([root] if kind == "compressed" else [])
+        refuse_compressed([root] if kind == "compressed" else [])
         split = split_in(root.name, root)
         default = _home(_absolute(root).parent)
         return SourceLayout(root, root, files=(DataFile(kind, root, split),) if kind else (), default=default)
     folder = _data_folder(root, notes)
     tree = tree_of(folder)
     splits = _splits(folder, tree, notes)
-    files, compressed = _files_in(folder, tree, "", ())
+    files, compressed = files_in(folder, tree, "", ())
     for split, name in splits.items():
-        more, packed = _files_in_split(folder, tree, name, split)
+        more, packed = files_in_split(folder, tree, name, split)
         files, compressed = [*files, *more], [*compressed, *packed]
     if files and not splits:
         _check_beside_files(folder, tree, notes)
     if files or not tree.folders(""):
-        _refuse_compressed(compressed)
+        refuse_compressed(compressed)
     elif compressed:
         notes.append(f"{folder}: compressed archives are not read ({some([shown(path.name) for path in compressed], 10)})")
-    notes.extend(_missing_parts(files))
+    notes.extend(missing_parts(files))
     lists = [name for name in tree.names("") if NO_IMAGE.search(name) and names_a_split(name.rpartition(".")[0])]
     # LOC_... and ILSVRC... are label files, which are read.
     lists = [name for name in lists if not re.match(r"LOC_|ILSVRC", name)]
@@ -94,21 +78,6 @@ def layout_of(root: Location, notes: list[str]) -> SourceLayout:
     return SourceLayout(root, folder, splits, tuple(files), default)
 
 
-def _missing_parts(files: list[DataFile]) -> Iterator[str]:
-    """Yield a note for each incomplete set of files with names like ...-00000-of-00010."""
-    sets: dict[tuple[str, int], set[int]] = {}
-    for file in files:
-        match = re.search(r"(.*)-(\d+)-of-(\d+)(\.\w+)?$", str(file.path))
-        if match:
-            sets.setdefault((match[1], int(match[3])), set()).add(int(match[2]))
-    for (begin, count), there in sets.items():
-        first = int(count in there)  # some count from 1
-        missing = [number for number in range(first, first + min(count, MOST_PARTS)) if number not in there]
-        if missing:
-            names = some([f"{number:05}" for number in missing], 10)
-            yield f"{begin}-*: {len(missing)} of {count} parts are missing ({names}); their images, and classes that only they have, are not read"
-
-
 def _home(folder: Location) -> str:
     """Return the split of images whose path names none: val if the folder is named so, else train.
 
@@ -120,12 +89,6 @@ def _home(folder: Location) -> str:
 
 def _absolute(folder: Location) -> Location:
     return folder if isinstance(folder, RemotePath) else folder.absolute()
-
-
-def _refuse_compressed(paths: list[Location]) -> None:
-    paths = [path for path in paths if not (ABOUT & set(words(path.name)) or NO_IMAGE.search(path.name.rpartition(".")[0]))]
-    if paths:
-        raise DataError(f"{paths[0]} is compressed, so its images cannot be read one by one: decompress it first")
 
 
 # Wrappers
@@ -278,50 +241,3 @@ def _check_beside_files(folder: Location, tree: Tree, notes: list[str]) -> None:
         )
     if looks:
         notes.append(f"{folder}: the folder {next(iter(looks))} beside the files is not read")
-
-
-def _files_in(folder: Location, tree: Tree, below: str, parts: tuple[str, ...]) -> tuple[list[DataFile], list[Location]]:
-    """Return the data files and the compressed files directly in a folder.
-
-    Their splits are named by `parts` and by their own names.
-    """
-    files: list[DataFile] = []
-    compressed: list[Location] = []
-    for name in tree.names(below):
-        if IMAGE.search(name) or NO_IMAGE.search(name):
-            continue
-        path = under(folder, inside(below, name))
-        if not isinstance(path, RemotePath) and not path.is_file():
-            if path.is_symlink() and not path.exists():
-                raise DataError(f"{path} is a broken symbolic link: a part, a split or a class may be missing; repair or delete it")
-            continue  # a pipe, a device
-        kind = kind_of(path)
-        if kind == "compressed":
-            compressed.append(path)
-        elif kind:
-            files.append(DataFile(kind, path, split_of((*parts, name), path)))
-    return files, compressed
-
-
-def _files_in_split(folder: Location, tree: Tree, name: str, split: str) -> tuple[list[DataFile], list[Location]]:
-    """Return the data files and the compressed files in the folder of a split, at any depth."""
-    files: list[DataFile] = []
-    compressed: list[Location] = []
-    for below in _folders_with_files(folder, tree, name, 0):
-        parts = below.split("/")[1:]
-        more, packed = _files_in(folder, tree, below, (split, *parts))
-        files, compressed = [*files, *more], [*compressed, *packed]
-    return files, compressed
-
-
-def _folders_with_files(folder: Location, tree: Tree, below: str, depth: int) -> Iterator[str]:
-    """Yield the folders of a split in which data files may lie.
-
-    Class folders are skipped; they are recognised by looking into a sample of the subfolders.
-    """
-    yield below
-    folders = [f"{below}/{name}" for name in tree.folders(below)]
-    step = max(1, len(folders) // LOOKED_AT)
-    if depth < DEEPEST and any(look(folder, tree, name).whole for name in folders[::step]):
-        for name in folders:
-            yield from _folders_with_files(folder, tree, name, depth + 1)

@@ -7,16 +7,13 @@ import atexit
 import json
 import os
 import re
-import stat
 import threading
 import time
-import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 
 # gRPC's own log lines on stderr say less than its errors, and strangers can cause them.
@@ -27,34 +24,21 @@ from pyarrow import flight
 
 from ..addresses import SERVED, Address
 from ..errors import DataError, printable
-from .local import read_local
+from .credentials import TOKEN_FILE, ClearToken, call_options, credentials
 
 T = TypeVar("T")
 CALL_SECONDS = 2.0  # timeout of a request; doubled after each timeout
 LEAVING_SECONDS = 2.0  # maximum wait of an exiting program for its requests in progress
-SHORTEST = 16  # minimum characters of a token
 LONGEST_REST = 60.0  # maximum retry delay, in seconds, that a server can ask for
 FIRST_PATIENCE = 30.0  # seconds without any answer before a request about files fails
-MOST_SECRET = 16 << 20  # maximum bytes of a file of tokens or certificates
 MOST_READ = 8 << 20  # maximum bytes of a file per request
-TOKEN_FILE, CA, CERT, KEY = "ALEXPREP_TOKEN_FILE", "ALEXPREP_CA", "ALEXPREP_CLIENT_CERT", "ALEXPREP_CLIENT_KEY"
 
 
-# A token: printable ASCII without spaces, since it goes into a header.
-_TOKEN = re.compile(rf"[!-~]{{{SHORTEST},512}}")
 _process: dict[str, int] = {}  # "id": ID of the process that owns the connections
 
 
 class NotHere(DataError):
     """A server refuses, or cannot read its shards; another one may answer."""
-
-
-class ClearToken(DataError):
-    """A token would be sent over a connection that others can read."""
-
-
-class ExposedToken(UserWarning):
-    """A file with tokens can be read, or changed, by others."""
 
 
 class NotNeeded(DataError):
@@ -79,7 +63,7 @@ class Server:
             if _process.setdefault("id", os.getpid()) != os.getpid():
                 raise DataError("a process forked from one that has called a server cannot call one: gRPC would hang; start it with spawn instead")
             if self._client is None:
-                self._client = flight.connect(self.location, **_credentials(self.location))
+                self._client = flight.connect(self.location, **credentials(self.location))
             return self._client
 
     def failed(self, trouble: str, least: float = 0.1) -> None:
@@ -97,6 +81,14 @@ class Server:
     def rests(self, trouble: str, seconds: float) -> None:
         """Stop asking this server for `seconds`, as it requested."""
         self.trouble, self.away_until = trouble, time.monotonic() + seconds
+
+
+@dataclass
+class Attempt:
+    """A request under way, and whether its answer is still wanted. Two attempts may share `cancelled`."""
+
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    server: Server | None = None  # that has the request, or had it last
 
 
 class Servers:
@@ -118,19 +110,18 @@ class Servers:
         work: Callable[[Any, Any], T],
         patience: float,
         seconds: float = CALL_SECONDS,
-        asked: list[Server] | None = None,
+        attempt: "Attempt | None" = None,
         avoid: Server | None = None,
-        stop: threading.Event | None = None,
     ) -> T:
         """Return `work(client, call options)` from the first server that answers within `seconds`.
 
-        Servers are asked one after another, `avoid` last; each one is appended to `asked`. Raise
-        DataError if none answers for `patience` seconds, or if all refuse; raise NotNeeded once
-        `stop` is set or the servers are closed.
+        Servers are asked one after another, `avoid` last; `attempt` knows which one has the request.
+        Raise DataError if none answers for `patience` seconds, or if all refuse; raise NotNeeded
+        once the attempt is cancelled or the servers are closed.
         """
         deadline = time.monotonic() + patience
         refused: dict[str, str] = {}
-        while not (self._closed or (stop is not None and stop.is_set())):
+        while not (self._closed or (attempt is not None and attempt.cancelled.is_set())):
             left = deadline - time.monotonic()
             if left <= 0:
                 raise DataError(self._silence(patience, refused))
@@ -141,7 +132,7 @@ class Servers:
                 time.sleep(0.02)
                 continue
             try:
-                options = _options(max(1.0, min(seconds, left)), server.location)
+                options = call_options(max(1.0, min(seconds, left)), server.location)
             except ClearToken:
                 raise
             except DataError:
@@ -149,8 +140,8 @@ class Servers:
                     raise
                 time.sleep(0.1)  # the token file may be changing at this moment
                 continue
-            if asked is not None:
-                asked.append(server)
+            if attempt is not None:
+                attempt.server = server
             try:
                 with self._asked(server):
                     result = work(server.client(), options)
@@ -279,81 +270,6 @@ def locations(uri: str) -> list[str]:
     if not colon or not found:
         raise DataError(f"{printable(uri)} is not a server address: expected grpc://HOST:PORT")
     return list(dict.fromkeys(found))
-
-
-def _credentials(location: str) -> dict[str, Any]:
-    """Return the TLS options of a connection, from the files that the environment names.
-
-    Without TLS, return an option that disables HTTP proxies, which could read the data.
-    """
-    if not location.startswith("grpc+tls://"):
-        return {"generic_options": [("grpc.enable_http_proxy", 0)]}
-    wanted = {"tls_root_certs": (CA, "CERTIFICATE"), "cert_chain": (CERT, "CERTIFICATE"), "private_key": (KEY, "PRIVATE KEY")}
-    return {option: pem(Path(os.environ[name]), what) for option, (name, what) in wanted.items() if os.environ.get(name)}
-
-
-def pem(path: Path, what: str) -> bytes:
-    """Return the content of a PEM file; `what` is "CERTIFICATE" or "PRIVATE KEY".
-
-    Raise DataError, which names the file, if it holds none or cannot be read.
-    """
-    try:
-        data = read_local(path, MOST_SECRET)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from error
-    if not re.search(rb"-----BEGIN [A-Z ]*" + what.encode() + b"-----", data):
-        raise DataError(f"{path} has no {what.lower()} in PEM: it should have a line -----BEGIN {what}-----")
-    return data
-
-
-def tokens_in(path: Path) -> list[str]:
-    """Return the tokens of a file: one per line; lines that begin with # are comments.
-
-    Raise DataError if there is no token, or if a line is not a valid token.
-    """
-    try:
-        lines = read_local(path, MOST_SECRET).decode().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as tokens: {error}") from error
-    tokens = {number: line.strip() for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")}
-    wrong = next((number for number, token in tokens.items() if not _TOKEN.fullmatch(token)), None)
-    if wrong is not None or not tokens:
-        where = f"line {wrong} is not a token" if wrong is not None else "the file has no token"
-        rule = f"a token is {SHORTEST} to 512 characters without spaces, one per line"
-        raise DataError(f"{path}: {rule}; {where} (openssl rand -hex 32 makes one)")
-    return list(tokens.values())
-
-
-def exposed(path: Path) -> str | None:
-    """Return a warning if others can read or change a file of secrets, None if not."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return None  # reading the file will report the error
-    if not mode & (stat.S_IROTH | stat.S_IWOTH | stat.S_IWGRP):
-        return None
-    return f"{path} has mode {stat.S_IMODE(mode):04o}: others can {'change' if mode & (stat.S_IWOTH | stat.S_IWGRP) else 'read'} it; chmod 600 {path}"
-
-
-def _options(seconds: float, location: str) -> Any:  # noqa: ANN401  (FlightCallOptions)
-    """Return the options of a call; the token is read for each call, since tokens change.
-
-    Raise ClearToken if there is a token and the connection is not encrypted, unless it stays on
-    this machine.
-    """
-    path = os.environ.get(TOKEN_FILE)
-    headers = []
-    if path:
-        scheme, _, address = location.partition("://")
-        if scheme != "grpc+tls" and not Address.parse(address).stays_here:
-            raise ClearToken(
-                f"{location} is not encrypted, and {TOKEN_FILE} names a token, which everybody on the way could read: "
-                f"use grpc+tls://{address}, or unset {TOKEN_FILE}"
-            )
-        if warning := exposed(Path(path)):
-            warnings.warn(warning, ExposedToken, stacklevel=2)
-        headers = [(b"authorization", b"Bearer " + tokens_in(Path(path))[0].encode())]
-    return flight.FlightCallOptions(timeout=seconds, headers=headers)
 
 
 def begun(work: Callable[..., T], *arguments: Any) -> Future[T]:  # noqa: ANN401

@@ -8,10 +8,11 @@ import os
 from pathlib import Path
 
 from ...errors import DataError
+from ..data_files import DEEPEST
 from ..heads import IMAGE
 from ..kinds import NO_IMAGE
 from ..labels import NUMBERED, ClassOf
-from ..layout import DEEPEST, SourceLayout
+from ..layout import SourceLayout
 from ..listing import Place, RawListing, shown, some
 from ..looks import is_flat, look
 from ..reading import FileReader

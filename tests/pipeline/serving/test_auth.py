@@ -19,7 +19,8 @@ from alexprep.pipeline.serving.auth import Secrets, Tokens, hmac
 from alexprep.pipeline.serving.handlers import RequestHandler
 from alexprep.pipeline.serving.protocol import Ticket
 from alexprep.pipeline.serving.server import Service
-from alexprep.pipeline.storage.flight_client import ExposedToken, NotHere, Servers, exposed
+from alexprep.pipeline.storage.credentials import ExposedToken, exposed
+from alexprep.pipeline.storage.flight_client import NotHere, Servers
 from alexprep.pipeline.storage.flight_fs import _files
 from pyarrow import flight
 

@@ -15,7 +15,7 @@ from alexprep.pipeline import DataError, Records, compute_stats, load_stats, rea
 from alexprep.pipeline.arrow import byte_strings, byte_views, numbers, plain, strings
 from alexprep.pipeline.imaging.codec import decode_record
 from alexprep.pipeline.imaging.kernels import COMPILED, stored_strings
-from alexprep.pipeline.shards.reader import _Strings
+from alexprep.pipeline.shards.mapped import Strings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -297,7 +297,7 @@ def test_short_strings_stand_where_arrow_has_them(values):
     offsets = np.cumsum([0, *map(len, values)], dtype=np.int32)
     block = (np.frombuffer(b"".join(values) + b"-", np.uint8), offsets)
     capsules = stored_strings([block] * len(values), np.arange(len(values)))
-    for array in ([] if capsules is None else [pa.array(_Strings(capsules))]) + [byte_strings([np.frombuffer(value, np.uint8) for value in values])]:
+    for array in ([] if capsules is None else [pa.array(Strings(capsules))]) + [byte_strings([np.frombuffer(value, np.uint8) for value in values])]:
         array.validate(full=True)
         assert array.to_pylist() == values
         assert [value.tobytes() for value in byte_views(array)] == values

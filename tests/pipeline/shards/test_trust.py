@@ -13,7 +13,7 @@ from alexprep.pipeline import DataError, Loader, compute_stats, read_manifest
 from alexprep.pipeline.imaging.moments import Moments, MomentsCounter
 from alexprep.pipeline.names import why_unsafe
 from alexprep.pipeline.preparation.verify import Verification
-from alexprep.pipeline.shards.manifest import sums_digest
+from alexprep.pipeline.shards.sidecar import sums_digest
 from alexprep.pipeline.shards.stats import load_stats
 from alexprep.pipeline.storage.uri import read_file
 from hypothesis import given, settings
