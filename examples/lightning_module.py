@@ -2,12 +2,12 @@
 
 python examples/lightning_module.py shards/ --steps 20
 python examples/lightning_module.py shards/ --steps 40 --checkpoint lightning.ckpt           # saved at the end
-python examples/lightning_module.py shards/ --steps 80 --checkpoint lightning.ckpt --resume  # goes on with step 41, as if never stopped
+python examples/lightning_module.py shards/ --steps 80 --checkpoint lightning.ckpt --resume  # continues with step 41, as if never stopped
 python examples/lightning_module.py shards/ --steps 20 --devices 2                           # the same batches, half of each on either rank
 
-Batches come finished, on the device: random crop, mirror and PCA colour, pixels of 0..255 minus the mean image. Each rank makes its own part, so
-Lightning has no sampler to put in. Every checkpoint of Lightning's holds the state of a dataloader that has `state_dict` and `load_state_dict`, as
-this one has: a run goes on in mid-epoch with the very next batch, and nothing needs to be written for it.
+Batches arrive finished, on the device: random crop, mirror and PCA colour, pixels of 0..255 minus the mean image. Each rank makes its own part,
+so Lightning must not insert a sampler. A Lightning checkpoint holds the state of a dataloader that has `state_dict` and `load_state_dict`, as
+this one has: a run continues in mid-epoch with the very next batch, without any code for it.
 """
 
 import argparse
@@ -32,7 +32,7 @@ class Shards(L.LightningDataModule):
 class Classifier(L.LightningModule):
     def __init__(self, classes: int) -> None:
         super().__init__()
-        stem = [nn.Conv2d(3, 32, 7, stride=4), nn.GroupNorm(8, 32), nn.ReLU()]  # the norm takes pixels of any scale
+        stem = [nn.Conv2d(3, 32, 7, stride=4), nn.GroupNorm(8, 32), nn.ReLU()]  # the norm accepts pixels of any scale
         head = [nn.Conv2d(32, 64, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes)]
         self.network = nn.Sequential(*stem, *head).to(memory_format=torch.channels_last)
 
@@ -52,14 +52,14 @@ class Classifier(L.LightningModule):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", help="folder that alexprep shard made")
-    parser.add_argument("--steps", type=int, default=100, help="in all, those before a --resume included")
-    parser.add_argument("--batch-size", type=int, default=128, help="of all ranks together")
+    parser.add_argument("--steps", type=int, default=100, help="steps in total, including those before a --resume")
+    parser.add_argument("--batch-size", type=int, default=128, help="images per batch, over all ranks")
     parser.add_argument("--crop", type=int, default=224)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=["cpu", "gpu"], default="gpu" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--devices", default="auto", help="ranks on this machine: their number, or all GPUs")
+    parser.add_argument("--devices", default="auto", help="number of ranks on this machine; auto: all GPUs")
     parser.add_argument("--checkpoint", metavar="FILE")
-    parser.add_argument("--resume", action="store_true", help="go on from --checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from --checkpoint")
     args = parser.parse_args()
 
     L.seed_everything(args.seed, verbose=False)

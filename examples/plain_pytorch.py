@@ -2,11 +2,11 @@
 
 python examples/plain_pytorch.py shards/ --steps 20
 python examples/plain_pytorch.py shards/ --steps 40 --checkpoint plain.pt           # saved after each epoch and at the end
-python examples/plain_pytorch.py shards/ --steps 80 --checkpoint plain.pt --resume  # goes on with step 41, as if never stopped
+python examples/plain_pytorch.py shards/ --steps 80 --checkpoint plain.pt --resume  # continues with step 41, as if never stopped
 torchrun --nproc-per-node 2 examples/plain_pytorch.py shards/ --steps 20            # the same batches, half of each on either rank
 
-Batches come finished, on the device: random crop, mirror and PCA colour, pixels of 0..255 minus the mean image. There are no transforms,
-sampler, worker processes or copies to the device. Where the loader is, is one integer, which goes into the checkpoint.
+Batches arrive finished, on the device: random crop, mirror and PCA colour, pixels of 0..255 minus the mean image. There are no transforms,
+sampler, worker processes or copies to the device. The position of the loader is one integer, which goes into the checkpoint.
 """
 
 import argparse
@@ -24,27 +24,27 @@ from torch.nn.parallel import DistributedDataParallel
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", help="folder that alexprep shard made")
-    parser.add_argument("--steps", type=int, default=100, help="in all, those before a --resume included")
-    parser.add_argument("--batch-size", type=int, default=128, help="of all ranks together")
+    parser.add_argument("--steps", type=int, default=100, help="steps in total, including those before a --resume")
+    parser.add_argument("--batch-size", type=int, default=128, help="images per batch, over all ranks")
     parser.add_argument("--crop", type=int, default=224)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=["cpu", "gpu"], default="gpu" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--checkpoint", metavar="FILE")
-    parser.add_argument("--resume", action="store_true", help="go on from --checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from --checkpoint")
     args = parser.parse_args()
 
     ranks = {"rank": int(os.environ.get("RANK", "0")), "world_size": int(os.environ.get("WORLD_SIZE", "1"))}  # torchrun sets them
     first, world_size, device = ranks["rank"] == 0, ranks["world_size"], torch.device("cpu")
     if args.device == "gpu":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)  # the loader takes the current one
+        torch.cuda.set_device(device)  # the loader uses the current device
     if world_size > 1:
         distributed.init_process_group("nccl" if args.device == "gpu" else "gloo")
 
     options = {"batch_size": args.batch_size, "crop": args.crop, "seed": args.seed, "device": args.device, "layout": "channels_last"}
     loader = Loader(args.shards, **options, **ranks)
     torch.manual_seed(args.seed)
-    stem = [nn.Conv2d(3, 32, 7, stride=4), nn.GroupNorm(8, 32), nn.ReLU()]  # the norm takes pixels of any scale
+    stem = [nn.Conv2d(3, 32, 7, stride=4), nn.GroupNorm(8, 32), nn.ReLU()]  # the norm accepts pixels of any scale
     head = [nn.Conv2d(32, 64, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     model = nn.Sequential(*stem, *head, nn.Linear(64, len(read_manifest(args.shards).classes))).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
