@@ -1,10 +1,10 @@
-"""A ten-view evaluation of the whole network: `alextrain eval` against the same one written with torchvision's TenCrop and a DataLoader, in turn.
+"""Compare `alextrain eval` with ten views and the whole network to the same evaluation by torchvision's TenCrop and a DataLoader, alternating.
 
 python benchmarks/evaluate.py SHARDS [--rounds 3] [--venvs FOLDER] [--json FILE]
 
 A `source` network is trained for a few steps on the shards (ten classes are enough); both sides evaluate it on their val split. The peer's network
-is made of torch's own layers, in float32, and reads the same records as image files. Both must find the same error. Rates are of the whole command
-without its start: reading, ten views, network. The peer needs its environment: benchmarks/loaders.py --install makes it (and safetensors in it).
+consists of torch's own layers, in float32, and reads the same records as image files. Both must find the same error. Rates cover the whole command
+without its start-up: reading, ten views, network. benchmarks/loaders.py --install makes the peer's environment, which this needs (with safetensors).
 """
 
 import argparse
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("shards", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=8, help="of training before (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=8, help="training steps before the evaluation (default: %(default)s)")
     parser.add_argument("--venvs", type=Path, default=VENVS)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()

@@ -1,9 +1,9 @@
-"""The paper's figure 1: a four-layer net on CIFAR-10 with ReLU and with tanh, epochs to a training error of 25 %.
+"""Figure 1 of the paper: epochs until a four-layer net on CIFAR-10 reaches a training error of 25 %, with ReLU and with tanh.
 
 python benchmarks/figure1.py ABLATION... [--plot FILE.png]
 
-Reads what `alextrain ablate` has left (docs/results.md has the commands): rows are named activation=A,lr=R. The epochs are interpolated between the
-epochs' mean training errors; the rate that needs the fewest on average is taken for each activation.
+Reads the output of `alextrain ablate` (docs/results.md has the commands); rows are named activation=A,lr=R. The number of epochs is interpolated
+between the mean training errors of the epochs. For each activation, the rate that needs the fewest epochs on average is chosen.
 """
 
 import argparse
@@ -22,8 +22,8 @@ def curve(metrics: Path) -> Curve:
 
 
 def epochs_to(points: Curve, target: float = TARGET) -> float | None:
-    """Return where the line through the points, each at the middle of its epoch, falls to the target; None if it does not."""
-    before = (-0.5, 0.9)  # of ten classes, before anything is learnt
+    """Return the epoch at which the line through the points (each at the middle of its epoch) reaches the target, or None."""
+    before = (-0.5, 0.9)  # chance with ten classes
     for epoch, error in points:
         here = (epoch - 0.5, error)
         if error <= target:
@@ -33,7 +33,7 @@ def epochs_to(points: Curve, target: float = TARGET) -> float | None:
 
 
 def read(folder: Path) -> dict[str, dict[str, list[Curve]]]:
-    """Return the curves by activation and learning rate, a seed each."""
+    """Return the curves by activation and learning rate, one per seed."""
     found: dict[str, dict[str, list[Curve]]] = defaultdict(lambda: defaultdict(list))
     for metrics in sorted(folder.glob("activation=*/seed-*/metrics.jsonl")):
         parts = dict(part.split("=") for part in metrics.parent.parent.name.split(","))
@@ -42,7 +42,7 @@ def read(folder: Path) -> dict[str, dict[str, list[Curve]]]:
 
 
 def table(name: str, found: dict[str, dict[str, list[Curve]]]) -> dict[str, tuple[str, float]]:
-    """Print the epochs of every rate; return the best rate of each activation with its epochs."""
+    """Print the epochs for every rate; return the best rate of each activation with its epochs."""
     best: dict[str, tuple[str, float]] = {}
     print(f"\n{name}\n{'activation':12}{'lr':>8}{'runs':>6}  epochs to {100 * TARGET:.0f} %")
     for activation, rates in found.items():

@@ -1,11 +1,11 @@
-"""JPEG and raw records -> batches of 224x224 views on a GPU: ours, DALI as it is usually written, torchvision's DataLoader, in turn, in one run.
+"""JPEG and raw records -> batches of 224x224 views on a GPU: ours, DALI as usually written, torchvision's DataLoader, alternating in one run.
 
 python benchmarks/gpu.py [--src FOLDER] [--copies 8] [--rounds 3] [--seconds 2] [--batch 128] [--json FILE]
 
-FOLDER holds images as `alexprep shard` takes them; without it, pictures are drawn. All read the same records from the page cache (the peers as
-files) with as many threads or worker processes as CPUs, and leave random crops, mirrored and normalised, on the device; ours with PCA colour too,
-which no peer has. "DALI alone" decodes on the GPU and takes its own random numbers. torchvision decodes on the CPU (decode_jpeg), pins and
-copies; it needs torchvision beside this torch. "copied" is a limit: the records, as they are stored, from pinned memory to the device.
+FOLDER holds images as `alexprep shard` takes them; without it, pictures are drawn. All contestants read the same records from the page cache (the
+peers as files), use as many threads or worker processes as there are CPUs, and put random crops, mirrored and normalised, on the device. Ours
+includes PCA colour, which no peer has. "DALI alone" decodes on the GPU and draws its own random numbers. torchvision decodes on the CPU
+(decode_jpeg), pins and copies; it needs torchvision for this torch. "copied" is a limit: stored records copied from pinned memory to the device.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from environments import link
 
 CPUS = len(os.sched_getaffinity(0))
 WARM_UP = 30  # batches
-Batches = Callable[[], Iterator[int]]  # endless: the size of each batch, which is on the device
+Batches = Callable[[], Iterator[int]]  # endless; yields the size of each batch on the device
 
 
 def shards(src: Path, folder: Path, encoding: Encoding) -> Path:
@@ -75,7 +75,7 @@ def torchvision(records: Path, batch: int) -> Iterator[int]:
 
 
 def rate(batches: Batches, seconds: float) -> float:
-    """Return images/s once it is warm."""
+    """Return images/s after warm-up."""
     running = batches()
     for _ in islice(running, WARM_UP):
         pass

@@ -1,7 +1,7 @@
-"""JPEG, shrinking and moments: the compiled loops against their plain twins, alternating in one run.
+"""JPEG, shrinking and moments: the compiled loops and their plain twins, alternating in one run.
 
-On drawn pictures of 500x375, or on the JPEGs below --src that are larger than 256 pixels. The twins are libjpeg-turbo (decoding whole images
-with simplejpeg, encoding and then decoding with Pillow and simplejpeg), OpenCV and numpy; the bits are the same.
+The images are drawn pictures of 500x375, or the JPEGs below --src that are larger than 256 pixels. The twins are libjpeg-turbo (decoding whole
+images with simplejpeg, encoding and then decoding with Pillow and simplejpeg), OpenCV and numpy; the bits are the same.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def compare(name: str, fast: Callable[[Any], object], plain: Callable[[Any], obj
             start = time.perf_counter()
             for image in images:
                 function(image)
-            if round_:  # the first warms up
+            if round_:  # the first round warms up
                 times[function].append((time.perf_counter() - start) / len(images))
     ours, theirs = (statistics.median(times[function]) for function in (fast, plain))
     ratio = statistics.median(b / a for a, b in zip(times[fast], times[plain], strict=True))
@@ -66,7 +66,7 @@ def compare(name: str, fast: Callable[[Any], object], plain: Callable[[Any], obj
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--src", type=Path, help="a folder with *.JPEG below it")
+    parser.add_argument("--src", type=Path, help="folder with *.JPEG files below it")
     parser.add_argument("--count", type=int, default=100)
     arguments = parser.parse_args()
     use_one_thread()
@@ -83,7 +83,7 @@ def main() -> None:
     compare("decode a record", decode_jpeg, plain_decode_jpeg, records)
     compare("encode a record", lambda image: encode_jpeg(image, 95), lambda image: plain_encode_jpeg(image, 95), squares)
     compare("shrink", lambda image: area_square(image, scaled(image), SIZE), plain_square, images)
-    pixel_sum, outer = np.zeros((SIZE, SIZE, 3), np.uint16), np.zeros(6, np.uint64)  # the sums wrap around, and nobody reads them
+    pixel_sum, outer = np.zeros((SIZE, SIZE, 3), np.uint16), np.zeros(6, np.uint64)  # the sums wrap around and are not read
     compare("moments", lambda image: count_moments(image, pixel_sum, outer), lambda image: plain_count_moments(image, pixel_sum, outer), squares)
 
 

@@ -1,16 +1,16 @@
-"""256x256 records -> batches of 224x224 views: ours, the peers, and three limits, in turn, on the same records, in one run.
+"""256x256 records -> batches of 224x224 views: ours, the peers, and three limits, alternating on the same records in one run.
 
 python benchmarks/loaders.py --install [--venvs DIR]      # once: an environment for each peer, by pip
 python benchmarks/loaders.py [--src FOLDER] [--copies 4] [--rounds 3] [--venvs DIR] [--json FILE] [--plot FILE.png]
 
-FOLDER holds images as `alexprep shard` takes them; without it, pictures are drawn. They are sharded as JPEG and as raw records, and the
-JPEG records written out again, byte for byte, for the peers. Everybody gives batches of 128 in torch: random crop of 224, mirror, normalised,
-float32 unless it is said; ours with PCA colour too, which no peer has. As many threads or worker processes as CPUs, records in the page
-cache. One epoch warms up. "limit" is the share of the limit measured in the same round: for raw records the bare conversion of as many
-bytes from uint8 to float32 by torch, for JPEG the bare libjpeg-turbo decoding of whole records. "region", for our JPEG rows only, is the share
-of a harder limit: our own decoder computing no more than a random 224x224 region of each record, on as many threads as CPUs, with nothing
-done to the pixels; at least 0.90 is the aim. "first batch" is the time from making the iterator to its first batch. FFCV and SPDL need
-libraries that pip does not bring: on Debian, first `apt-get install g++ libopencv-dev libturbojpeg0-dev pkg-config ffmpeg`.
+FOLDER holds images as `alexprep shard` takes them; without it, pictures are drawn. They are sharded as JPEG and as raw records; for the peers, the
+JPEG records are also written as files, byte for byte. Every contestant gives batches of 128 in torch: random crop of 224, mirror, normalised,
+float32 unless stated otherwise. Ours includes PCA colour, which no peer has. There are as many threads or worker processes as CPUs, and the
+records are in the page cache. One epoch warms up. "limit" is the rate as a share of the limit measured in the same round: for raw records,
+torch's conversion alone of as many bytes from uint8 to float32; for JPEG, libjpeg-turbo's decoding alone of whole records. "region", for our JPEG
+rows only, is the share of a harder limit: our own decoder on a random 224x224 region of each record, with as many threads as CPUs and nothing
+done to the pixels; the goal is at least 0.90. "first batch" is the time from making the iterator to its first batch. FFCV and SPDL need
+libraries that pip does not install: on Debian, first `apt-get install g++ libopencv-dev libturbojpeg0-dev pkg-config ffmpeg`.
 """
 
 import json
@@ -99,7 +99,7 @@ def _installed(package: str) -> bool:
 
 
 def make_records(src: Path, folder: Path) -> int:
-    """Make the shards "jpeg" and "raw", and "records", the JPEG records as files; return how many there are."""
+    """Make the shards "jpeg" and "raw", and the folder "records" with the JPEG records as files; return the number of records."""
     alexprep = Path(sys.executable).parent / "alexprep"
     for encoding in ("jpeg", "raw"):
         command = [alexprep, "shard", "--src", src, "--out", folder / "shards" / encoding, "--encoding", encoding, "--max-bad", "0.05"]
@@ -135,7 +135,7 @@ def compete(field: list[Contestant], folder: Path, rounds: int) -> dict[str, lis
 
 
 def rows(results: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
-    """Medians, and each row's share of its limits, round by round."""
+    """Compute medians, and each row's share of its limits, round by round."""
     limits = {"raw": results.get("alexprep, conversion"), "jpeg": results.get("alexprep, decoding")}
     table = []
     for name, runs in results.items():
@@ -170,7 +170,7 @@ def plot(table: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = options(__doc__, "class folders")
-    parser.add_argument("--plot", type=Path, help="file for bars")
+    parser.add_argument("--plot", type=Path, help="file for a bar chart")
     arguments = parser.parse_args()
     venvs = arguments.venvs.expanduser().absolute()
     if arguments.install:

@@ -1,4 +1,4 @@
-"""The epoch's order, for ImageNet-1k and for a set of 14 million: time to its first batch, to one of another part, to the whole; memory."""
+"""The epoch's order for ImageNet-1k and for a set of 14 million: memory, and time to its first batch, to a batch of another part, to all of it."""
 
 import platform
 import resource

@@ -1,9 +1,9 @@
-"""What each rank sends in a step, counted, for the three ways to share the network, and from which batch on which of them sends least.
+"""Count the bytes that each rank sends per step in the three layouts, and compute the batch sizes at which the best layout changes.
 
 python benchmarks/parallel.py [--ranks 2] [--width 1.0] [--batches 32,128] [--json FILE]
 
-Ranks are processes of this machine over gloo; the times are a CPU's, where sending is copying: the bytes are what holds elsewhere. The
-crossover is reckoned by the formula that the counts are held against, for bfloat16 activations and gradients.
+The ranks are processes of this machine over gloo. The times are a CPU's, where sending is copying; only the bytes carry over to other machines.
+The crossover is calculated, for bfloat16 activations and gradients, by the formula that the counts are checked against.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def measured(ranks: int, name: Name, width: float, batch: int) -> dict[str, Any]
 
 
 def crossover(whole: AlexNet, ranks: int, a: Name, b: Name) -> int | None:
-    """Return the smallest batch at which `a` sends no less than `b`."""
+    """Return the smallest batch at which `a` sends at least as much as `b`."""
 
     def more(batch: int) -> bool:
         size_a, size_b = (bytes_a_step(name, whole, ranks, batch, activation=2, gradient=2) for name in (a, b))

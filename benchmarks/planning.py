@@ -1,9 +1,9 @@
-"""How long `alexprep shard` thinks before the first image, and before it goes on where it was killed: ImageNet-1k and all of ImageNet.
+"""Time of `alexprep shard` before the first image, and before it continues a killed job, for ImageNet-1k and for all of ImageNet.
 
 python benchmarks/planning.py [--images 1281167 14197122]
 
-The listings are made up (names as long as ImageNet's, no files); the plan, its digests, the shuffle, the folder of finished shards
-with its sidecars and the look through it are real. Listing a real source comes on top: that is the file system's time.
+The listings are synthetic (names as long as ImageNet's, no files). The plan, its digests, the shuffle, the folder of finished shards
+with its sidecars and the check of that folder are real. Listing a real source comes on top and depends on the file system.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def made_up(images: int) -> Source:
 
 
 def finish(job: ShardJob, folder: Path, besides: int) -> int:
-    """Make every shard look finished but for the last few; return how many that are."""
+    """Make all but the last few shards look finished; return the number of finished ones."""
     names = job.plan.shards("train")[:-besides]
     counts = dict(Counter(i % len(job.plan.classes) for i in range(4096)))
     nothing = Moments.zero(1)
@@ -41,7 +41,7 @@ def finish(job: ShardJob, folder: Path, besides: int) -> int:
     for name in names:
         Sidecar(Shard(name, 4096, 10**8, "0" * 64), job.plan.digest, counts, (), sums).write(folder, nothing)
         with (folder / name).open("wb") as file:
-            file.truncate(10**8)  # a hole: no byte is written
+            file.truncate(10**8)  # a sparse file: no byte is written
     return len(names)
 
 

@@ -1,21 +1,21 @@
-"""Folders of JPEGs -> 256x256 records: `alexprep shard`, its bare kernels, and the peers, in turn, on the same files, in one run.
+"""Folders of JPEGs -> 256x256 records: `alexprep shard`, its bare kernels, and the peers, alternating on the same files in one run.
 
 python benchmarks/producers.py --install [--venvs DIR]      # once: an environment for each peer, by pip
 python benchmarks/producers.py [--src FOLDER] [--copies 4] [--rounds 3] [--venvs DIR] [--json FILE]
 
-FOLDER holds train/<class>/* and val/<class>/*, or <class>/*; without it, pictures are drawn. Files that are no image are left out, since
-the peers stop at them. The others are hard-linked --copies times, so that a run takes a few seconds. All use as many processes as there
-are CPUs. FFCV is compiled: on Debian, first `apt-get install g++ libopencv-dev libturbojpeg0-dev pkg-config`.
+FOLDER holds train/<class>/* and val/<class>/*, or <class>/*; without it, pictures are drawn. Files that are not images are left out, because
+the peers stop at them. The others are hard-linked --copies times, so that a run takes a few seconds. All contestants use as many processes as
+there are CPUs. FFCV is compiled: on Debian, first `apt-get install g++ libopencv-dev libturbojpeg0-dev pkg-config`.
 
-What is measured:
-  alexprep shard, whole command   from typing it to the prompt: Python's start, imports, workers, statistics, fsync
-  alexprep shard, after imports   the same runs by the "seconds" that --json prints, which is how the peers are timed
-  peers                           time inside the process, imports excluded; the code in benchmarks/peers/, with Pillow for the images
-  bare kernels                    decode, resize, crop and encode, from memory to nowhere: by the libraries that others use, and by ours
-  4:2:0                           what all peers write, since Pillow does unless told otherwise; our default is 4:4:4
-The column "to ours" compares with the first row, round by round. "without start-up" is the slope between all files and about a quarter of them:
-what a long job gets. "CPU ms" is that slope in processor time of all processes together, per image. "others" is the share
-of the machine's processor time that other programs took during the runs: above a few percent, trust no column but "CPU ms", and that one little.
+Measurements:
+  alexprep shard, whole command   from the command to the prompt: Python's start, imports, workers, statistics, fsync
+  alexprep shard, after imports   the same runs by the "seconds" that --json prints; the peers are timed in the same way
+  peers                           time inside the process, without imports; the code in benchmarks/peers/, with Pillow for the images
+  bare kernels                    decode, resize, crop and encode, from memory, output discarded: with the usual libraries, and with ours
+  4:2:0                           the format of all peers, because Pillow uses it by default; our default is 4:4:4
+The column "to ours" is the ratio to the first row, round by round. "without start-up" is the slope between all files and about a quarter of them,
+which is the rate of a long job. "CPU ms" is that slope in processor time of all processes together, per image. "others" is the share
+of the machine's processor time that other programs took during the runs. Above a few percent, trust only "CPU ms", and that only a little.
 """
 
 import ctypes
@@ -51,8 +51,8 @@ from PIL import Image
 
 HERE = Path(__file__).parent
 CPUS = len(os.sched_getaffinity(0))
-PR_SET_CHILD_SUBREAPER = 36  # orphans below this process become its children
-LIMIT = 900  # seconds of one run: FFCV's writer waits for ever for a worker that died
+PR_SET_CHILD_SUBREAPER = 36  # makes orphaned descendants children of this process
+LIMIT = 900  # seconds per run: FFCV's writer waits forever for a worker that died
 PEERS = (
     Peer("FFCV DatasetWriter", "ffcv_writer.py"),
     Peer("LitData optimize", "litdata_optimize.py"),
@@ -75,15 +75,15 @@ class Contestant:
     name: str
     convert: Callable[[Path, Path], Run]
     versions: dict[str, str]
-    runs: dict[str, list[Run]] = field(default_factory=lambda: defaultdict(list))  # of "all" files and of the "few"
+    runs: dict[str, list[Run]] = field(default_factory=lambda: defaultdict(list))  # for "all" files and for the "few"
     failure: str = ""
 
 
-# What is converted
+# The files to convert
 
 
 def usable(path: Path) -> bool:
-    """Whether both Pillow, which the peers use, and our own decoder open it."""
+    """Return whether both Pillow, which the peers use, and our own decoder open it."""
     try:
         decode(path.read_bytes())
         with Image.open(path) as image:
@@ -108,11 +108,11 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-# Who converts
+# The contestants
 
 
 def call(command: Sequence[str | Path], out: Path) -> str:
-    """Run it and return its stdout; at the time limit, or when it fails, none of its processes stays."""
+    """Run it and return its stdout; after the time limit or a failure, none of its processes survives."""
     scratch = {"TMPDIR": str(out.parent), "DATA_OPTIMIZER_CACHE_FOLDER": str(out.parent / "cache")}
     environment = os.environ | QUIET | scratch
     process = subprocess.Popen(
@@ -126,7 +126,7 @@ def call(command: Sequence[str | Path], out: Path) -> str:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     with suppress(ChildProcessError):
-        while os.waitpid(-1, 0):  # what it has left behind is ours now; waited for, its processor time counts
+        while os.waitpid(-1, 0):  # its orphans are our children now: waiting for them counts their processor time
             pass
     if process.returncode:
         raise RuntimeError(last_line(stderr) or f"exit status {process.returncode}")
@@ -168,7 +168,7 @@ def of_ours(data: bytes, subsampling: Subsampling = "444") -> None:
 
 
 def kernels(work_on: Callable[[bytes], None], src: Path, _out: Path) -> Run:
-    """Every process takes the next image when it has done one, so that all end together."""
+    """Each process takes the next image when it finishes one, so that all end together."""
     files = [path.read_bytes() for path in files_of(src)]
     context = multiprocessing.get_context("fork")  # the processes share `files`
     barrier, taken = context.Barrier(CPUS + 1), context.Value("q", 0)
@@ -219,18 +219,18 @@ def contestants(venvs: Path) -> list[Contestant]:
 
 
 def cpu_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)  # of all descendants that were waited for
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)  # sum over all descendants that were waited for
     return used.ru_utime + used.ru_stime
 
 
 def busy_seconds() -> float:
-    """Processor time that the whole machine has used since it started."""
+    """Return the processor time that the whole machine has used since it started."""
     user, nice, system, _idle, _iowait, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(contestant: Contestant, src: Path, folder: Path) -> Run | None:
-    """One conversion. What fails once is not run again."""
+    """Run one conversion. A contestant that failed once is not run again."""
     if contestant.failure:
         return None
     with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as scratch:
@@ -263,7 +263,7 @@ def compete(field_: list[Contestant], folders: dict[str, Path], rounds: int, fol
 
 
 def slope(runs: dict[str, list[Run]], of: Callable[[Run], float]) -> float:
-    """How much `of` grows by one image."""
+    """Return how much `of` grows per image."""
     grown = statistics.median(map(of, runs["all"])) - statistics.median(map(of, runs["few"]))
     return grown / (runs["all"][0].images - runs["few"][0].images)
 
@@ -295,7 +295,7 @@ def rows(contestant: Contestant) -> list[dict[str, Any]]:
 
 
 def relate(table: list[dict[str, Any]]) -> None:
-    """Add each row's ratio to the first: the median over rounds of the ratio within a round, since a shared machine drifts."""
+    """Add each row's ratio to the first row: the median over rounds of the ratio within a round, because a shared machine drifts."""
     own = table[0].get("rates")
     for line in table:
         if own and "rates" in line:

@@ -1,9 +1,9 @@
-"""Does the authors' recipe pay? `source` against torchvision's alexnet with its usual recipe, for the same wall-clock time, on the same records.
+"""Compare the authors' recipe (`source`) with torchvision's alexnet and its usual recipe, for the same wall-clock time on the same records.
 
 python benchmarks/recipes.py SHARDS [--minutes 5] [--seeds 2] [--batch 128] [--out bench/recipes] [--venvs FOLDER]
 
-The rates of both are measured first, in turn; each side then takes the steps that fit into the minutes at its rate, so that a machine that
-is busy later does not decide. Runs that are finished are not run again. The peer needs its environment: benchmarks/loaders.py --install makes it.
+The rates of both sides are measured first, alternating. Each side then takes the steps that fit into the minutes at its rate, so that a machine
+that is busy later does not decide. Finished runs are not run again. benchmarks/loaders.py --install makes the peer's environment, which this needs.
 """
 
 import argparse
@@ -25,7 +25,7 @@ RATE_STEPS = 24
 
 
 def ours(shards: Path, out: Path, steps: int, seed: int, batch: int, epoch_steps: int) -> dict[str, Any]:
-    """Return the rate and the errors of a run of `source`; the learning rate drops once, at 70 % of its epochs."""
+    """Return the rate and the errors of a `source` run; its learning rate drops once, at 70 % of the epochs."""
     epochs = str(math.ceil(steps / epoch_steps))
     options = ["--steps", str(steps), "--epochs", epochs, "--seed", str(seed), "--batch-size", str(batch), "--precision", "bfloat16"]
     options += ["--set", "schedule=fixed", "--set", "drops=0.7", "--set", "log_steps=4"]
@@ -39,7 +39,7 @@ def ours(shards: Path, out: Path, steps: int, seed: int, batch: int, epoch_steps
 
 
 def theirs(python: Path, folder: Path, steps: int, seed: int, batch: int, *, rate: bool = False) -> dict[str, Any]:
-    """Return the same of torchvision's."""
+    """Return the same for torchvision's network."""
     script = Path(__file__).parent / "peers" / "torchvision_train.py"
     command = [python, script, folder, str(steps), str(seed), str(batch), *(["--rate"] if rate else [])]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -47,7 +47,7 @@ def theirs(python: Path, folder: Path, steps: int, seed: int, batch: int, *, rat
 
 
 def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Return what is in `path`, or make it."""
+    """Return the content of `path`; make the file first if it is missing."""
     if not path.exists():
         value = make()
         path.write_text(json.dumps(value))

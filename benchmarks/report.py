@@ -1,8 +1,8 @@
-"""The report page of a long run: its size, and how long a browser takes until the curves are there.
+"""The report page of a long run: its size, and the time until a browser has drawn its curves.
 
 python benchmarks/report.py [--rows 100000] [--runs 1] [--rounds 5]
 
-Needs Chromium on the PATH and playwright. The page has nothing but curves: pictures add what they weigh.
+Needs Chromium on the PATH and playwright. The page has only curves; pictures would add their own size.
 """
 
 import argparse

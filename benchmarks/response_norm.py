@@ -1,4 +1,4 @@
-"""Response normalisation, forward and backward: ours, compiled and in plain torch, against torch's own layer, alternating in one run."""
+"""Response normalisation, forward and backward: our compiled code, ours in plain torch, and torch's own layer, alternating in one run."""
 
 import platform
 import statistics
@@ -33,7 +33,7 @@ def main() -> None:
             for round_ in range(8):
                 for label, layer in contestants.items():
                     taken = seconds(layer, x, grad)
-                    if round_:  # the first warms up
+                    if round_:  # the first round warms up
                         times[label].append(taken)
             found = {label: statistics.median(values) for label, values in times.items()}
             told = "   ".join(f"{label} {1000 * value:6.0f} ms ({value / found['compiled']:.1f})" for label, value in found.items())

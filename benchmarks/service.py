@@ -1,16 +1,16 @@
-"""`alexprep serve`: what it gives over loopback, against local loading and against Flight alone; latency, several servers, and a soak with faults.
+"""`alexprep serve` over loopback, compared with local loading and with Flight alone; latency, several servers, and a soak test with faults.
 
 python benchmarks/service.py SHARDS [RAW_SHARDS] [--rounds 3] [--streams 4] [--soak MINUTES] [--json FILE] [--only PART]
 
-SHARDS are JPEG records, RAW_SHARDS the same with --encoding raw. Servers, clients and trainers share the CPUs of one machine, so that the
-figures are ratios of what is done in one run, in turn, not what a server with a machine of its own would give.
+SHARDS are JPEG records, RAW_SHARDS the same records made with --encoding raw. Servers, clients and trainers share the CPUs of one machine, so the
+figures are ratios of alternating measurements in one run. They do not show what a server on its own machine would give.
 
-throughput  images/s of a client that only takes answers, in each form, and of a `Loader` on them; beside a local `Loader`, and beside
-            a bare Flight server that sends the same messages, of eight steps, from memory ("Flight alone")
-latency     of one answer of 32 records, p50 and p99, with 1, 8 and 64 clients at once
-scale       images/s of 1, 2 and 4 servers, each pinned to CPUs in turn
-train       a trainer's rate with --data grpc://, against its own with the folder; trainer and server on a CPU each
-soak        minutes of a stream while servers are killed, stopped and flooded: memory of the server that stays, and every batch against the local one
+throughput  images/s of a client that only takes answers, in each form, and of a `Loader` of the server; beside a local `Loader`, and beside
+            a bare Flight server that sends the same messages, those of eight steps, from memory ("Flight alone")
+latency     p50 and p99 for one answer of 32 records, with 1, 8 and 64 clients at once
+scale       images/s of 1, 2 and 4 servers, pinned to the CPUs in turn
+train       a trainer's rate with --data grpc://, as a share of its rate with the folder; trainer and server have one CPU each
+soak        a stream while servers are killed, stopped and flooded: memory of the server that stays, each batch compared with the local one
 """
 
 import argparse
@@ -46,7 +46,7 @@ BATCH, SECONDS = 128, 4.0
 
 
 class Server:
-    """A server process, on some of the CPUs."""
+    """A server process, pinned to some of the CPUs."""
 
     def __init__(self, shards: Path, *options: object, port: int = 0, cpus: list[int] | None = None) -> None:
         place = ["taskset", "-c", ",".join(map(str, cpus))] if cpus else []
@@ -57,7 +57,7 @@ class Server:
         self.port = int(self.location.rpartition(":")[2])
 
     def resident(self) -> float:
-        """MB of memory."""
+        """Return its memory in MB."""
         return int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     def kill(self) -> None:
@@ -66,14 +66,14 @@ class Server:
 
 
 def tickets(shards: Path, form: str, batch: int = BATCH) -> Callable[[int], flight.Ticket]:
-    """Return what makes the ticket of a step."""
+    """Return a function that makes the ticket of a step."""
     manifest = read_manifest(shards)
     data, config = digest(manifest, stats_for(manifest, "train")), LoaderConfig(batch_size=batch)
     return lambda step: flight.Ticket(Ticket(data, form, step, config).to_bytes())  # type: ignore[arg-type]
 
 
 def rate(work: Callable[[int], int], threads: int = 2) -> float:
-    """Return images/s of `work(step)`, which returns how many it had, on some threads for some seconds after as many to warm up."""
+    """Return images/s of `work(step)`, which returns a number of images, on some threads, after a warm-up of the same length."""
     counts, stop, lock = [0], threading.Event(), threading.Lock()
     steps = iter(range(1 << 40))
 
@@ -99,12 +99,12 @@ def rate(work: Callable[[int], int], threads: int = 2) -> float:
 
 
 def take(client: flight.FlightClient, ticket: flight.Ticket) -> int:
-    """Read an answer and look at nothing."""
+    """Read an answer and ignore its content."""
     return sum(len(chunk.data) for chunk in client.do_get(ticket))
 
 
 def limit(answers: list[list[pa.RecordBatch]]) -> subprocess.Popen[str]:
-    """Start a bare server, in a process of its own, that sends these answers in turn, from memory."""
+    """Start a bare server in its own process; it sends these answers in turn, from memory."""
     path = Path(tempfile.mkdtemp()) / "answers.arrow"
     with pa.ipc.new_file(path, answers[0][0].schema) as file:
         for batch in (batch for answer in answers for batch in answer):
@@ -113,9 +113,9 @@ def limit(answers: list[list[pa.RecordBatch]]) -> subprocess.Popen[str]:
 
 
 def bare(path: Path) -> None:
-    """Be that server."""
+    """Run that server."""
     reader = pa.ipc.open_file(pa.memory_map(str(path)))
-    path.unlink()  # it is in memory as long as we are there
+    path.unlink()  # the data stays in memory until this process ends
     path.parent.rmdir()
     batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
     answers = len(batches) // 8
@@ -245,7 +245,7 @@ def scale(shards: Path, rounds: int) -> dict[str, Any]:
 
 
 def train(shards: Path, rounds: int) -> dict[str, Any]:
-    """A trainer on one CPU; its local loading has that CPU too, the server has another."""
+    """Measure a trainer on one CPU, which its local loading shares; the server has another CPU."""
     server = Server(shards, cpus=[CPUS[-1]])
     found: dict[str, list[float]] = {"folder": [], **{form: [] for form in FORMS}}
     with tempfile.TemporaryDirectory() as scratch:
@@ -267,7 +267,7 @@ def train(shards: Path, rounds: int) -> dict[str, Any]:
 
 
 def soak(shards: Path, minutes: float) -> dict[str, Any]:
-    """One server that stays, two that are killed and stopped at random, noise at its port; every batch against the local one."""
+    """Stream from a server that stays up amid noise and two that fail at random; compare each batch with the local one."""
     stays, others = Server(shards, "--stall-seconds", 5), [Server(shards) for _ in range(2)]
     ports = [other.port for other in others]
     where = "grpc://" + ",".join(f"127.0.0.1:{port}" for port in (stays.port, *ports))
@@ -331,8 +331,8 @@ def main() -> None:
     parser.add_argument("shards", type=Path)
     parser.add_argument("raw", type=Path, nargs="?")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--streams", type=int, default=4, help="answers that the bare clients take at a time (default: %(default)s, as a Loader)")
-    parser.add_argument("--soak", type=float, default=10, help="minutes (default: %(default)s)")
+    parser.add_argument("--streams", type=int, default=4, help="answers that a bare client takes at a time (default: %(default)s, as in a Loader)")
+    parser.add_argument("--soak", type=float, default=10, help="minutes of the soak test (default: %(default)s)")
     parser.add_argument("--only", action="append", choices=["throughput", "latency", "scale", "train", "soak"])
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()

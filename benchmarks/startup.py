@@ -1,11 +1,11 @@
-"""From nothing to the first batch, and the memory of a long epoch, at ImageNet's size and at eleven times that.
+"""Time to the first batch and memory of a long epoch, at the size of ImageNet and at eleven times that.
 
 python benchmarks/startup.py [--records 1281167 14000000] [--steps 400] [--encoding jpeg]
 
-The data set is one shard of drawn pictures under as many names as needed (links to one file), which is in the page cache. A fresh process
-each time; seconds count from its first line, Python's own start excluded: imports (torch's are most of them), manifest, shards checked, order of the
-epoch, first batch. Memory is what /proc/self/status says after the first batch, its largest, and after so many steps: anonymous (its own) and
-file-backed (maps of the shards).
+The data set is one shard of drawn pictures under as many names as needed (links to one file), in the page cache. Each measurement has a new
+process. Seconds count from the process's first line, without Python's own start: imports (mostly torch's), manifest, check of the shards, order
+of the epoch, first batch. Memory comes from /proc/self/status: after the first batch, its maximum, and after all steps; anonymous (the process's
+own) and file-backed (maps of the shards).
 """
 
 import argparse
@@ -52,7 +52,7 @@ print(json.dumps({"records": len(loader.records), "imports": imported - start, "
 
 
 def draw(folder: Path, encoding: Encoding) -> Path:
-    """Make a data set of one shard of ROWS records, by putting together those of a small one."""
+    """Make a data set of one shard with ROWS records by repeating the records of a small data set."""
     for _ in write_demo_data(folder / "drawn", 52, 8, 0):
         pass
     config = ShardConfig(encoding=encoding, records_per_shard=ROWS)
@@ -85,7 +85,7 @@ def draw(folder: Path, encoding: Encoding) -> Path:
 
 
 def multiply(one: Path, folder: Path, records: int) -> Path:
-    """Make a data set of at least so many records out of one."""
+    """Make a data set of at least this many records from the data set of one shard."""
     manifest = json.loads((one / "manifest.json").read_text())
     split = manifest["splits"]["train"]
     shards, made, total = split["shards"], [], 0

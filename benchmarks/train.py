@@ -1,14 +1,14 @@
-"""Whole training steps of the `paper` network, batch 128: ours against the same network written the usual way, in turn, in one run.
+"""Whole training steps of the `paper` network, batch 128: ours and the same network written the usual way, alternating in one run.
 
 python benchmarks/train.py [--rounds 3] [--batch 128] [--device cpu|gpu] [--only NAME]... [--loader FOLDER] [--json FILE]
 
 usual      float32, contiguous, torch's LocalResponseNorm, Dropout and SGD, eager
-compiled   the usual network in channels_last, bfloat16 autocast and torch.compile: what torch alone can do
-ours       channels_last, our normalisation, dropout and update; in float32, in bfloat16, and in bfloat16 with torch.compile
+compiled   the usual network in channels_last, with bfloat16 autocast and torch.compile: the best of torch alone
+ours       channels_last with our normalisation, dropout and update; in float32, in bfloat16, and in bfloat16 with torch.compile
 
-"share" is the share of this machine's bfloat16 matrix rate, of 4096x4096 matrices, measured in each round: 4.136 GFLOP a training image.
-With --loader, shards in FOLDER (as alexprep shard makes them) train against `--data synthetic` through the command line, in turn, and the
-ratio of the two rates is the loader's: 1 means that nothing is ever waited for. On a GPU float16 (without a loss scale) is measured
+"share" is the share of this machine's bfloat16 matrix rate with 4096x4096 matrices, measured in each round: 4.136 GFLOP per training image.
+With --loader, training on the shards in FOLDER (as alexprep shard makes them) alternates with `--data synthetic`, through the command line. The
+ratio of the two rates measures the loader: 1 means that the trainer never waits. On a GPU, float16 (without a loss scale) is measured
 too, and TF32 with --tf32.
 """
 
@@ -33,7 +33,7 @@ from alexprep.model.training.optimizer import RATES, PaperSGD
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FLOP = 4.136e9  # an image: three passes of 724,406,816 multiply-adds, less conv1's gradient of the pixels
+FLOP = 4.136e9  # per image: three passes of 724,406,816 multiply-adds, without conv1's gradient of the pixels
 CLASSES = 1000
 
 
@@ -50,7 +50,7 @@ def usual() -> nn.Module:
 
 
 def step_of(model: nn.Module, batch: int, device: str, *, dtype: torch.dtype, last: bool, compiled: bool, ours: bool) -> Callable[[], Any]:
-    """Return a whole training step."""
+    """Return a function that does a whole training step."""
     layout = torch.channels_last if last else torch.contiguous_format
     model = model.to(device, memory_format=layout).train()  # type: ignore[call-overload]
     images = (torch.randn(batch, 3, 224, 224) * 50).to(device, memory_format=layout)
@@ -73,7 +73,7 @@ def step_of(model: nn.Module, batch: int, device: str, *, dtype: torch.dtype, la
 
 
 def variants(batch: int, device: str) -> dict[str, Callable[[], Callable[[], Any]]]:
-    """Return what makes the step of each row."""
+    """Return the function that makes the step of each row."""
 
     def made(make: Callable[[], nn.Module], dtype: torch.dtype, *, compiled: bool = False, last: bool = True) -> Callable[[], Callable[[], Any]]:
         return lambda: step_of(make(), batch, device, dtype=dtype, last=last, compiled=compiled, ours=make is ours)
@@ -95,7 +95,7 @@ def variants(batch: int, device: str) -> dict[str, Callable[[], Callable[[], Any
 
 
 def matrix_rate(device: str) -> float:
-    """Return FLOP/s of bfloat16 matrix products."""
+    """Return the FLOP/s of bfloat16 matrix products."""
     a, b = (torch.randn(4096, 4096, device=device).bfloat16() for _ in range(2))
     a @ b
     best = float("inf")
@@ -112,7 +112,7 @@ def matrix_rate(device: str) -> float:
 
 def steps(batch: int, device: str, rounds: int, only: list[str]) -> list[dict[str, Any]]:
     contestants = {name: make() for name, make in variants(batch, device).items() if not only or name in {*only, "usual", "compiled"}}
-    for step in contestants.values():  # compiles, and touches all memory
+    for step in contestants.values():  # compiles the step and touches all memory
         for _ in range(4 if device == "cuda" else 2):
             step()
     rates: dict[str, list[float]] = {name: [] for name in contestants}
@@ -135,7 +135,7 @@ def steps(batch: int, device: str, rounds: int, only: list[str]) -> list[dict[st
 
 
 def attached(shards: Path, batch: int, device: str, rounds: int) -> dict[str, float]:
-    """Train on shards and on noise in turn; return both rates, their ratio, and the share of time spent waiting."""
+    """Train on shards and on noise, alternating; return both rates, their ratio, and the share of time spent waiting."""
     command = [Path(sys.executable).parent / "alextrain", "run", shards, "--preset", "paper", "--batch-size", batch, "--steps", 12]
     command += ["--precision", "bfloat16", "--device", device, "--set", "log_steps=1", "--set", "schedule=fixed"]
     found: dict[str, list[float]] = {"shards": [], "synthetic": [], "waited": []}
@@ -165,8 +165,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
-    parser.add_argument("--tf32", action="store_true", help="let float32 matrix products and convolutions of a GPU be TF32")
-    parser.add_argument("--only", action="append", default=[], help="a row of the table beside the first two; as often as you like")
+    parser.add_argument("--tf32", action="store_true", help="TF32 for float32 matrix products and convolutions on a GPU")
+    parser.add_argument("--only", action="append", default=[], help="row of the table to measure beside the first two; repeatable")
     parser.add_argument("--loader", type=Path, help="folder of shards")
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()

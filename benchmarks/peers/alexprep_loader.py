@@ -1,4 +1,4 @@
-"""Ours, in the same frame; and three limits: bare conversion of bytes, bare libjpeg-turbo decoding of records, our own of what a view shows."""
+"""Our loader, measured like the peers; and three limits: converting bytes, libjpeg-turbo decoding of records, our decoding of a view's region."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ def loader(encoding: str, **options: Any) -> Any:
 
 
 def conversion(_out: Path, workers: int, batch: int) -> Epoch:
-    """uint8 to float32 by torch, into memory that is there, as much of it as a loader has in flight."""
+    """Convert uint8 to float32 by torch, into allocated memory, as much of it as a loader has in flight."""
     torch.set_num_threads(workers)
     pixels = torch.randint(0, 256, (batch, 224, 224, 3), dtype=torch.uint8)
     rooms = [torch.zeros(pixels.shape) for _ in range(4)]
@@ -46,7 +46,7 @@ def region(record: Any) -> bool:
 
 
 def decoding(decode: Callable[[Any], bool]) -> Any:
-    """Records on threads, one after the other; the pixels are dropped."""
+    """Decode records on threads, one after the other, and drop the pixels."""
 
     def make(out: Path, workers: int, _batch: int) -> Epoch:
         records = Records(read_manifest(out / "jpeg"), "train")

@@ -1,4 +1,4 @@
-"""A virtual environment for each peer, so that none is crippled by our pins; installed once, by pip."""
+"""A virtual environment for each peer, installed once by pip, so that our pinned versions do not slow any of them."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-TORCH = ("torch==2.13.0",)  # that of requirements.lock
+TORCH = ("torch==2.13.0",)  # the version of requirements.lock
 VISION = ("torch==2.14.1", "torchvision==0.29.1")  # Streaming and timm import torchvision, which works with its own torch only
 VENVS = Path("~/.cache/alexprep-peers")
 QUIET = {
@@ -26,7 +26,7 @@ QUIET = {
 class Environment(NamedTuple):
     packages: tuple[str, ...]
     torch: tuple[str, ...]
-    first: tuple[str, ...] = ()  # what the build of `packages` needs
+    first: tuple[str, ...] = ()  # needed to build `packages`
 
 
 ENVIRONMENTS = {
@@ -51,7 +51,7 @@ class Peer:
 
     @property
     def steps(self) -> list[list[str]]:
-        """The arguments of pip, call by call. Torch comes first and is named again, so that nothing chooses another one."""
+        """Return the arguments of each call of pip. Torch comes first and is named again, so that no package changes its version."""
         packages, torch, first = ENVIRONMENTS[self.folder]
         options = ["--no-build-isolation"] if first else []
         return [list(step) for step in (first, torch) if step] + [[*options, *packages, *torch]]
@@ -66,16 +66,16 @@ def options(description: str | None, src: str) -> argparse.ArgumentParser:
     """Return the options that every comparison with the peers has; `src` says what --src takes."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--src", type=Path, help=f"{src}; default: drawn pictures")
-    parser.add_argument("--copies", type=int, default=4, help="how often each file is there (default: 4)")
-    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
+    parser.add_argument("--copies", type=int, default=4, help="copies of each file (default: 4)")
+    parser.add_argument("--rounds", type=int, default=3, help="measuring rounds (default: 3)")
     parser.add_argument("--venvs", type=Path, default=VENVS, help="the peers' environments (default: %(default)s)")
     parser.add_argument("--install", action="store_true", help="make the environments that are missing, and stop")
-    parser.add_argument("--json", type=Path, help="file for every number")
+    parser.add_argument("--json", type=Path, help="file for all numbers")
     return parser
 
 
 def link(files: Iterable[Path], src: Path, out: Path, copies: int) -> None:
-    """Put every file of `src` into `out` as often as that."""
+    """Put this many copies of every file of `src` into `out`."""
     for path in files:
         for copy in range(copies):
             target = out / path.parent.relative_to(src) / f"{copy}_{path.name}"

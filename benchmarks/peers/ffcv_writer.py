@@ -10,7 +10,7 @@ from usual import main, samples, square
 
 
 class Squares:
-    """An indexed dataset; FFCV encodes the images itself, by OpenCV."""
+    """An indexed dataset; FFCV encodes the images itself, with OpenCV."""
 
     def __init__(self, src: Path) -> None:
         self.samples = samples(src)

@@ -33,7 +33,7 @@ def view(pixels: np.ndarray) -> Any:
 
 
 def epochs_of(loader: Iterable[Any], images: Callable[[Any], Any] = lambda batch: batch[0]) -> Epoch:
-    """Return what goes once through a loader; `images` takes them out of its batch."""
+    """Return a function that goes once through a loader; `images` takes the images out of a batch."""
 
     def epoch() -> Iterator[int]:
         for batch in loader:
@@ -43,7 +43,7 @@ def epochs_of(loader: Iterable[Any], images: Callable[[Any], Any] = lambda batch
 
 
 def measure(epoch: Epoch, seconds: float) -> dict[str, float]:
-    """One epoch to warm up, then as many as fill the time."""
+    """Run one epoch to warm up, then as many as fill the time."""
     start, first = time.perf_counter(), 0.0
     for _ in epoch():
         first = first or time.perf_counter() - start
@@ -54,7 +54,7 @@ def measure(epoch: Epoch, seconds: float) -> dict[str, float]:
 
 
 def main(kinds: dict[str, Callable[[Path, int, int], Epoch]], prepare: Callable[[Path, Path], None]) -> None:
-    """Run what the command line says; the result is the last line."""
+    """Run the command line; the last line of its output is the result."""
     if sys.argv[1] == "prepare":
         prepare(Path(sys.argv[2]), Path(sys.argv[3]))
         return

@@ -1,7 +1,7 @@
-"""SPDL's Pipeline on threads: FFmpeg decodes, cuts out and mirrors each record, and torch normalises the batch.
+"""SPDL's Pipeline on threads: FFmpeg decodes, crops and mirrors each record, and torch normalises the batch.
 
-FFmpeg's pixels are those of libjpeg give or take three levels. The source names whole batches and a thread makes one, since SPDL's event loop
-takes more time to pass on single records than that saves; SPDL's processes are no faster here.
+FFmpeg's pixels are within three levels of libjpeg's. The source names whole batches, and one thread makes each of them: SPDL's event loop
+takes more time to pass on single records than that saves. SPDL's processes are no faster here.
 """
 
 import os
@@ -52,7 +52,7 @@ def make(out: Path, workers: int, batch: int) -> Epoch:
 
     source = PipelineBuilder().add_source(Order(samples(out.resolve()), batch), continuous=True)
     pipeline = source.pipe(load, concurrency=workers).add_sink(buffer_size=3).build(num_threads=workers, max_failures=0)
-    start = cache(pipeline.start)  # with the first epoch, since the first batches are made from here on
+    start = cache(pipeline.start)  # starts with the first epoch, because the first batches are made from here on
 
     def epoch() -> Iterator[int]:
         start()

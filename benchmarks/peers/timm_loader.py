@@ -1,4 +1,4 @@
-"""timm's own dataset, transforms and loader, the one that works ahead into the next epoch; its prefetcher needs CUDA."""
+"""timm's own dataset, transforms and loader, in the variant that works ahead into the next epoch; its prefetcher needs CUDA."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A ten-view evaluation as it is usually written: torchvision's ImageFolder, TenCrop and a DataLoader, the network in torch's own layers.
+"""A ten-view evaluation as usually written: torchvision's ImageFolder, TenCrop and a DataLoader, and a network of torch's own layers.
 
 FOLDER of class folders, HUB folder of `alextrain export --to hub-folder` (its weights and mean) -> a line of JSON.
 """

@@ -1,4 +1,4 @@
-"""What the peers have in common: the files of a folder, and per image the code that their users write."""
+"""Code that the peers share: the files of a folder, and the code that their users write for each image."""
 
 import io
 import json
