@@ -80,11 +80,11 @@ types: .venv/package ## mypy, on the installed wheel
 	$(BIN)/mypy --package alexprep.pipeline --package alexprep.model --package alexprep.experiment --package alexprep.cli
 
 docs-check: .venv/package ## a check that docs/cli.md agrees with the commands and the site has no broken link
-	$(BIN)/cog --check docs/cli.md
+	$(BIN)/cog --check docs/cli.md docs/settings.md
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 docs: .venv/package ## the site in site/, with docs/cli.md generated from the commands' help
-	$(BIN)/cog -r docs/cli.md
+	$(BIN)/cog -r docs/cli.md docs/settings.md
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 check: lint types docs-check test ## all checks that must pass before a commit

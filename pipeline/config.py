@@ -110,7 +110,7 @@ def limits_in_words(limits: Interval, unit: str = "") -> str:
         if high is not None and high != float("inf"):
             parts.append(f"at most {_number(high)}" if limits.le is not None else f"below {_number(high)}")
         words = " and ".join(parts)
-    return f"{words} {unit}".rstrip()
+    return f"{words} {unit.removesuffix('s') if words.endswith(' 1') else unit}".rstrip()
 
 
 def _number(value: Any) -> str:  # noqa: ANN401  (an int or a float)

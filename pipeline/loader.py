@@ -113,9 +113,8 @@ class Loader:
         """Return the data set, the options that differ from the defaults, and where it is."""
         given = {name: value for name, value in vars(self.config).items() if value != getattr(LoaderConfig, name) and name != "threads"}
         options = "".join(f", {name}={value!r}" for name, value in given.items())
-        return (
-            f"Loader({str(self.records.manifest.directory)!r}{options}): {len(self.records):,} records, step {self._step:,}, {len(self):,} an epoch"
-        )
+        place = f"{len(self.records):,} records, step {self._step:,}, {len(self):,} steps an epoch"
+        return f"Loader({str(self.records.manifest.directory)!r}{options}): {place}"
 
     def __len__(self) -> int:
         """Return the number of steps per epoch."""

@@ -28,7 +28,7 @@ from .divergence import write_receipts
 from .events import Event, Finished, Notice, Stopped
 from .measuring.evaluate import VIEWS, evaluation, open_loader
 from .measuring.predictions import write_predictions
-from .process.launch import alone, device_of
+from .process.launch import this_process
 from .process.profiler import profiling
 from .process.signals import Stop, tell_launcher
 from .process.watchdog import Watchdog
@@ -76,7 +76,7 @@ class Run:
         most_evaluated  batches of an evaluation; None: all
         """
         self.settings = RunConfig() if config is None else config
-        self.ranks = Ranks(device=device_of(alone("auto").device)) if ranks is None else ranks
+        self.ranks = this_process() if ranks is None else ranks
         self.data = data if isinstance(data, Path) else Path(data)
         find = RunFolder.existing if resumed else RunFolder.new
         self.folder = RunFolder(Path(self.ranks.from_first(lambda: str(find(None if out is None else Path(out)).directory))))

@@ -23,7 +23,7 @@ from alexprep.pipeline.preparation.shard_task import make_shard
 from alexprep.pipeline.preparation.verify import Verification
 from alexprep.pipeline.shards.manifest import read_manifest
 from alexprep.pipeline.sources import find_source
-from alexprep.pipeline.storage.files import files
+from alexprep.pipeline.storage import files
 
 CONFIG = ShardConfig(size=8, records_per_shard=8)
 

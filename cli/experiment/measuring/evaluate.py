@@ -18,7 +18,7 @@ from alexprep.pipeline.storage.uri import Location
 from ..build import builder, on_device
 from ..checkpoint import checkpoint_settings, checkpoint_stats, load_checkpoint
 from ..config import RunConfig
-from ..process.launch import alone, device_of
+from ..process.launch import this_process
 from ..progress import Progress, Silent
 from ..splits import split_or_default
 from .predictions import write_predictions
@@ -164,10 +164,10 @@ class Measurement:
         """Return how far probabilities agree with frequencies."""
         return calibration(self.predictions)
 
-    def write(self, path: Path) -> None:
+    def write(self, path: str | Path) -> None:
         """Publish the five best classes of every record as parquet."""
         facts = {"split": self.split, "views": self.views, "plan": self.records.manifest.plan, "checkpoints": [str(one) for one in self.checkpoints]}
-        write_predictions(path, self.predictions, self.records, facts)
+        write_predictions(Path(path), self.predictions, self.records, facts)
 
 
 def evaluate(
@@ -193,7 +193,7 @@ def evaluate(
     DataError if a file is damaged, or the data set has other classes.
     """
     paths = (checkpoint,) if isinstance(checkpoint, str | Path) else checkpoint
-    ranks = Ranks(device=device_of(alone("auto").device)) if ranks is None else ranks
+    ranks = this_process() if ranks is None else ranks
     where = Path(data)
     name = split_or_default(read_manifest(where), split)
     trained = [Trained.load(Path(path), ranks, model) for path in paths]

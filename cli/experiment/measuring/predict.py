@@ -15,18 +15,21 @@ from alexprep.pipeline.errors import UndecodableImage
 from alexprep.pipeline.imaging.codec import square
 from jaxtyping import UInt8
 
+from ..process.launch import this_process
 from .evaluate import Trained
 
 TopClasses = list[tuple[str, int, float]]  # class, label, probability; the most probable first
 MOST_BYTES = 1 << 30  # of an image's file
 
 
-def classify(checkpoint: Path, images: Sequence[Path], ranks: Ranks, own: str = "") -> Iterator[tuple[Path, TopClasses]]:
+def classify(checkpoint: str | Path, images: Sequence[str | Path], ranks: Ranks | None = None, model: str = "") -> Iterator[tuple[Path, TopClasses]]:
     """Yield the five most probable classes of each image; DataError names one that is none, before any is classified."""
-    trained = Trained.load(checkpoint, ranks, own)
-    for path in images:
+    ranks = this_process() if ranks is None else ranks
+    paths = [Path(image) for image in images]
+    trained = Trained.load(Path(checkpoint), ranks, model)
+    for path in paths:
         _pixels(path, trained)
-    for path in images:
+    for path in paths:
         views = ten_views(_pixels(path, trained), trained)[None].to(ranks.device)
         with torch.inference_mode():
             p = probabilities(trained.model, views)[0]

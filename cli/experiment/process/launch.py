@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from alexprep.model.distributed import Ranks
 from alexprep.model.environment import launched
 from alexprep.pipeline.errors import DataError
 
@@ -61,9 +62,10 @@ def alone(device: str) -> Place:
     return choose_place(device, None, None)
 
 
-def device_of(name: str) -> torch.device:
-    """Return torch's device for "cpu" or "gpu"."""
-    return torch.device("cuda", torch.cuda.current_device()) if name == "gpu" else torch.device("cpu")
+def this_process() -> Ranks:
+    """Return this process as the only rank, on a GPU if there is one; DataError under torchrun."""
+    gpu = alone("auto").device == "gpu"
+    return Ranks(device=torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu"))
 
 
 def _gpus() -> int:
