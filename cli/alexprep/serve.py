@@ -16,7 +16,7 @@ import click
 
 from ..data_options import DIRECTORY
 from ..errors import a_number, wrong_values
-from ..options import CACHE, JSON, Grouped, group
+from ..options import CACHE, JSON, Grouped, cached, group
 from ..text import print_json
 
 BIND, HTTP = "127.0.0.1:8815", "127.0.0.1:8816"
@@ -112,6 +112,32 @@ def serve(
     if status is not None:
         _print_status(status, as_json=as_json)
         return
+    _serve(
+        directory,
+        bind,
+        http,
+        secrets=(tls_cert, tls_key, tls_client_ca, tokens),
+        cache=cached(cache, cache_size),
+        limits=(max_requests, threads, stall_seconds),
+        drain_seconds=drain_seconds,
+        log_level=log_level,
+        as_json=as_json,
+    )
+
+
+def _serve(
+    directory: str,
+    bind: str,
+    http: str,
+    *,
+    secrets: tuple[Path | None, Path | None, Path | None, Path | None],
+    cache: dict[str, Any],
+    limits: tuple[int, int, float],
+    drain_seconds: float,
+    log_level: str,
+    as_json: bool,
+) -> None:
+    """Serve until a signal; see `serve` for the values."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # before the imports: numpy, OpenCV and Arrow start threads, any of which might get a signal
     with _ended_by_signals():
         from alexprep.pipeline.addresses import Address
@@ -127,15 +153,15 @@ def serve(
             raise click.UsageError(f"{directory} is served already; give a folder of shards, or an object store's with --cache")
         with wrong_values():
             address, side = Address.parse(bind), Address.parse(http) if http else None
-        secrets = Secrets(tls_cert, tls_key, tls_client_ca, tokens)
-        secrets.check(address)
+        access = Secrets(*secrets)
+        access.check(address)
         keep_orders(ORDERS)
         _log_to_stderr(log_level)
-        _warn_of_exposed(tokens, tls_key)
+        _warn_of_exposed(secrets[3], secrets[1])
         use_one_thread()  # OpenCV's own would be as many again
         _many_connections()
-        answers = RequestHandler(directory, None if cache is None else str(cache), cache_size)
-    service = Service(answers, address, secrets, Limits(max_requests, threads, stall_seconds))
+        answers = RequestHandler(directory, **cache)
+    service = Service(answers, address, access, Limits(*limits))
     health = None if side is None else Health(side, service.gauges, lambda: not service.draining)
     facts = {"location": service.location, "http": None if health is None else health.url, "data": directory, "plan": answers.manifest.plan}
     if as_json:

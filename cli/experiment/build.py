@@ -2,15 +2,19 @@
 
 import copy
 import os
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import torch
 from alexprep.model.distributed import Ranks
-from alexprep.model.networks.alexnet import AlexNet
+from alexprep.model.events import Started
+from alexprep.model.networks.alexnet import AlexNet, parameters
 from alexprep.model.networks.cifar import INITIAL, FourLayers
+from alexprep.model.networks.summary import multiply_adds
 from alexprep.model.training.optimizer import RATES, PaperSGD
 from alexprep.model.training.parallel_layout import Name, ParallelLayout, choose, lay_out
 from alexprep.model.training.trainer import Trainer
@@ -85,3 +89,21 @@ def build(settings: RunConfig, manifest: Manifest, ranks: Ranks) -> Parts:
         reseed=bool(settings.network.model),
     )
     return Parts(whole=whole, model=model, layout=layout, trainer=trainer, note=note)
+
+
+def started(settings: RunConfig, manifest: Manifest, parts: Parts, ranks: Ranks, step: int) -> Started:
+    """Return the event with which a run begins or goes on: what is trained, on what, by which versions."""
+    device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else f"{platform.machine()} CPU"
+    return Started(
+        step=step,
+        settings=settings.flat(),
+        data=str(manifest.directory),
+        plan=manifest.plan,
+        classes=len(manifest.classes),
+        parameters=parameters(parts.whole),
+        multiply_adds=multiply_adds(parts.whole, settings.data.crop) if settings.alexnet else 0,
+        parallel=parts.layout.name,
+        device=device,
+        ranks=ranks.world_size,
+        versions={"python": platform.python_version(), "alexprep": version("alexprep"), "torch": torch.__version__},
+    )

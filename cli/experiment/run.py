@@ -1,10 +1,8 @@
 """A training run, from its first step to its report: pipeline and model put together."""
 
-import platform
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
-from importlib.metadata import version
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,20 +11,18 @@ import torch
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
 from alexprep.model.evaluation.evaluator import Evaluation, Predictions, outputs, predict
-from alexprep.model.events import Measured, RunEvent, Started, StepLog, Tick, last_start
-from alexprep.model.networks.alexnet import parameters
-from alexprep.model.networks.summary import multiply_adds
+from alexprep.model.events import Measured, RunEvent, StepLog, Tick, last_start
 from alexprep.model.training.trainer import NotFinite
-from alexprep.pipeline import DataError, Loader, load_stats
+from alexprep.pipeline import DataError, load_stats
 
 from . import synthetic
-from .build import build
+from .build import build, started
 from .checkpoint import BEST, LAST, checkpoint_settings, checkpoint_stats, first_kernels, load_checkpoint
 from .config import RunConfig
 from .config import resume as resume_settings
 from .divergence import write_receipts
 from .events import Event, Finished, Notice, Stopped
-from .measuring.evaluate import VIEWS, evaluation, open_loader
+from .measuring.evaluate import VIEWS
 from .measuring.predictions import write_predictions
 from .process.launch import this_process
 from .process.profiler import profiling
@@ -34,6 +30,7 @@ from .process.signals import Stop, tell_launcher
 from .process.watchdog import Watchdog
 from .reporting.report_data import REPORT, write_report
 from .run_folder import PREDICTIONS, RunFolder
+from .run_loaders import RunLoaders
 from .sinks import CheckpointSink, MetricsSink
 from .splits import validation_split
 from .validate import check_data
@@ -80,7 +77,7 @@ class Run:
         self.data = data if isinstance(data, Path) else Path(data)
         find = RunFolder.existing if resumed else RunFolder.new
         self.folder = RunFolder(Path(self.ranks.from_first(lambda: str(find(None if out is None else Path(out)).directory))))
-        self._cache, self._stop, self._resumed = cache or {}, Stop() if stop is None else stop, resumed
+        self._stop, self._resumed = Stop() if stop is None else stop, resumed
         self._profile, self._most_evaluated = profile, most_evaluated
         self._watchdog = Watchdog(self.settings.run.hang_seconds)
         self.manifest = check_data(self.data, self.settings, self.ranks.world_size)
@@ -88,7 +85,7 @@ class Run:
         self.stats = synthetic.stats(self.settings) if self._synthetic else load_stats(self.manifest)
         self._parts = build(self.settings, self.manifest, self.ranks)
         self.trainer = self._parts.trainer
-        self._loaders: dict[str, Loader] = {}
+        self._loaders = RunLoaders(self.data, self.settings, self.ranks, self._parts.layout.feed, cache or {})
         self._notices = [Notice(self._parts.note)] if self._parts.note else []
         self._metrics: MetricsSink | None = None  # of rank 0, while it trains
         self._checkpoints = CheckpointSink(self.folder, self.settings, self.manifest, self._notices)
@@ -209,23 +206,7 @@ class Run:
                     self._tell(f"so far {ranks} ranks have trained it, now {now}: the same batches, but float32 sums are rounded differently")
             if not self.step:
                 self.folder.keep_kernels(0, first_kernels(self._parts.whole.state_dict()))
-        yield from self._logged(self._started())
-
-    def _started(self) -> Started:
-        device = torch.cuda.get_device_name(self.ranks.device) if self.ranks.device.type == "cuda" else f"{platform.machine()} CPU"
-        return Started(
-            step=self.step,
-            settings=self.settings.flat(),
-            data=str(self.data),
-            plan=self.manifest.plan,
-            classes=len(self.manifest.classes),
-            parameters=parameters(self._parts.whole),
-            multiply_adds=0 if not self.settings.alexnet else multiply_adds(self._parts.whole, self.settings.data.crop),
-            parallel=self._parts.layout.name,
-            device=device,
-            ranks=self.ranks.world_size,
-            versions={"python": platform.python_version(), "alexprep": version("alexprep"), "torch": torch.__version__},
-        )
+        yield from self._logged(started(self.settings, self.manifest, self._parts, self.ranks, self.step))
 
     def _finish(self) -> Iterator[Event]:
         found = {views: self.predict(views) for views in VIEWS}
@@ -238,7 +219,7 @@ class Run:
             split, ten = validation_split(self.manifest), found[10]
             if split is not None and ten is not None:
                 facts = {"split": split, "views": 10, "plan": self.manifest.plan, "step": self.step}
-                write_predictions(self.folder.directory / PREDICTIONS, ten, self._loaders[f"{split} 10"].records, facts)
+                write_predictions(self.folder.directory / PREDICTIONS, ten, self._loaders.validation(split, 10, self.stats).records, facts)
             if not self._synthetic:
                 self.folder.keep_kernels(self.step, first_kernels(weights), always=True)
                 report = write_report([self.folder], self.folder.directory / REPORT)
@@ -247,8 +228,7 @@ class Run:
     def _logged(self, event: RunEvent) -> Iterator[Event]:
         """Write an event on rank 0 and yield it, after what is to be said first."""
         if isinstance(event, StepLog):
-            ready = (loader.ready for name, loader in self._loaders.items() if name.startswith("train"))
-            event = StepLog(**{**asdict(event), "batches_ready": next((count for count in ready if count), 0)})
+            event = replace(event, batches_ready=self._loaders.ready)
         if self._metrics is not None and not isinstance(event, Tick):
             warning = self._metrics.write(event)
             if warning is not None:
@@ -276,7 +256,7 @@ class Run:
         if not self.ranks.first:
             return str(error)
         self._checkpoints.write("diverged", state, self.stats)
-        loader = next((loader for name, loader in self._loaders.items() if name.startswith("train")), None)
+        loader = self._loaders.of_training
         return str(error) if loader is None else write_receipts(error, self.folder.directory, self.data, loader, self.stats)
 
     def evaluate(self) -> Evaluation | None:
@@ -296,22 +276,11 @@ class Run:
         parts.layout.align(parts.model)
         if parts.whole is not parts.model:
             parts.whole.load_state_dict(self.trainer.evaluated())
-        loader = self._loader(f"{split} {views}", **evaluation(split, views, self.settings, self.ranks))
+        loader = self._loaders.validation(split, views, self.stats)
         return predict(outputs(parts.whole, self._watchdog.over(islice(loader, self._most_evaluated))), self.ranks)
 
     def _batches(self, step: int, colour: bool) -> Iterable[Any]:
-        feed = self._parts.layout.feed
-        if self._synthetic:
-            return synthetic.batches(step, self.trainer.epoch_steps, self.settings, feed, self.ranks.device)
-        rank, world_size = feed
-        loader = self._loader(f"train colour {colour}", colour=self.settings.data.colour if colour else 0.0, rank=rank, world_size=world_size)
-        loader.load_state_dict({"step": step})
-        return loader
-
-    def _loader(self, name: str, **changes: Any) -> Loader:  # noqa: ANN401  (fields of LoaderConfig)
-        if name not in self._loaders:
-            self._loaders[name] = open_loader(self.data, self.settings, self.stats, self.ranks, **self._cache, **changes)
-        return self._loaders[name]
+        return self._loaders.training(step, self.trainer.epoch_steps, self.stats, colour=colour)
 
     def _save(self, name: str) -> None:
         state = self.trainer.state_dict()  # all ranks have a part in it

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from alexprep.model.distributed import Ranks
 from alexprep.model.evaluation.figures import chroma, kernels
-from alexprep.model.networks.alexnet import PRESETS
+from alexprep.model.networks.presets import PRESETS
 from alexprep.model.report.report import Picture
 from alexprep.pipeline import DataError, Records, read_manifest
 from alexprep.pipeline.batches.sampler import shuffled

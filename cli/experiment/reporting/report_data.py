@@ -12,7 +12,7 @@ from alexprep.model.evaluation.analysis import calibration, confusions, worst_mi
 from alexprep.model.evaluation.evaluator import Predictions
 from alexprep.model.evaluation.figures import chroma, kernels
 from alexprep.model.events import last_start
-from alexprep.model.networks.alexnet import PRESETS
+from alexprep.model.networks.presets import PRESETS
 from alexprep.model.report.report import Picture, RunView, render
 from alexprep.pipeline import DataError, Manifest, Records, Stats, load_stats, read_manifest
 from alexprep.pipeline.batches.sampler import shuffled
