@@ -49,10 +49,7 @@ class Ranks:
         return int(largest)
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """Return all ranks' tensors, concatenated, on the CPU of every rank.
-
-        Their first dimensions may differ.
-        """
+        """Return all ranks' tensors, concatenated, on the CPU of every rank. Their first dimensions may differ."""
         if self.world_size == 1:
             return tensor.cpu()
         sizes = [
@@ -71,10 +68,7 @@ class Ranks:
             raise TrainingError(f"rank {self.rank} has another {what} than rank 0: all ranks need the same files ({value} against {first})")
 
     def from_first(self, make: Callable[[], str]) -> str:
-        """Return on every rank what `make` returns on rank 0.
-
-        If it raises, rank 0 raises that error and the other ranks exit without a message.
-        """
+        """Return on every rank what `make` returns on rank 0. If it raises, rank 0 raises that error and the other ranks exit without a message."""
         if self.world_size == 1:
             return make()
         answer: list[str | None] = [None]

@@ -17,10 +17,7 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> "Address":
-        """Parse HOST:PORT ([::1]:8815 for IPv6); raise ValueError for anything else.
-
-        Port 0 means any free port.
-        """
+        """Parse HOST:PORT ([::1]:8815 for IPv6); raise ValueError for anything else. Port 0 means any free port."""
         host, _, port = text.rpartition(":")
         bare = host.startswith("[") != host.endswith("]") or (":" in host and not host.startswith("["))
         if not host or bare or "/" in host or not (port.isascii() and port.isdecimal()) or int(port) >= 1 << 16:

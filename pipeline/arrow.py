@@ -48,10 +48,7 @@ def byte_strings(values: Sequence[UInt8[np.ndarray, "..."]]) -> pa.Array:
 
 
 def byte_views(array: pa.Array) -> list[UInt8[np.ndarray, "_"]]:
-    """Return the values of an array that `byte_strings` made, without a copy.
-
-    Raise ValueError if a value lies outside its buffer.
-    """
+    """Return the values of an array that `byte_strings` made, without a copy. Raise ValueError if a value lies outside its buffer."""
     _, buffer, *parts = array.buffers()
     views = np.frombuffer(buffer, _VIEW)[array.offset : array.offset + len(array)]
     inline = views.view(np.uint8).reshape(-1, _VIEW.itemsize)[:, 4:]

@@ -21,18 +21,12 @@ def mix(value: UInt64[np.ndarray, "*n"]) -> UInt64[np.ndarray, "*n"]:
 
 
 def step(state: UInt64[np.ndarray, "*n"], counter: UInt64[np.ndarray, "*m"]) -> UInt64[np.ndarray, "*k"]:
-    """Return the state after `counter` is mixed in (broadcast).
-
-    For a fixed state, the result is a bijection of the counter.
-    """
+    """Return the state after `counter` is mixed in (broadcast). For a fixed state, the result is a bijection of the counter."""
     return mix(state ^ mix(counter * _GOLDEN + _GOLDEN))
 
 
 def key(purpose: int, seed: int, epoch: int) -> UInt64[np.ndarray, "1"]:
-    """Return the state for a purpose, a seed and an epoch.
-
-    Different purposes, such as order and crops, share no bits.
-    """
+    """Return the state for a purpose, a seed and an epoch. Different purposes, such as order and crops, share no bits."""
     state = np.zeros(1, np.uint64)
     for counter in (purpose, seed, epoch):
         state = step(state, np.array([counter], np.uint64))
@@ -42,9 +36,8 @@ def key(purpose: int, seed: int, epoch: int) -> UInt64[np.ndarray, "1"]:
 def permutation(seed: int, epoch: int, n: int) -> Int64[np.ndarray, "n"]:
     """Return a permutation of 0..n-1 that depends on the arguments only, in every release.
 
-    The numbers are sorted by a 64-bit hash. The hash is a bijection, so there are no ties, and any
-    sorting algorithm on any machine gives the same answer (numpy does not promise this for its own
-    `permutation`).
+    The numbers are sorted by a 64-bit hash. The hash is a bijection, so there are no ties, and any sorting algorithm on
+    any machine gives the same answer (numpy does not promise this for its own `permutation`).
     """
     return argsort(step(key(ORDER, seed, epoch), np.arange(n, dtype=np.uint64)))
 

@@ -125,10 +125,7 @@ class Loader:
         return {"step": self._step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue at the step of `state`, which may come from another number of ranks.
-
-        Raises ValueError if `state` is not the state of a loader.
-        """
+        """Continue at the step of `state`, which may come from another number of ranks. Raises ValueError if `state` is not the state of a loader."""
         step = state.get("step")
         if type(step) is not int or not 0 <= step < MOST_STEPS:
             raise ValueError(f"the state of a loader is {{'step': a whole number of steps}}, got {state!r}")

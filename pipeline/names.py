@@ -26,10 +26,7 @@ def why_unsafe(part: str) -> str | None:
 
 
 def safe_part(part: str, what: str) -> str:
-    """Return `part`; raise ValueError if it cannot be one part of a path.
-
-    The error calls it `what`.
-    """
+    """Return `part`; raise ValueError if it cannot be one part of a path. The error calls it `what`."""
     reason = why_unsafe(part)
     if reason:
         raise ValueError(f"{what} {printable(part[:100])!r} cannot be a name in a folder: {reason}")
@@ -39,8 +36,7 @@ def safe_part(part: str, what: str) -> str:
 def safe_file(name: str, what: str) -> str:
     """Return `name`, which is the name of one of our files, or the beginning of such names.
 
-    Raise ValueError if `safe_part` would, or if it begins with a dot, as temporary files do. The
-    error calls it `what`.
+    Raise ValueError if `safe_part` would, or if it begins with a dot, as temporary files do. The error calls it `what`.
     """
     if name.startswith("."):
         raise ValueError(f"{what} {printable(name[:100])!r} cannot be a name in a folder: it begins with a dot")

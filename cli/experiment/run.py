@@ -265,10 +265,7 @@ class Run:
         return None if found is None else found.evaluation()
 
     def predict(self, views: int) -> Predictions | None:
-        """Return what the network says of the validation images, with 1 or 10 views; None without a split to validate on.
-
-        All ranks must call it.
-        """
+        """Return what the network says of the validation images, with 1 or 10 views; None without a split to validate on. All ranks must call it."""
         split = validation_split(self.manifest)
         if split is None:
             return None

@@ -49,10 +49,7 @@ class Predictions:
     true_p: Float32[Tensor, "n"]  # probability of the true class
 
     def evaluation(self) -> Evaluation:
-        """Return the errors.
-
-        Raise TrainingError if there are no images or a probability is not finite.
-        """
+        """Return the errors. Raise TrainingError if there are no images or a probability is not finite."""
         count = len(self.records)
         if count == 0:
             raise TrainingError("nothing to evaluate: the split has no records")
@@ -72,9 +69,8 @@ def evaluate(model: nn.Module, batches: Batches, ranks: Ranks) -> Evaluation:
 def outputs(model: nn.Module, batches: Batches, dtype: torch.dtype = torch.float32) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield (class probabilities, labels, records) of each batch.
 
-    The probabilities are float32[b,c], averaged over each image's views. A batch is (images,
-    labels, records); images are float32[b,3,h,w], or float32[b,v,3,h,w] for v views each. `dtype`
-    is that of the arithmetic, by autocast.
+    The probabilities are float32[b,c], averaged over each image's views. A batch is (images, labels, records); images
+    are float32[b,3,h,w], or float32[b,v,3,h,w] for v views each. `dtype` is that of the arithmetic, by autocast.
     """
     training = model.training
     model.eval()
@@ -126,10 +122,7 @@ def probabilities(model: nn.Module, images: Float[Tensor, "..."]) -> Float[Tenso
 
 
 def interval(share: float, count: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share of `count` images, after Wilson (1927).
-
-    It stays within 0..1 and is also valid for few images.
-    """
+    """Return the 95 % interval of a share of `count` images, after Wilson (1927). It stays within 0..1 and is also valid for few images."""
     if count == 0:
         return 0.0, 1.0
     centre = share + Z95 * Z95 / (2 * count)

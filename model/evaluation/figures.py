@@ -8,8 +8,7 @@ from torch import Tensor
 def kernels(weight: Float[Tensor, "c 3 k k"], towers: int = 2, columns: int = 16, scale: int = 4) -> UInt8[np.ndarray, "h w 3"]:
     """Return the first layer's kernels as in the paper's figure 3: the first tower's rows on top.
 
-    Each kernel is stretched to 0..255 separately, so that its form and colour are visible whatever
-    its scale.
+    Each kernel is stretched to 0..255 separately, so that its form and colour are visible whatever its scale.
     """
     w = weight.detach().float().cpu().numpy().transpose(0, 2, 3, 1)
     low, high = (f(w, axis=(1, 2, 3), keepdims=True) for f in (np.min, np.max))

@@ -44,9 +44,8 @@ def features(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor, Tensor]])
 def nearest(queries: Float32[Tensor, "q d"], blocks: Iterable[tuple[Tensor, Tensor, Tensor]], count: int) -> Neighbours:
     """Return the `count` images whose features are nearest to each query's.
 
-    `blocks` are what `features` yields. The search is exact: every distance is computed, from
-    differences in float64. It handles one block at a time and keeps only the nearest. Of equal
-    distances the lower record comes first.
+    `blocks` are what `features` yields. The search is exact: every distance is computed, from differences in float64.
+    It handles one block at a time and keeps only the nearest. Of equal distances the lower record comes first.
     """
     wide = queries.double()
     records = torch.empty(len(wide), 0, dtype=torch.int64, device=wide.device)

@@ -132,9 +132,8 @@ class AlexNet(nn.Module):
     def forward(self, images: Float[Tensor, "b 3 h w"], keys: Int64[Tensor, "n"] | None = None) -> Float[Tensor, "n classes"]:
         """Return the logits; in training, `keys` decide which units are dropped.
 
-        There is one key per image (see `layers.dropout_keys`). n = b, except if the fully connected
-        layers are split over ranks that hold different images (`fcs.batch`): then n counts the
-        images of all these ranks.
+        There is one key per image (see `layers.dropout_keys`). n = b, except if the fully connected layers are split
+        over ranks that hold different images (`fcs.batch`): then n counts the images of all these ranks.
         """
         x = images if self.preset.pixel == 1 else images * self.preset.pixel
         x = self.conv1(F.pad(x, (0, self.overhang, 0, self.overhang)) if self.overhang else x)
@@ -192,9 +191,8 @@ class AlexNet(nn.Module):
     def _initialise(self, seed: int) -> None:
         """Draw N(0, std**2) weights; set biases to the preset's in five layers, else to 0.
 
-        The five are conv2, conv4, conv5, fc6 and fc7; their bias is 1 in the paper (section 5). A
-        narrower net has fewer inputs per unit: its std grows by 1 / sqrt(width), so that the signal
-        keeps its size.
+        The five are conv2, conv4, conv5, fc6 and fc7; their bias is 1 in the paper (section 5). A narrower net has
+        fewer inputs per unit: its std grows by 1 / sqrt(width), so that the signal keeps its size.
         """
         generator = torch.Generator().manual_seed(seed)
         p = self.preset
@@ -219,10 +217,7 @@ def check_shape(classes: int, width: float) -> None:
 
 
 def sides(crop: int, padding: int = 0, window: int = 3) -> tuple[int, int, int, int]:
-    """Return the sides of the maps after conv1 and each pooling: 55, 27, 13, 6 for 224 pixels.
-
-    Raise ValueError if no pixel would be left.
-    """
+    """Return the sides of the maps after conv1 and each pooling: 55, 27, 13, 6 for 224 pixels. Raise ValueError if no pixel would be left."""
     # without padding, the division rounds up
     side = [(crop + 2 * padding - 11) // 4 + 1 if padding else -(-(crop - 11) // 4) + 1]
     for _ in range(3):

@@ -45,8 +45,7 @@ class FourLayers(nn.Module):
     ) -> None:
         """Build the network; `norm` adds response normalisation after the first two activations.
 
-        AlexNet has it at the same places. Raise ValueError for an unknown preset and for numbers
-        that are out of range.
+        AlexNet has it at the same places. Raise ValueError for an unknown preset and for numbers that are out of range.
         """
         super().__init__()
         check_shape(classes, width)

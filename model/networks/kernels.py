@@ -71,10 +71,7 @@ def _mapped(work: Callable[..., None], x: Tensor, grad: Tensor | None, rows: int
 
 
 def update(weight: Tensor, velocity: Tensor, grad: Tensor, momentum: float, decay: float, lr: float) -> bool:
-    """Update in place as `optimizer.plain_update` does.
-
-    Return False, with nothing changed, if the compiled kernel cannot process these tensors.
-    """
+    """Update in place as `optimizer.plain_update` does. Return False, with nothing changed, if the compiled kernel cannot process these tensors."""
     tensors = (weight, velocity, grad)
     here = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
     alike = here and all(t.shape == weight.shape and t.stride() == weight.stride() for t in tensors)
@@ -96,10 +93,7 @@ def _buffer(x: Tensor) -> Any:  # noqa: ANN401  (an array)
 
 
 def _shared(work: Callable[[int, int], None], rows: int, row: int) -> None:
-    """Call `work(first, count)` on slices of all rows, on up to as many threads as torch uses.
-
-    `row` is the count of numbers in a row.
-    """
+    """Call `work(first, count)` on slices of all rows, on up to as many threads as torch uses. `row` is the count of numbers in a row."""
     threads = max(1, min(torch.get_num_threads(), rows * row // _SHARE))
     ends = [rows * i // threads for i in range(threads + 1)]
     if threads == 1:

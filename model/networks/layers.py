@@ -34,10 +34,7 @@ class ResponseNorm(nn.Module):
 
 
 def plain_norm(x: Float[Tensor, "b c h w"], towers: int, alpha: float, k: float) -> Float[Tensor, "b c h w"]:
-    """Return the formula of `ResponseNorm` in torch operations.
-
-    Autograd derives its gradient, and torch.compile fuses it into one pass.
-    """
+    """Return the formula of `ResponseNorm` in torch operations. Autograd derives its gradient, and torch.compile fuses it into one pass."""
     reach, wide = ResponseNorm.reach, x if x.dtype == torch.float64 else x.float()
     squares = F.pad(wide.square().reshape(x.shape[0], towers, -1, *x.shape[2:]), (0, 0, 0, 0, reach, reach))
     maps = x.shape[1] // towers

@@ -31,19 +31,13 @@ class Partition:
         self.index, self.of, self.group, self.batches = index, of, group, batches
 
     def share(self, units: int) -> int:
-        """Return how many of a layer's units this rank has.
-
-        Raise ValueError if the units cannot be shared equally.
-        """
+        """Return how many of a layer's units this rank has. Raise ValueError if the units cannot be shared equally."""
         if units % self.of:
             raise ValueError(f"{units} units cannot be shared equally by {self.of} ranks")
         return units // self.of
 
     def share_padded(self, units: int) -> int:
-        """Return how many of a layer's units this rank has, rounded up.
-
-        The last ranks may have units that are not used.
-        """
+        """Return how many of a layer's units this rank has, rounded up. The last ranks may have units that are not used."""
         return -(-units // self.of)
 
     def rows(self, whole: Float[Tensor, "units ..."]) -> Float[Tensor, "share ..."]:

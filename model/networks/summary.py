@@ -53,10 +53,7 @@ def describe(model: AlexNet, crop: int = 224, number_bytes: int = 4) -> list[Lay
 
 
 def multiply_adds(model: AlexNet, crop: int = 224) -> int:
-    """Return the multiply-adds of one image's forward pass through all layers with weights.
-
-    They are 724,406,816 for the two towers at width 1.
-    """
+    """Return the multiply-adds of one image's forward pass through all layers with weights. They are 724,406,816 for the two towers at width 1."""
     return sum(row.multiply_adds for row in describe(model, crop))
 
 

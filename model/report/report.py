@@ -82,10 +82,7 @@ _EMBEDDED = ("uPlot.iife.min.js", "uPlot.min.css", "report.css", "report.js")
 
 
 def curve_data(runs: Sequence[RunView]) -> dict[str, Any]:
-    """Return what the page's script draws, as values for JSON.
-
-    These are the curves, the evaluations, the marks and the kernels of each run.
-    """
+    """Return what the page's script draws, as values for JSON. These are the curves, the evaluations, the marks and the kernels of each run."""
     most = max(2, MOST_ROWS // max(1, len(runs)))
     return {"runs": [_curves(run, most) for run in runs]}
 
@@ -136,10 +133,7 @@ def _changes(values: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
 
 
 def _head(run: RunView) -> list[dict[str, Any]]:
-    """Return the results with their 95 % intervals, in percent.
-
-    Results of ten views on 1000 classes also have the paper's value and band.
-    """
+    """Return the results with their 95 % intervals, in percent. Results of ten views on 1000 classes also have the paper's value and band."""
     heads = []
     start = last_start(run.events)
     for result in of_kind(run.events, Measured):

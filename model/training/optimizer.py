@@ -42,8 +42,7 @@ class PaperSGD:
     def __init__(self, model: nn.Module, rates: Rates, first_layer: str = "conv1.") -> None:
         """Take the parameters of `model`; call `set_rates` before the first step.
 
-        `first_layer` is the prefix of the names of the parameters that the schedule slows and
-        freezes; "": none.
+        `first_layer` is the prefix of the names of the parameters that the schedule slows and freezes; "": none.
         """
         self.rates, self._first_layer = rates, first_layer
         self._parameters = dict(model.named_parameters())
@@ -96,10 +95,7 @@ class PaperSGD:
 
 
 def plain_update(weights: list[Tensor], velocities: list[Tensor], grads: list[Tensor], momentum: float, decay: float, lr: float) -> None:
-    """Update weights and their velocities by the formula of `PaperSGD`.
-
-    `decay` includes the learning rate. On a GPU, each line is one kernel.
-    """
+    """Update weights and their velocities by the formula of `PaperSGD`. `decay` includes the learning rate. On a GPU, each line is one kernel."""
     torch._foreach_mul_(velocities, momentum)
     torch._foreach_add_(velocities, weights, alpha=-decay)
     torch._foreach_add_(velocities, grads, alpha=-lr)

@@ -62,10 +62,7 @@ class ParallelLayout:
         return wrapped
 
     def align(self, model: nn.Module) -> None:
-        """Copy rank 0's buffers to all ranks.
-
-        Each rank computes buffers, such as BatchNorm's running means, from its own images.
-        """
+        """Copy rank 0's buffers to all ranks. Each rank computes buffers, such as BatchNorm's running means, from its own images."""
         for buffer in model.buffers() if self.averaging is not None else ():
             distributed.broadcast(buffer, 0)
 
@@ -148,9 +145,8 @@ def unfit(name: Name, whole: AlexNet, world_size: int) -> str:
 def bytes_a_step(name: Name, whole: AlexNet, world_size: int, batch: int, *, activation: int, gradient: int) -> int:
     """Return how many bytes each rank sends per step, in the paper's layout or its successors.
 
-    `activation` and `gradient` are bytes per number. An all-gather or reduce-scatter sends (ranks -
-    1) times what a rank has; an all-reduce sends 2 (ranks - 1) / ranks of the whole.
-    docs/multigpu.md has a table.
+    `activation` and `gradient` are bytes per number. An all-gather or reduce-scatter sends (ranks - 1) times what a
+    rank has; an all-reduce sends 2 (ranks - 1) / ranks of the whole. docs/multigpu.md has a table.
     """
     numbers = {kind: sum(p.numel() for name, p in whole.named_parameters() if name.startswith(kind)) for kind in ("conv", "fc")}
     maps, hidden = whole.exchanged
@@ -170,10 +166,7 @@ def bytes_a_step(name: Name, whole: AlexNet, world_size: int, batch: int, *, act
 
 
 def choose(choice: Choice, ranks: int, whole: AlexNet, batch: int, *, activation: int, gradient: int) -> tuple[Name, str]:
-    """Return the layout, and for "auto" the reason.
-
-    "auto" takes the layout in which each rank sends the fewest bytes per step.
-    """
+    """Return the layout, and for "auto" the reason. "auto" takes the layout in which each rank sends the fewest bytes per step."""
     if choice != "auto":
         return choice, ""
     if ranks == 1:

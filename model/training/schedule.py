@@ -98,10 +98,7 @@ class Plateau:
     """
 
     def __init__(self, lr: float, epochs: int, patience: int, drops: int = 3) -> None:
-        """Start at `lr`; `patience` epochs without a new best error are a plateau.
-
-        Training ends after `epochs` in any case.
-        """
+        """Start at `lr`; `patience` epochs without a new best error are a plateau. Training ends after `epochs` in any case."""
         self._lr, self._epochs, self._patience, self._max_drops = lr, epochs, patience, drops
         self._best, self._waited, self._drops = float("inf"), 0, 0
 

@@ -50,9 +50,8 @@ def colour_shift(
 
     shift = sum_i std * alpha_i * sqrt(eigenvalue_i) * eigenvector_i
 
-    The 2012 code multiplied by the square root, which is a standard deviation in grey levels. The
-    paper's text (section 4.1) says the eigenvalue itself, which on 0..255 pixels would shift images
-    by more than a thousand levels.
+    The 2012 code multiplied by the square root, which is a standard deviation in grey levels. The paper's text (section
+    4.1) says the eigenvalue itself, which on 0..255 pixels would shift images by more than a thousand levels.
     """
     weight = alpha * (std * np.sqrt(np.maximum(eigenvalues, 0)))
     # Term by term: a matrix product may round differently on another machine.

@@ -93,10 +93,7 @@ class CpuEngine:
         self._next = 0
 
     def run(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return (views, labels, record numbers) of the next step.
-
-        Raises UndecodableImage for a damaged record, DataError for a damaged shard.
-        """
+        """Return (views, labels, record numbers) of the next step. Raises UndecodableImage for a damaged record, DataError for a damaged shard."""
         while len(self._ahead) <= self._config.prefetch:
             self._ahead.append(self._begin(self._next))
             self._next += 1
@@ -150,10 +147,7 @@ def recipe_of(config: LoaderConfig, manifest: Manifest, stats: Stats | None) -> 
 
 
 def laid_out(image: Float32[np.ndarray, "h w 3"], planes: bool) -> Float32[np.ndarray, "..."]:  # noqa: FBT001  (a fact of the views)
-    """Return a mean image as `Recipe` expects it: [3,h,w] if `planes`, else [h,w,4].
-
-    The fourth number of a pixel is padding.
-    """
+    """Return a mean image as `Recipe` expects it: [3,h,w] if `planes`, else [h,w,4]. The fourth number of a pixel is padding."""
     return np.ascontiguousarray(image.transpose(2, 0, 1)) if planes else np.pad(image, ((0, 0), (0, 0), (0, 1)))
 
 
@@ -188,8 +182,7 @@ class BufferPool:
     def lease(self, shape: tuple[int, ...], dtype: Any) -> Any:  # noqa: ANN401  (an array of any type)
         """Return an uninitialised array, aligned to `LINE`.
 
-        Its memory returns to the pool when the array object itself is freed; views of it do not
-        keep it.
+        Its memory returns to the pool when the array object itself is freed; views of it do not keep it.
         """
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         block = self._take(size)

@@ -209,9 +209,8 @@ def require_gpu(device_id: int) -> None:
 def check_graph(pipeline: Any) -> list[tuple[str, str]]:  # noqa: ANN401  (DALI's pipeline is untyped)
     """Check a graph without running it, with or without a GPU; return its (operator, device) pairs.
 
-    Serialising checks argument names and types, and that no CPU operator gets GPU data. It does not
-    check that each operator exists on its device; the registry is asked for that. Raises TypeError
-    or RuntimeError.
+    Serialising checks argument names and types, and that no CPU operator gets GPU data. It does not check that each
+    operator exists on its device; the registry is asked for that. Raises TypeError or RuntimeError.
     """
     pipeline.serialize()
     registry = {"cpu": set(_backend.RegisteredCPUOps()), "gpu": set(_backend.RegisteredGPUOps()), "mixed": set(_backend.RegisteredMixedOps())}

@@ -15,10 +15,7 @@ from .sampler import Sampler
 
 
 def batch(records: Records, config: LoaderConfig, stats: Stats, step: int) -> Float32[np.ndarray, "..."]:
-    """Return the images of `step` as `Loader` yields them.
-
-    Their shape is (b, 3, crop, crop), or (b, 10, 3, crop, crop) for ten views.
-    """
+    """Return the images of `step` as `Loader` yields them. Their shape is (b, 3, crop, crop), or (b, 10, 3, crop, crop) for ten views."""
     random, room = config.view == "random", records.manifest.config.size - config.crop
     epoch, numbers = Sampler.of(len(records), config)(step)
     drawn = draws(config.seed, epoch, numbers, room, mirror=config.mirror)

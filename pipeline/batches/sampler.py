@@ -92,10 +92,7 @@ def block_shuffled(seed: int, epoch: int, n: int) -> Order:
 
 
 def keep_orders(count: int) -> None:
-    """Cache the orders of `count` epochs instead of two.
-
-    A server's trainers may be in several epochs. An order of ImageNet takes about 10 MB.
-    """
+    """Cache the orders of `count` epochs instead of two. A server's trainers may be in several epochs. An order of ImageNet takes about 10 MB."""
     global shuffled, block_shuffled
     shuffled, block_shuffled = (lru_cache(maxsize=count)(order.__wrapped__) for order in (shuffled, block_shuffled))
 
@@ -121,8 +118,7 @@ class Sampler:
     def of(cls, records: int, config: LoaderConfig) -> "Sampler":
         """Return the sampler of a loader with `config`.
 
-        Random views are shuffled, and a partial last batch is dropped; other views take every
-        record, in stored order.
+        Random views are shuffled, and a partial last batch is dropped; other views take every record, in stored order.
         """
         random = config.view == "random"
         shuffle = config.shuffle if random else "none"
@@ -130,10 +126,7 @@ class Sampler:
 
     @property
     def steps(self) -> int:
-        """Steps per epoch in which this rank has a record.
-
-        When the last batch is partial, some ranks may have no record in it.
-        """
+        """Steps per epoch in which this rank has a record. When the last batch is partial, some ranks may have no record in it."""
         full, rest = divmod(self.records, self.batch_size)
         if self.drop_last:
             return full

@@ -138,10 +138,7 @@ def central_square(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.nda
 
 
 def square(data: bytes, size: int) -> Square:
-    """Return the `central_square` of the image in `data`.
-
-    Raise UndecodableImage, with the reason, if there is none.
-    """
+    """Return the `central_square` of the image in `data`. Raise UndecodableImage, with the reason, if there is none."""
     try:
         made = jpeg_square(data, size)
         if made is None:
@@ -155,10 +152,7 @@ def square(data: bytes, size: int) -> Square:
 
 
 def decode_record(data: bytes | UInt8[np.ndarray, "n"], size: int | None = None) -> UInt8[np.ndarray, "h w 3"]:
-    """Return the pixels of a JPEG record.
-
-    Raise UndecodableImage at any irregularity, and if the record is not `size` x `size` pixels.
-    """
+    """Return the pixels of a JPEG record. Raise UndecodableImage at any irregularity, and if the record is not `size` x `size` pixels."""
     try:
         pixels = decode_jpeg(data)
     except ValueError as error:

@@ -112,10 +112,7 @@ def plain_decode_jpeg(data: bytes | UInt8[np.ndarray, "n"]) -> UInt8[np.ndarray,
 
 
 def jpeg_header(data: bytes | UInt8[np.ndarray, "n"]) -> tuple[int, int, str]:
-    """Return (height, width, colours) of a JPEG; colours is "YCbCr", "Gray", ...
-
-    Raise ValueError if libjpeg-turbo's binding cannot read them.
-    """
+    """Return (height, width, colours) of a JPEG; colours is "YCbCr", "Gray", ... Raise ValueError if libjpeg-turbo's binding cannot read them."""
     with _refusals():
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     return height, width, colours
@@ -123,10 +120,7 @@ def jpeg_header(data: bytes | UInt8[np.ndarray, "n"]) -> tuple[int, int, str]:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Turn any error of libjpeg-turbo's binding into a ValueError.
-
-    For example, the binding raises a KeyError for 1x4 subsampling.
-    """
+    """Turn any error of libjpeg-turbo's binding into a ValueError. For example, the binding raises a KeyError for 1x4 subsampling."""
     try:
         yield
     except (ValueError, MemoryError):
@@ -154,10 +148,7 @@ def encode_jpeg(image: UInt8[np.ndarray, "s s 3"], quality: int, subsampling: Su
 
 
 def plain_encode_jpeg(image: UInt8[np.ndarray, "s s 3"], quality: int, subsampling: Subsampling = "444") -> Encoded:
-    """Do what `encode_jpeg` does, with Pillow's libjpeg.
-
-    Below quality 96, simplejpeg uses a faster, less accurate DCT.
-    """
+    """Do what `encode_jpeg` does, with Pillow's libjpeg. Below quality 96, simplejpeg uses a faster, less accurate DCT."""
     data = _pillow(image, quality, subsampling)
     return Encoded(data, plain_decode_jpeg(data))
 
@@ -207,11 +198,10 @@ def render(
 ) -> list[int]:
     """Write the views of `count` records, from `first` on, to `out`; return the records not done.
 
-    A view is the record's pixels, minus `before`, cropped and mirrored by its window (top, left,
-    flip), minus the record's `offsets`, times `scale`, minus `after`: in float32, in this order,
-    then rounded to the number type of `out`. `cpu_engine.plain_views` has to do the records not
-    done: all of them without the extension; with it, JPEGs that are damaged or not of the usual
-    kind.
+    A view is the record's pixels, minus `before`, cropped and mirrored by its window (top, left, flip), minus the
+    record's `offsets`, times `scale`, minus `after`: in float32, in this order, then rounded to the number type of
+    `out`. `cpu_engine.plain_views` has to do the records not done: all of them without the extension; with it, JPEGs
+    that are damaged or not of the usual kind.
     """
     if not COMPILED:
         return list(range(first, first + count))
@@ -258,9 +248,8 @@ def count_moments(image: UInt8[np.ndarray, "s s 3"], pixel_sum: UInt16[np.ndarra
 def plain_count_moments(image: UInt8[np.ndarray, "s s 3"], pixel_sum: UInt16[np.ndarray, "s s 3"], outer: UInt64[np.ndarray, "6"]) -> None:
     """Do what `count_moments` does, with numpy.
 
-    The products are summed in float64. Every partial sum is an integer below 2**53 (255**2 *
-    4096**2 is below 2**41), so the result is exact in any order of summation. Going plane by plane
-    takes half as long as one matrix product.
+    The products are summed in float64. Every partial sum is an integer below 2**53 (255**2 * 4096**2 is below 2**41),
+    so the result is exact in any order of summation. Going plane by plane takes half as long as one matrix product.
     """
     planes = [plane.ravel().astype(np.float64) for plane in cv2.split(image)]
     outer += np.array([planes[i] @ planes[j] for i in range(3) for j in range(i, 3)]).astype(np.uint64)

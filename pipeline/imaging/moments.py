@@ -177,10 +177,7 @@ def colours(moments: Moments) -> Colours:
 
 
 def mean_image(moments: Moments) -> Float64[np.ndarray, "s s 3"]:
-    """Return the mean of each pixel of the square (paper, section 2).
-
-    Raise DataError if no image was counted.
-    """
+    """Return the mean of each pixel of the square (paper, section 2). Raise DataError if no image was counted."""
     if moments.images == 0:
         raise DataError("no image was counted, so there is no mean image")
     return moments.pixel_sum / moments.images

@@ -36,10 +36,7 @@ class Stage:
 
 
 def storage(records: Records, seconds: float) -> Stage:
-    """Measure reading shards from the disk in large pieces.
-
-    The system is asked to drop them from its cache first.
-    """
+    """Measure reading shards from the disk in large pieces. The system is asked to drop them from its cache first."""
     read, start = 0, time.perf_counter()
     for piece in _pieces(records):
         read += piece
@@ -119,9 +116,8 @@ class Setup:
 def verdict(stages: dict[str, float], loader: float, setup: Setup) -> str:
     """Return a sentence: which stage binds, the loader's share of that ceiling, what would help.
 
-    Decoding and augmenting share the threads, so their times add up; the other stages run in
-    parallel. `stages` has the rate of each stage alone, and `loader` that of the whole, in
-    images/s.
+    Decoding and augmenting share the threads, so their times add up; the other stages run in parallel. `stages` has the
+    rate of each stage alone, and `loader` that of the whole, in images/s.
     """
     consumer = stages.get("the consumer")
     if consumer is not None and consumer < loader:

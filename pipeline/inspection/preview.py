@@ -45,8 +45,7 @@ class SampleRow:
 def rows(records: Records, configs: dict[int, LoaderConfig], stats: Stats, count: int) -> list[SampleRow]:
     """Return the first `count` records of the first epoch, with the view of each in every epoch.
 
-    `configs` maps an epoch to its config. Raises DataError if there are no records, or if the sheet
-    would be too large.
+    `configs` maps an epoch to its config. Raises DataError if there are no records, or if the sheet would be too large.
     """
     first, config = next(iter(configs.items()))
     count = min(count, len(records))

@@ -80,10 +80,7 @@ def _lanes(drawn: Draws) -> tuple[Any, ...]:
 
 
 def chi_square(counts: Int64[np.ndarray, "n"], freedom: int | None = None) -> float:
-    """Return how far `counts` are from equal, in standard deviations.
-
-    It is Wilson and Hilferty's nearly normal transform of chi-square.
-    """
+    """Return how far `counts` are from equal, in standard deviations. It is Wilson and Hilferty's nearly normal transform of chi-square."""
     freedom, expected = freedom or len(counts) - 1, counts.mean()
     ratio = float(((counts - expected) ** 2 / expected).sum() / freedom)
     return (ratio ** (1 / 3) - (1 - 2 / (9 * freedom))) / math.sqrt(2 / (9 * freedom))

@@ -50,10 +50,7 @@ class Receipt:
 
 
 def receipt(records: Records, config: LoaderConfig, stats: Stats, step: int, index: int) -> Receipt:
-    """Return the receipt of sample `index` in the global batch of `step`, for random views.
-
-    Raises DataError if there is no such sample.
-    """
+    """Return the receipt of sample `index` in the global batch of `step`, for random views. Raises DataError if there is no such sample."""
     epoch, numbers = Sampler.of(len(records), replace(config, rank=0, world_size=1))(step)
     if not 0 <= index < len(numbers):
         raise DataError(f"a batch has {len(numbers)} samples, 0 to {len(numbers) - 1}; there is no sample {index}")
@@ -66,10 +63,7 @@ def receipt(records: Records, config: LoaderConfig, stats: Stats, step: int, ind
 
 
 def receipt_of(records: Records, config: LoaderConfig, stats: Stats, epoch: int, record: int, step: int = -1, index: int = -1) -> Receipt:
-    """Return the receipt of a record in `epoch`, at whatever step it comes.
-
-    Raises DataError if the crop does not fit.
-    """
+    """Return the receipt of a record in `epoch`, at whatever step it comes. Raises DataError if the crop does not fit."""
     room = records.manifest.config.size - config.crop
     if room < 0:
         raise DataError(
@@ -107,10 +101,7 @@ def write_png(path: Path, image: UInt8[np.ndarray, "h w 3"], made: Receipt | Non
 
 
 def sample(records: Records, config: LoaderConfig, stats: Stats, made: Receipt) -> UInt8[np.ndarray, "c c 3"]:
-    """Return the sample for viewing: cropped, mirrored, with its colour shift, clipped to 0..255.
-
-    No mean is subtracted.
-    """
+    """Return the sample for viewing: cropped, mirrored, with its colour shift, clipped to 0..255. No mean is subtracted."""
     plain = LoaderConfig(crop=config.crop, mean="none")
     shift = np.array(made.shift, np.float32)
     view = reference.view(records.pixels(made.record), (made.top, made.left), made.flip, shift, plain, stats)

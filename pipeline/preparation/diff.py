@@ -22,10 +22,7 @@ class Difference(NamedTuple):
 
 
 def difference(a: Manifest, b: Manifest, split: str) -> Difference:
-    """Compare the records of `split` by key: their classes and their stored bytes.
-
-    A data set without that split counts as empty.
-    """
+    """Compare the records of `split` by key: their classes and their stored bytes. A data set without that split counts as empty."""
     sides = [_fingerprints(manifest, split) for manifest in (a, b)]
     both = sides[0].join(sides[1], "key", join_type="full outer", left_suffix="_a", right_suffix="_b").sort_by("key")
     in_a, in_b = pc.is_valid(both["class_a"]), pc.is_valid(both["class_b"])

@@ -161,10 +161,7 @@ class RayEngine(_Cluster):
     """Runs tasks on Ray; a task is retried up to three times when its worker dies."""
 
     def __init__(self, workers: int = 0, cluster: str | None = None) -> None:
-        """Join the cluster at `cluster`, or start a local one with `workers` CPUs.
-
-        `cluster` is "auto", host:port or ray://host:port.
-        """
+        """Join the cluster at `cluster`, or start a local one with `workers` CPUs. `cluster` is "auto", host:port or ray://host:port."""
         super().__init__()
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # no telemetry
         # Ray's default hides the GPUs from tasks that ask for none, and warns about it.

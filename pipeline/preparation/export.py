@@ -47,8 +47,7 @@ class Image(NamedTuple):
 def export(manifest: Manifest, out: Location, shape: ExportFormat) -> Generator[int, None, None]:
     """Write `manifest`'s data set to the new folder `out`; yield how many records are done.
 
-    Raise DataError if `out` exists already, or if a shard is not as it was written: no damage is
-    exported.
+    Raise DataError if `out` exists already, or if a shard is not as it was written: no damage is exported.
     """
     if isinstance(out, RemotePath):
         raise DataError(f"{out}: an export is written to a local folder; copy it from there")
@@ -114,10 +113,7 @@ def _parquet(manifest: Manifest, split: str, out: Path) -> Iterator[None]:
 
 
 def _webdataset(manifest: Manifest, split: str, out: Path) -> Iterator[None]:
-    """Write samples numbered within their tar: jpg or png, cls and json.
-
-    cls is the label; json has label, class, file name and key.
-    """
+    """Write samples numbered within their tar: jpg or png, cls and json. cls is the label; json has label, class, file name and key."""
     for name, images in _by_shard(manifest, split):
         with tarfile.open(out / f"{name}.tar", "w", format=tarfile.USTAR_FORMAT) as archive:
             for number, item in enumerate(images):

@@ -20,10 +20,7 @@ QUARANTINE = "quarantine.jsonl"
 
 
 def finalize(directory: Location, plan: ShardPlan | None = None) -> Manifest:
-    """Write the quarantine list and the manifest of the job `plan` (None: that of job.json).
-
-    Raise DataError if a shard is missing.
-    """
+    """Write the quarantine list and the manifest of the job `plan` (None: that of job.json). Raise DataError if a shard is missing."""
     if (directory / MANIFEST).is_file() and (before := read_manifest(directory)).plans:
         # Images were appended: the job's own shards are not the whole data set.
         return commit(before, sidecars_of(before))
@@ -49,10 +46,7 @@ def extend(manifest: Manifest, plan: ShardPlan) -> Manifest:
 
 
 def commit(manifest: Manifest, sidecars: dict[str, list[Sidecar]]) -> Manifest:
-    """Write the quarantine list, then `manifest` with the shards that `sidecars` describe.
-
-    Raise DataError if there is no record at all.
-    """
+    """Write the quarantine list, then `manifest` with the shards that `sidecars` describe. Raise DataError if there is no record at all."""
     bad = [Quarantined(split, key, reason) for split, found in sidecars.items() for sidecar in found for key, reason in sidecar.quarantined]
     write_quarantine(manifest.directory, bad)
     if not any(sidecar.shard.rows for found in sidecars.values() for sidecar in found):

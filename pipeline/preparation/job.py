@@ -93,9 +93,8 @@ class ShardJob:
     def run(self) -> Iterator[Progress]:
         """Make the missing shards, then the manifest; yield progress about five times a second.
 
-        Raise DataError when more than `max_bad` of the images are unusable, when the folder belongs
-        to another job, or when it cannot be written. In any case finished shards stay, and the same
-        job continues from them.
+        Raise DataError when more than `max_bad` of the images are unusable, when the folder belongs to another job, or
+        when it cannot be written. In any case finished shards stay, and the same job continues from them.
         """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)

@@ -70,10 +70,7 @@ def settle() -> None:
 
 
 def _die_with_parent() -> None:
-    """End this process when its parent has ended.
-
-    A parent killed with -9 closes nothing: workers would wait for their next task for ever.
-    """
+    """End this process when its parent has ended. A parent killed with -9 closes nothing: workers would wait for their next task for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -42,10 +42,7 @@ class RepairJob:
 
 
 def start_over(job: ShardJob) -> Iterator[Progress]:
-    """Finish a job whose manifest is missing or unreadable.
-
-    The sidecars of damaged shards are deleted, then the job runs.
-    """
+    """Finish a job whose manifest is missing or unreadable. The sidecars of damaged shards are deleted, then the job runs."""
     directory = location(job.directory)
     with lock(directory):
         (directory / MANIFEST).unlink(missing_ok=True)

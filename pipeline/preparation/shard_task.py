@@ -64,10 +64,7 @@ class ProgressCallbacks(NamedTuple):
 
 # B008 does not matter here: the default is immutable.
 def make_shard(task: ShardTask, ticks: ProgressCallbacks = ProgressCallbacks()) -> list[Quarantined]:  # noqa: B008
-    """Make one shard and its sidecar; return the images that were left out.
-
-    If `ticks.end` returns False, nothing is published.
-    """
+    """Make one shard and its sidecar; return the images that were left out. If `ticks.end` returns False, nothing is published."""
     facts = {"plan": task.plan, "split": task.images.split, "shard": task.index, "shards": task.count}
     facts |= {"parameters": task.config.to_json(), "versions": task.versions}
     bad: list[Quarantined] = []

@@ -46,10 +46,7 @@ class Verification:
     """Checks a data set: iterate over `run()`, then read `problems`."""
 
     def __init__(self, manifest: Manifest, *, deep: bool = False, workers: int = 0) -> None:
-        """Prepare to check all shards of `manifest`.
-
-        `workers` is the number of threads, or of processes if `deep` (0: one per CPU).
-        """
+        """Prepare to check all shards of `manifest`. `workers` is the number of threads, or of processes if `deep` (0: one per CPU)."""
         self.manifest, self._deep = manifest, deep
         self._workers = workers or len(os.sched_getaffinity(0))
         self._checks = [_Check(manifest, name, shard, deep) for name, split in manifest.splits.items() for shard in split.shards]

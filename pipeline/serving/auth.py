@@ -28,10 +28,7 @@ class Secrets:
     tokens: Path | None = None  # one token per line; # begins a comment
 
     def check(self, address: Address) -> None:
-        """Raise DataError if a file is missing, or if the files do not protect `address`.
-
-        A loopback address needs no protection.
-        """
+        """Raise DataError if a file is missing, or if the files do not protect `address`. A loopback address needs no protection."""
         if (self.cert is None) != (self.key is None):
             raise DataError("TLS needs a certificate and its key: give --tls-cert and --tls-key")
         if self.client_ca is not None and self.cert is None:
@@ -45,10 +42,7 @@ class Secrets:
             )
 
     def tls(self) -> dict[str, Any]:
-        """Return the server's TLS options; none without a certificate.
-
-        Raises DataError that names a file which cannot be read or is not PEM.
-        """
+        """Return the server's TLS options; none without a certificate. Raises DataError that names a file which cannot be read or is not PEM."""
         if self.cert is None or self.key is None:
             return {}
         options: dict[str, Any] = {"tls_certificates": [(pem(self.cert, "CERTIFICATE"), pem(self.key, "PRIVATE KEY"))]}

@@ -53,10 +53,7 @@ class RequestHandler:
     """Answers requests from one folder of shards. Thread-safe."""
 
     def __init__(self, directory: str, cache: str | None = None, cache_size: int = 100 << 30) -> None:
-        """Open the data set; DataError if it is incomplete.
-
-        `cache` is a local folder for the shards of an object store.
-        """
+        """Open the data set; DataError if it is incomplete. `cache` is a local folder for the shards of an object store."""
         self.manifest = read_manifest(directory)
         self._cached: dict[str, Any] = {} if cache is None else {"cache": cache, "cache_size": cache_size}
         self._lock = threading.RLock()
@@ -100,8 +97,7 @@ class RequestHandler:
     def read(self, name: str, offset: int, length: int) -> Iterator[bytes]:
         """Return `length` bytes of a file from `offset` on, in pieces.
 
-        Raises WrongTicket if the data set has no such file, or the range is too long or leaves the
-        file.
+        Raises WrongTicket if the data set has no such file, or the range is too long or leaves the file.
         """
         if name not in self._sizes:
             raise WrongTicket("the data set has no such file")
@@ -224,10 +220,7 @@ class _Stream:
     columns: pa.Schema
 
     def make(self, epoch: int, records: Shaped[np.ndarray, "b"]) -> tuple[StepInput, Any]:
-        """Return the step input of `records`, and the images to send.
-
-        Damaged records are replaced, or DataError names them.
-        """
+        """Return the step input of `records`, and the images to send. Damaged records are replaced, or DataError names them."""
         for _ in range(2):
             inputs = self.steps.drawn(epoch, self.split.read(partial(self.steps.stored, records), len(records)))
             assert self.images is not None
@@ -260,8 +253,7 @@ def _maker(ticket: Ticket, manifest: Manifest, stats: Stats) -> Callable[[StepIn
 def cut_out(inputs: StepInput, fixed: list[Window], crop: int, size: int, *, raw: bool) -> UInt8[np.ndarray, "..."]:
     """Return the views of records as pixels, cropped and mirrored: uint8[b,c,c,3].
 
-    With several fixed windows the shape is [b,v,c,c,3]. Raises UndecodableImage for a damaged
-    record.
+    With several fixed windows the shape is [b,v,c,c,3]. Raises UndecodableImage for a damaged record.
     """
     out = np.empty((len(inputs.images), max(1, len(fixed)), crop, crop, 3), np.uint8)
     for image, its_windows, its_views in zip(inputs.images, placed(inputs, fixed), out, strict=True):

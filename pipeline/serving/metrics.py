@@ -71,10 +71,7 @@ class Gauges:
         self.seconds.labels(form).observe(seconds)
 
     def totals(self) -> dict[str, float]:
-        """Return the counters and memory that `alexprep serve --status` prints.
-
-        Counters are summed over their labels, except `outcome`.
-        """
+        """Return the counters and memory that `alexprep serve --status` prints. Counters are summed over their labels, except `outcome`."""
         found: dict[str, float] = {}
         for metric in self.registry.collect():
             for sample in metric.samples:

@@ -64,8 +64,7 @@ class RemoteStepSource(StepSource):
     def __init__(self, manifest: Manifest, config: LoaderConfig, stats: Stats, theirs: Stats, records: Records) -> None:
         """Take the manifest, statistics (`theirs`) and records of the servers' data set.
 
-        Raises ValueError if `stats` differ from `theirs` and the servers compute with them (form
-        "views" or "batches").
+        Raises ValueError if `stats` differ from `theirs` and the servers compute with them (form "views" or "batches").
         """
         assert isinstance(manifest.directory, RemotePath)
         data = digest(manifest, theirs)
@@ -111,10 +110,7 @@ class RemoteStepSource(StepSource):
         return self._put_back(inputs) if self._config.form == "views" else inputs
 
     def take(self, step: int) -> ServedStep:
-        """Wait for the answer of `step` and return it; request one more step ahead.
-
-        Raises DataError if no server answers.
-        """
+        """Wait for the answer of `step` and return it; request one more step ahead. Raises DataError if no server answers."""
         self._ask_ahead(step)
         answer = self._coming.pop(step).result()
         for location in set(self._servers.left_out) - self._warned:
@@ -168,10 +164,7 @@ class RemoteStepSource(StepSource):
         return inputs._replace(images=records)
 
     def _fetch(self, step: int) -> ServedStep:
-        """Return the first answer to a step's ticket.
-
-        One server is asked; if it takes long (`USUAL`, `SLOW`), another one is asked too.
-        """
+        """Return the first answer to a step's ticket. One server is asked; if it takes long (`USUAL`, `SLOW`), another one is asked too."""
         usual, start = median(self._took), time.monotonic()
         seconds = max(LEAST_SECONDS, 4 * SLOW * usual)
         first = Attempt()

@@ -145,10 +145,7 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
         }
 
     def drain(self, seconds: float) -> bool:
-        """Refuse new requests, wait up to `seconds` for the running ones, then shut down.
-
-        Returns whether all running requests were answered.
-        """
+        """Refuse new requests, wait up to `seconds` for the running ones, then shut down. Returns whether all running requests were answered."""
         deadline = time.monotonic() + seconds
         with self._idle:
             self.draining = True
@@ -185,10 +182,7 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
             return sum(request.waiting for request in self._requests)
 
     def _sent(self, form: str, context: Any, rows: Iterator[T]) -> Iterator[T]:  # noqa: ANN401  (pyarrow's)
-        """Yield the messages of an answer, each made when the last one has been taken.
-
-        Stops with an error when the client's token is revoked.
-        """
+        """Yield the messages of an answer, each made when the last one has been taken. Stops with an error when the client's token is revoked."""
         admitted: Admitted | None = None if self.tokens is None else context.get_middleware("guard")
         # Counted only here: a generator that is never started would never be removed again.
         request = self._admitted(form, _peer(context))
@@ -226,8 +220,7 @@ class Service(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow has no 
     def _errors(self, method: str) -> Iterator[None]:
         """Turn errors into Flight errors with JSON details.
 
-        For an internal error, the client learns only the exception's type; the log has the
-        traceback.
+        For an internal error, the client learns only the exception's type; the log has the traceback.
         """
         try:
             yield

@@ -23,10 +23,7 @@ _ACKNOWLEDGED = 120  # offset of tcpi_bytes_acked, uint64 (linux/tcp.h)
 
 
 def name_of(peer: str) -> str:
-    """Return host:port, without the zone, of a gRPC peer name.
-
-    Examples of peer names: ipv4:1.2.3.4:5, ipv6:[::1]:5, ipv6:%5Bfe80::1%252%5D:5.
-    """
+    """Return host:port, without the zone, of a gRPC peer name. Examples of peer names: ipv4:1.2.3.4:5, ipv6:[::1]:5, ipv6:%5Bfe80::1%252%5D:5."""
     host, _, port = unquote(peer).partition(":")[2].rpartition(":")
     return _name(host.strip("[]").partition("%")[0], int(port))
 
@@ -42,10 +39,9 @@ class Stalls:
     def among(self, waits: Mapping[str, float]) -> list[str]:
         """Return the stalled clients.
 
-        `waits` maps each client to when its oldest unread message was sent (`time.monotonic`). A
-        slow client is not stalled as long as it takes LEAST_TAKEN bytes every `seconds`, but it
-        must take a whole message within PATIENCE times `seconds`. Raises OSError if the system
-        cannot tell, for example because no descriptor is left.
+        `waits` maps each client to when its oldest unread message was sent (`time.monotonic`). A slow client is not
+        stalled as long as it takes LEAST_TAKEN bytes every `seconds`, but it must take a whole message within PATIENCE
+        times `seconds`. Raises OSError if the system cannot tell, for example because no descriptor is left.
         """
         counts, now = taken(self._port) if waits else {}, time.monotonic()
         before, self._moved = self._moved, {}

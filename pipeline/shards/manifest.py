@@ -110,10 +110,7 @@ class Manifest:
 
 
 def read_manifest(directory: str | Location) -> Manifest:
-    """Return the data set in `directory`.
-
-    Raise DataError if there is none, or if it is unfinished, damaged, or of another version.
-    """
+    """Return the data set in `directory`. Raise DataError if there is none, or if it is unfinished, damaged, or of another version."""
     directory = location(directory)
     path = directory / MANIFEST
     if not path.is_file():
@@ -150,10 +147,7 @@ def read_manifest(directory: str | Location) -> Manifest:
 
 
 def left_out(value: dict[str, Any]) -> dict[str, Any]:
-    """Return the checked `left_out` of a manifest or a job; {} if it has none.
-
-    Raise ValueError, KeyError or TypeError if it is not valid.
-    """
+    """Return the checked `left_out` of a manifest or a job; {} if it has none. Raise ValueError, KeyError or TypeError if it is not valid."""
     found = {}
     for split, facts in value.get("left_out", {}).items():
         classes, images = [safe_part(name, "the class") for name in facts["classes"]], facts["images"]

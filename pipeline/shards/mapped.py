@@ -41,10 +41,7 @@ class Located(NamedTuple):
         return np.array([block.labels[row] for block, row in zip(self.blocks, self.rows.tolist(), strict=True)], np.int64)
 
     def strings(self) -> pa.Array:
-        """Return the bytes of each record as a binary_view array, without a copy.
-
-        The array keeps the memory maps of the shards open.
-        """
+        """Return the bytes of each record as a binary_view array, without a copy. The array keeps the memory maps of the shards open."""
         capsules = stored_strings(self.blocks, self.rows)
         return byte_strings(self.images()) if capsules is None else pa.array(Strings(capsules))
 
@@ -61,8 +58,7 @@ class Strings(NamedTuple):
 def mapped(path: Path) -> pa.Buffer:
     """Return a file's bytes as a memory map, without a copy.
 
-    The file is closed, but the map stays: there may be more shards than a process may have open
-    files.
+    The file is closed, but the map stays: there may be more shards than a process may have open files.
     """
     with pa.memory_map(str(path)) as file:
         return file.read_buffer(file.size())

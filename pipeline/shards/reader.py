@@ -39,9 +39,8 @@ class Records:
     def __init__(self, manifest: Manifest, split: str, only: str | None = None, cache: ShardCache | None = None) -> None:
         """Check that every shard of `split` (or only the shard `only`) exists and is complete.
 
-        Raise DataError, which names the shard, if one is not. Remote shards are read through
-        `cache`, if one is given. If they all fit into the cache, all are held; otherwise, the
-        shards held have at most half of its size.
+        Raise DataError, which names the shard, if one is not. Remote shards are read through `cache`, if one is given.
+        If they all fit into the cache, all are held; otherwise, the shards held have at most half of its size.
         """
         self.manifest = manifest
         self.shards = tuple(shard for shard in manifest.split(split).shards if only in (None, shard.file))
@@ -79,10 +78,7 @@ class Records:
         return np.array([block.labels[row] for block, row in located], np.int64)
 
     def several(self, records: Int64[np.ndarray, "b"]) -> tuple[list[UInt8[np.ndarray, "..."]], Int64[np.ndarray, "b"]]:
-        """Return the `image` of each of `records`, and their labels.
-
-        This takes a third of the time of one call per record.
-        """
+        """Return the `image` of each of `records`, and their labels. This takes a third of the time of one call per record."""
         located = self.located(records)
         return located.images(), located.labels()
 
@@ -107,10 +103,7 @@ class Records:
         return pa.chunked_array((self._batch(*place).column("key") for place in batches), pa.string())
 
     def pixels(self, record: int) -> UInt8[np.ndarray, "s s 3"]:
-        """Return a record's pixels, decoded if it is a JPEG.
-
-        Raise DataError, which names the record, if it is damaged or of another size.
-        """
+        """Return a record's pixels, decoded if it is a JPEG. Raise DataError, which names the record, if it is damaged or of another size."""
         image, size = self.image(record), self.manifest.config.size
         try:
             return decode_record(image, size) if self.manifest.config.encoding == "jpeg" else image
@@ -126,10 +119,7 @@ class Records:
         return ""
 
     def _fetched_again(self, shard: int) -> bool:
-        """Drop a shard whose cached copy has a wrong checksum, so that it is downloaded again.
-
-        Return whether it was dropped.
-        """
+        """Drop a shard whose cached copy has a wrong checksum, so that it is downloaded again. Return whether it was dropped."""
         path, facts = self.manifest.directory / self.shards[shard].file, self.shards[shard]
         if self._cache is None or not isinstance(path, RemotePath) or self._cache.is_good(facts):
             return False
@@ -138,10 +128,7 @@ class Records:
         return True
 
     def substitute(self, record: int) -> int | None:
-        """Return the substitute for a damaged record: the next good one within SEARCH records.
-
-        Return None if there is none.
-        """
+        """Return the substitute for a damaged record: the next good one within SEARCH records. Return None if there is none."""
         others = ((record + i) % self._count for i in range(1, min(SEARCH, self._count)))
         return next((other for other in others if not self.damage(other)), None)
 
@@ -239,10 +226,7 @@ class Records:
         return reader
 
     def _let_go(self, needed: int) -> None:
-        """Close the least recently used shards until `needed` more bytes may be held.
-
-        Views that callers still have stay valid.
-        """
+        """Close the least recently used shards until `needed` more bytes may be held. Views that callers still have stay valid."""
         held = sum(self.shards[shard].bytes for shard in self._readers)
         for shard in list(self._readers):
             if held + needed <= self._holdable:

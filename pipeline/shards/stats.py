@@ -81,10 +81,7 @@ def _digest(value: dict[str, Any], image: Float32[np.ndarray, "s s 3"]) -> str:
 
 
 def stats_for(manifest: Manifest, split: str) -> Stats:
-    """Return the statistics to use for views of `split`.
-
-    They are the training split's; without a training split, its own.
-    """
+    """Return the statistics to use for views of `split`. They are the training split's; without a training split, its own."""
     return load_stats(manifest, "train" if "train" in manifest.splits else split)
 
 
@@ -116,10 +113,7 @@ def load_stats(manifest: Manifest, split: str = "train") -> Stats:
 
 
 def check_written(manifest: Manifest, split: str) -> None:
-    """Raise DataError if a shard of `split` has a wrong checksum.
-
-    Missing shards are ignored: `Records` reports them.
-    """
+    """Raise DataError if a shard of `split` has a wrong checksum. Missing shards are ignored: `Records` reports them."""
     for shard in manifest.split(split).shards:
         path = manifest.directory / shard.file
         if path.is_file() and file_sha256(path) != shard.sha256:

@@ -34,10 +34,7 @@ UNLABELLED = Unlabelled()
 
 
 def label_of(value: Any) -> int | str | Unlabelled:  # noqa: ANN401  (from a file)
-    """Return a label as a number or an id, UNLABELLED for an empty value or a negative number.
-
-    Raise ValueError if `value` cannot be a label.
-    """
+    """Return a label as a number or an id, UNLABELLED for an empty value or a negative number. Raise ValueError if `value` cannot be a label."""
     if isinstance(value, bytes):
         value = value.decode()  # UnicodeDecodeError is a ValueError
     if value is None:
@@ -84,10 +81,9 @@ def from_zero(number: int, first: int, where: str, *, strict: bool = True) -> in
 def name_classes(found: list[RawListing], names: list[str], class_of: ClassOf, notes: list[str]) -> None:
     """Fill in missing class ids, and rename the images as they are named in ImageNet's archives.
 
-    A missing id is taken from the image's name (n01440764_10026.JPEG), else from its number: from
-    the ids of other images with that number, the class names in the files, ImageNet's own list, or
-    the number itself. Raise DataError if a number has two ids, or if it has none although the files
-    name their classes.
+    A missing id is taken from the image's name (n01440764_10026.JPEG), else from its number: from the ids of other
+    images with that number, the class names in the files, ImageNet's own list, or the number itself. Raise DataError if
+    a number has two ids, or if it has none although the files name their classes.
     """
     ids: dict[int, str] = {}
     for part in found:

@@ -51,10 +51,7 @@ def refuse_compressed(paths: list[Location]) -> None:
 
 
 def files_in(folder: Location, tree: Tree, below: str, parts: tuple[str, ...]) -> tuple[list[DataFile], list[Location]]:
-    """Return the data files and the compressed files directly in a folder.
-
-    Their splits are named by `parts` and by their own names.
-    """
+    """Return the data files and the compressed files directly in a folder. Their splits are named by `parts` and by their own names."""
     files: list[DataFile] = []
     compressed: list[Location] = []
     for name in tree.names(below):

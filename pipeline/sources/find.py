@@ -23,10 +23,9 @@ def find_source(
 ) -> Source:
     """Find and list the source at `where`; DataError says what was found and what was expected.
 
-    Labels number the sorted class ids; or they follow the devkit (`label_order="devkit"`) or the
-    source's own numbers ("source"), which count from `first_label` (None: 1 in slim's TFRecord
-    files, else 0). If a later split has classes that the first split does not have, raise
-    DataError, or leave their images out (`skip_unknown_classes`).
+    Labels number the sorted class ids; or they follow the devkit (`label_order="devkit"`) or the source's own numbers
+    ("source"), which count from `first_label` (None: 1 in slim's TFRecord files, else 0). If a later split has classes
+    that the first split does not have, raise DataError, or leave their images out (`skip_unknown_classes`).
     """
     root = location(where)
     if is_served(root):

@@ -161,10 +161,7 @@ def _folder_reader(folder: Path) -> Callable[[str], bytes | None]:
 
 
 def _archive_reader(path: Path) -> Callable[[str], bytes | None] | None:
-    """Return a reader of a .tar.gz devkit (2 MB), None if it is not an archive.
-
-    It is unpacked in memory, within fixed limits.
-    """
+    """Return a reader of a .tar.gz devkit (2 MB), None if it is not an archive. It is unpacked in memory, within fixed limits."""
     found: dict[str, bytes] = {}
     if not path.is_file():
         return None

@@ -40,10 +40,7 @@ class SourceLayout:
 
 
 def layout_of(root: Location, notes: list[str]) -> SourceLayout:
-    """Return the layout of a source, and add to `notes` what a user should know about it.
-
-    DataError says what was found that is not understood.
-    """
+    """Return the layout of a source, and add to `notes` what a user should know about it. DataError says what was found that is not understood."""
     if root.is_file():
         kind = kind_of(root)
         refuse_compressed([root] if kind == "compressed" else [])
@@ -140,10 +137,7 @@ def _wrapped(here: Location, notes: list[str]) -> Location | None:
 
 
 def _snapshot(here: Location, tree: Tree) -> Location:
-    """Return the revision to read of a data set in the Hugging Face hub's cache.
-
-    It is the only revision, or the one that refs/main names.
-    """
+    """Return the revision to read of a data set in the Hugging Face hub's cache. It is the only revision, or the one that refs/main names."""
     revisions = tree.folders("snapshots")
     main = here / "refs" / "main"
     if len(revisions) > 1 and main.is_file():

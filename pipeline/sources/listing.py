@@ -42,10 +42,7 @@ class Reader(Protocol):
     paths: list[Location]  # the files that `Place.file` indexes; empty if each image is a file
 
     def read(self, place: Place) -> bytes:
-        """Return the bytes of an image.
-
-        Raise UndecodableImage if they can never be read as an image, OSError if they are gone.
-        """
+        """Return the bytes of an image. Raise UndecodableImage if they can never be read as an image, OSError if they are gone."""
 
     def where(self, place: Place) -> str:
         """Return a description of the place, for messages."""
@@ -126,10 +123,7 @@ class Source:
         return self.found
 
     def read(self, split: str, place: Place) -> bytes:
-        """Return the bytes of one image.
-
-        Raise UndecodableImage if they can never be read as an image, OSError if they are gone.
-        """
+        """Return the bytes of one image. Raise UndecodableImage if they can never be read as an image, OSError if they are gone."""
         return self.readers[split].read(place)
 
     def notes(self) -> list[str]:

@@ -46,10 +46,7 @@ def look(root: Location, tree: Tree, below: str) -> Look:
 
 
 def _bears(root: Location, tree: Tree, below: str) -> bool:
-    """Return whether a folder has an image or a data file, at any depth.
-
-    Only the first MOST_FOLDERS folders are searched.
-    """
+    """Return whether a folder has an image or a data file, at any depth. Only the first MOST_FOLDERS folders are searched."""
     todo, looked = [below], 0
     while todo and looked < MOST_FOLDERS:
         here = todo.pop()
@@ -67,10 +64,7 @@ def _has_images(root: Location, tree: Tree, below: str) -> bool:
 
 
 def has_data(root: Location, tree: Tree, below: str) -> bool:
-    """Return whether tars, parquet or TFRecord files lie directly in a folder.
-
-    A few files are opened, those with names of archives first.
-    """
+    """Return whether tars, parquet or TFRecord files lie directly in a folder. A few files are opened, those with names of archives first."""
     return any(_claims(under(root, inside(below, name))) for name in _odd(tree.names(below)))
 
 

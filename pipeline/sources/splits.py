@@ -48,10 +48,7 @@ def is_junk_path(path: str) -> bool:
 
 
 def words(name: str) -> list[str]:
-    """Return the words of a name in lower case.
-
-    TrainSet, train_set, trainset and train-set2 all give train and set.
-    """
+    """Return the words of a name in lower case. TrainSet, train_set, trainset and train-set2 all give train and set."""
     return [part for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name) for part in _apart(word.lower())]
 
 
@@ -76,10 +73,7 @@ def split_in(name: str, where: object) -> str | None:
 
 
 def split_of(parts: Iterable[str], where: object) -> str | None:
-    """Return the split that `parts` (a file's folders and name) name, None if they name none.
-
-    Raise DataError if they name two.
-    """
+    """Return the split that `parts` (a file's folders and name) name, None if they name none. Raise DataError if they name two."""
     found = {split: part for part in parts if (split := split_in(part, where))}
     if len(found) > 1:
         said = ", ".join(f"{part!r} says {split}" for split, part in found.items())
@@ -138,10 +132,7 @@ def settled(files: Sequence[tuple[object, str | None]], default: str) -> list[st
 
 
 def apart(folders: Sequence[Sequence[str]]) -> tuple[list[str], list[Sequence[str]]]:
-    """Return (folders common to all paths, each path's folders below them).
-
-    Common folders such as /home/dev/images do not tell the splits apart.
-    """
+    """Return (folders common to all paths, each path's folders below them). Common folders such as /home/dev/images do not tell the splits apart."""
     around: list[str] = []
     for parts in zip(*folders, strict=False):
         if len(set(parts)) > 1:

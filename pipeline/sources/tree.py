@@ -142,10 +142,7 @@ class _RemoteTree:
                 self._folders[below].add(name)
 
     def _gather(self, below: str) -> None:
-        """List everything below the parent of a class folder in one request.
-
-        One request per class would make a thousand.
-        """
+        """List everything below the parent of a class folder in one request. One request per class would make a thousand."""
         top = below.rpartition("/")[0]
         if self._is_gathered(below):
             return

@@ -85,8 +85,7 @@ def exposed(path: Path) -> str | None:
 def call_options(seconds: float, location: str) -> Any:  # noqa: ANN401  (FlightCallOptions)
     """Return the options of a call; the token is read for each call, since tokens change.
 
-    Raise ClearToken if there is a token and the connection is not encrypted, unless it stays on
-    this machine.
+    Raise ClearToken if there is a token and the connection is not encrypted, unless it stays on this machine.
     """
     path = os.environ.get(TOKEN_FILE)
     headers = []

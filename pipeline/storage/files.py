@@ -69,8 +69,7 @@ def published(path: Location) -> Iterator[IO[bytes]]:
 def published_folder(path: Path) -> Iterator[Path]:
     """Yield a folder to fill; it is renamed to `path` when the block ends, or deleted if it fails.
 
-    Folders that killed processes of this machine left behind are deleted. Raise DataError if `path`
-    already exists.
+    Folders that killed processes of this machine left behind are deleted. Raise DataError if `path` already exists.
     """
     if path.exists() or path.is_symlink():
         raise DataError(f"{path} is already there; delete it or choose another --out")
@@ -95,8 +94,7 @@ def _remove_abandoned(path: Path) -> None:
 def aside(path: Path, process: int | str) -> Path:
     """Return the temporary name under which `process` of this machine writes `path`.
 
-    The name holds host and process, since parts of one job may run on several machines that share
-    the folder.
+    The name holds host and process, since parts of one job may run on several machines that share the folder.
     """
     return path.with_name(f".{path.name}.{socket.gethostname().replace('.', '_')}-{process}{PARTIAL}")
 
@@ -154,10 +152,7 @@ def file_sha256(path: Location) -> str:
 
 
 def write_array(path: Location, array: Any) -> None:  # noqa: ANN401  (a numpy array)
-    """Publish a numpy array as .npy.
-
-    The module does not import numpy at the top: `alexprep --help` would wait for it.
-    """
+    """Publish a numpy array as .npy. The module does not import numpy at the top: `alexprep --help` would wait for it."""
     from numpy import save
 
     buffer = io.BytesIO()

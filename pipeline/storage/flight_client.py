@@ -67,10 +67,7 @@ class Server:
             return self._client
 
     def failed(self, trouble: str, least: float = 0.1) -> None:
-        """Record a failure and back off.
-
-        The pause is 2 * `least` seconds, doubled after each failure in a row, up to 50 * `least`.
-        """
+        """Record a failure and back off. The pause is 2 * `least` seconds, doubled after each failure in a row, up to 50 * `least`."""
         with self._lock:
             self.failures += 1
             self.trouble = trouble
@@ -191,10 +188,7 @@ class Servers:
         self._closed = True
 
     def _choose(self, avoid: Server | None, refused: dict[str, str]) -> Server | None:
-        """Return the server with the fewest requests in progress; None if none can be asked yet.
-
-        Servers with equally few take turns.
-        """
+        """Return the server with the fewest requests in progress; None if none can be asked yet. Servers with equally few take turns."""
         now = time.monotonic()
         with self._lock:
             there = [server for server in self.servers if server.away_until <= now and server.location not in refused]

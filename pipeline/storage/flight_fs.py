@@ -72,10 +72,7 @@ class ServedFolder(FileSystemHandler):  # type: ignore[misc]  # pyarrow has no t
 
 
 def _files(answer: bytes) -> tuple[dict[str, int], str]:
-    """Return {name: bytes} of a server's files, and the identity of its data set.
-
-    Raise NotHere if the answer is not valid.
-    """
+    """Return {name: bytes} of a server's files, and the identity of its data set. Raise NotHere if the answer is not valid."""
     try:
         found = json.loads(answer)
         files, identity = found["files"], found["identity"]

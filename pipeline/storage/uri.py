@@ -170,8 +170,7 @@ class RemotePath:
     def _put_aside(self, data: Any) -> None:  # noqa: ANN401  (any buffer)
         """Write `data` to a temporary file and rename it.
 
-        This is for file systems with a real rename (hdfs, ssh, memory): they show a file while it
-        is being written.
+        This is for file systems with a real rename (hdfs, ssh, memory): they show a file while it is being written.
         """
         folder, _, name = self._path.rpartition("/")
         aside = f"{folder}/.{name}.{os.getpid()}.partial"

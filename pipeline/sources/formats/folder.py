@@ -47,10 +47,7 @@ class Folder:
         return any(IMAGE.search(file) for name in self._tree.folders(folder)[:8] for file in self._tree.names(f"{folder}/{name}"))
 
     def _alone(self) -> dict[str, str]:
-        """Return {split: ""} for a folder without split folders.
-
-        ILSVRC's file names tell the split, else the folder's name, else it is train.
-        """
+        """Return {split: ""} for a folder without split folders. ILSVRC's file names tell the split, else the folder's name, else it is train."""
         match = next((found for name in self._tree.names("") if (found := NUMBERED.fullmatch(name.rpartition(".")[0]))), None)
         return {self._default if match is None else match[2]: ""}
 
@@ -112,10 +109,7 @@ class Folder:
                 raise DataError(f"{here}/{shown(name)} is a broken symbolic link: a class may be missing; repair or delete it")
 
     def _list_class(self, part: RawListing, name: str, below: str) -> set[str] | None:
-        """List the files of a class; return the subfolders that hold files ("": the class folder).
-
-        Return None if no file may be an image.
-        """
+        """List the files of a class; return the subfolders that hold files ("": the class folder). Return None if no file may be an image."""
         inner = set()
         files = list(self._tree.files(below, deep=True))
         if files and all(NO_IMAGE.search(file) for file, _ in files):

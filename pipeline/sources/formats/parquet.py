@@ -38,10 +38,7 @@ MAX_GROUP = 1 << 31
 def list_parquet(
     files: list[tuple[Location, str | None]], default: str, first_label: int | None, notes: list[str]
 ) -> tuple[str, list[RawListing], list[str]]:
-    """Return (shape, splits, class names if the files give them) of parquet files.
-
-    `files` are (path, split that its path names).
-    """
+    """Return (shape, splits, class names if the files give them) of parquet files. `files` are (path, split that its path names)."""
     found: dict[str, RawListing] = {}
     named: dict[tuple[str, ...], Location] = {}
     reader = ParquetReader([path for path, _ in files])

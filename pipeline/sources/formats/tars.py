@@ -71,10 +71,7 @@ def _shape(path: Location) -> str:
 
 
 def _class_tars(path: Location, notes: list[str]) -> tuple[list[Member], str | None]:
-    """Return the class tars in a tar, and the split named by the folder around all of them.
-
-    Raise DataError if there are several splits, or links.
-    """
+    """Return the class tars in a tar, and the split named by the folder around all of them. Raise DataError if there are several splits, or links."""
     links = Passed()
     outers = [outer for outer in members(path, passed=links) if not is_junk_path(outer.name)]
     if links.notes():

@@ -82,8 +82,7 @@ BYTES = (memoryview, Stretch)
 def list_tfrecords(files: list[tuple[Location, str | None]], default: str, first_label: int | None, notes: list[str]) -> tuple[str, list[RawListing]]:
     """Return (shape, splits) of TFRecord files; `files` are (path, split that its path names).
 
-    Slim's labels count from 1, since 0 is its background class; all others count from 0.
-    `first_label` overrides that.
+    Slim's labels count from 1, since 0 is its background class; all others count from 0. `first_label` overrides that.
     """
     found: dict[str, RawListing] = {}
     reader = TFRecordReader([path for path, _ in files])
@@ -117,10 +116,7 @@ def list_tfrecords(files: list[tuple[Location, str | None]], default: str, first
 
 
 def records(path: Location) -> Iterator[tuple[int, Stretch]]:
-    """Yield (offset of the data, data) of each record; DataError where the file is damaged.
-
-    The data's own CRC is checked when the image is read.
-    """
+    """Yield (offset of the data, data) of each record; DataError where the file is damaged. The data's own CRC is checked when the image is read."""
     size = path.stat().st_size
     view, at = Stretch(path, 0, size), 0
     while at < size:
@@ -155,10 +151,7 @@ def fields(data: Bytes) -> Iterator[tuple[int, int | Bytes]]:
 
 
 def varint(data: Bytes, at: int) -> tuple[int, int]:
-    """Return (value, offset after it) of a base-128 varint of at most 64 bits.
-
-    Raise ValueError if it does not end.
-    """
+    """Return (value, offset after it) of a base-128 varint of at most 64 bits. Raise ValueError if it does not end."""
     value = 0
     for shift in range(0, 70, 7):
         if at >= len(data):

@@ -33,8 +33,7 @@ class Tar(NamedTuple):
 def list_webdataset(tar: Tar, reader: RangeReader, found: dict[str, RawListing], passed: Passed, notes: list[str]) -> None:
     """Group members by the name before the first dot: an image, and a cls or json beside it.
 
-    If the tar's own path names no split, the folders in it may (train/0001.jpg,
-    val_images/0002.jpg).
+    If the tar's own path names no split, the folders in it may (train/0001.jpg, val_images/0002.jpg).
     """
     unlabelled = 0
     by_folder: dict[str, RawListing] = {}
