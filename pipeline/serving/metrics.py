@@ -3,7 +3,6 @@
 import json
 import logging
 import socket
-import sys
 import threading
 import time
 from collections import OrderedDict
@@ -11,7 +10,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
@@ -20,6 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from ..addresses import Address
 from ..config import Form
 from ..errors import DataError
+from .quiet_http import QuietHandler, QuietServer
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)  # buckets of the histogram
 MOST_CONNECTIONS = 64  # open HTTP connections
@@ -84,7 +83,7 @@ class Gauges:
         return found
 
 
-class Health(ThreadingHTTPServer):
+class Health(QuietServer):
     """The HTTP server. It reveals nothing about the data: no names, no paths."""
 
     daemon_threads = True
@@ -124,13 +123,8 @@ class Health(ThreadingHTTPServer):
             with self._lock:
                 self._open.pop(request, None)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401  (socketserver's own)
-        """Ignore broken connections; report other errors."""
-        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
-            super().handle_error(request, client_address)
 
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(QuietHandler):
     timeout = 5  # seconds that a connection may be silent
     server: Health
     server_version = "alexprep"
@@ -158,9 +152,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Log no requests."""
 
 
 class JsonLines(logging.Formatter):

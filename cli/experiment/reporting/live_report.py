@@ -2,15 +2,13 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 from alexprep.model.report.report import curve_data, render
 from alexprep.pipeline.errors import DataError
+from alexprep.pipeline.serving.quiet_http import QuietHandler, QuietServer
 
 from ..run_folder import RunFolder
 from .report_data import views
@@ -21,26 +19,16 @@ LOOPBACK = "127.0.0.1"
 def serve(folders: Sequence[RunFolder], data: Path | None, port: int, announce: Callable[[str], None]) -> None:
     """Serve until Ctrl-C; DataError if the port is taken. `announce` is called with the page's address when it is there."""
     try:
-        server = Quiet((LOOPBACK, port), _handler(folders, data))
+        server = QuietServer((LOOPBACK, port), _handler(folders, data))
     except OSError as error:
         raise DataError(f"cannot listen on {LOOPBACK}:{port}: {error.strerror}; give another --port, or 0 for any that is free") from error
-    server.daemon_threads = True
     announce(f"http://{LOOPBACK}:{server.server_port}/")
     with server:
         server.serve_forever(poll_interval=0.2)
 
 
-class Quiet(ThreadingHTTPServer):
-    """A server that says nothing of browsers that leave."""
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401  (socketserver's own)
-        """Pass over connections that broke."""
-        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
-            super().handle_error(request, client_address)
-
-
-def _handler(folders: Sequence[RunFolder], data: Path | None) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
+def _handler(folders: Sequence[RunFolder], data: Path | None) -> type[QuietHandler]:
+    class Handler(QuietHandler):
         """Answers / with the page and /data.json with what its curves are drawn from; nothing else, and no path of a disk."""
 
         timeout = 30  # seconds that a connection may say nothing
@@ -83,9 +71,6 @@ def _handler(folders: Sequence[RunFolder], data: Path | None) -> type[BaseHTTPRe
             self.send_header("X-Content-Type-Options", "nosniff")
             self.end_headers()
             self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            """Say nothing of each request."""
 
     return Handler
 
