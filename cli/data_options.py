@@ -5,16 +5,18 @@ from functools import wraps
 from typing import Any
 
 import click
+from alexprep.pipeline.config import ShardConfig, hints_of
 
+from .options import Decorator, option_of
 from .progress import Bar
 
-SRC = click.option("--src", required=True, help="Folder, file or URI of the raw images, of any shape of ImageNet (alexprep inspect names them).")
+SRC = click.option("--src", required=True, help="Folder, file or URI of the raw images, in any shape that alexprep inspect lists.")
 LABEL_ORDER = click.option(
     "--label-order",
     default="sorted",
     show_default=True,
     type=click.Choice(["sorted", "devkit", "source"]),
-    help="Order of the labels: the sorted class ids, the devkit's ILSVRC2012_ID as in the 2012 code, or the source's own numbers.",
+    help="Order of the labels. sorted: class ids; devkit: ILSVRC2012_ID, as in the 2012 code; source: the source's own numbers.",
 )
 FIRST_LABEL = click.option(
     "--first-label",
@@ -22,8 +24,13 @@ FIRST_LABEL = click.option(
     help="Number of the first class in the source.  [default: 1 in slim's TFRecord, whose 0 is the background; else 0]",
 )
 SKIP_UNKNOWN = click.option(
-    "--skip-unknown-classes", is_flag=True, help="Leave out images of classes that the training split does not have; manifest.json counts them."
+    "--skip-unknown-classes", is_flag=True, help="Omission of images whose class the training split does not have; manifest.json counts them."
 )
+
+
+def shard_setting(name: str) -> Decorator:
+    """Return the option of a field of ShardConfig, with its default."""
+    return option_of(name, hints_of(ShardConfig)[name], default=getattr(ShardConfig, name), show_default=True)
 
 
 def source_options(command: Any) -> Any:  # noqa: ANN401  (as click's decorators)
@@ -38,7 +45,7 @@ def source_options(command: Any) -> Any:  # noqa: ANN401  (as click's decorators
 
 
 DIRECTORY = click.argument("directory", default="shards", envvar="ALEXPREP_DATA")
-WORKERS = click.option("--workers", type=click.IntRange(1), help="Processes.  [default: the CPUs this process may use]")
+WORKERS = click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one for each CPU of this process]")
 MAX_BAD = click.option("--max-bad", default=0.01, show_default=True, type=click.FloatRange(0, 1), help="Share of unusable images that stops the job.")
 
 

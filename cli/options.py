@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from alexprep.pipeline.config import Hint
 
 Decorator = Callable[[Any], Any]
 SHARDS = click.argument("directory", default="shards", type=click.Path(path_type=Path), envvar="ALEXPREP_DATA")
@@ -52,6 +53,14 @@ def group(title: str, *options: Decorator) -> Decorator:
         return command
 
     return decorate
+
+
+def option_of(name: str, hint: Hint, note: str = "", **attributes: Any) -> Decorator:
+    """Return the option of an annotated field: its name, type, choices and meaning; `note` follows the meaning."""
+    word, text = name.replace("_", "-"), f"{hint.meaning}.{note}"
+    if hint.kind is bool:
+        return click.option(f"--{word}/--no-{word}", help=text, **attributes)
+    return click.option(f"--{word}", type=click.Choice(hint.choices) if hint.choices else hint.kind, help=text, **attributes)
 
 
 def place_group() -> Decorator:

@@ -1,13 +1,12 @@
 """Options of the settings of a run, made from the fields of `RunConfig`: name, type, choices, meaning and default stand there."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 from alexprep.experiment.config import RunConfig, hints
 from alexprep.experiment.presets import RECIPES
 
-from .options import Decorator, group
+from .options import Decorator, group, option_of
 
 SYNTHETIC = "synthetic"
 PRESET = click.option(
@@ -23,16 +22,11 @@ RUN_SETTINGS = ("parallel", "shuffle", "on_bad", "deterministic")  # of run alon
 def setting(name: str) -> Decorator:
     """Return the option of a setting of a run; its value is None if it is not given."""
     hint, default = hints()[name], RunConfig().flat()[name]
-    word = name.replace("_", "-")
     recipes = {preset: recipe[name] for preset, recipe in RECIPES.items() if name in recipe}
     shown = ("yes" if default else "no") if hint.kind is bool else default
     if recipes:
         shown = f"{shown}; of the preset " + ", ".join(f"{preset} {value}" for preset, value in recipes.items() if value != default)
-    text = f"{hint.meaning}." + (f"  [default: {shown}]" if shown != "" else "")
-    if hint.kind is bool:
-        return click.option(f"--{word}/--no-{word}", default=None, help=text)
-    kind: Any = click.Choice(hint.choices) if hint.choices else hint.kind
-    return click.option(f"--{word}", type=kind, help=text)
+    return option_of(name, hint, f"  [default: {shown}]" if shown != "" else "", default=None)
 
 
 def settings_group(*names: str) -> Decorator:

@@ -11,9 +11,9 @@ from .errors import a_number, wrong_values
 RUN = click.option("--run", type=click.Path(path_type=Path), help="Folder of a run, whose seed, batch size, crop and so on hold.")
 SPLIT = click.option("--split", help="Split of the shards.  [default: train, or the only one]")
 SEED = click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Seed of order and draws.  [default: 0, or the run's]")
-CROP = click.option("--crop", type=click.IntRange(1), help="Pixels a side.  [default: 224, or the run's]")
+CROP = click.option("--crop", type=click.IntRange(1), help="Pixels a side of a view.  [default: 224, or the run's]")
 COLOUR = click.option(
-    "--colour", type=click.FloatRange(0, 1000), callback=a_number, help="Standard deviation of the alphas.  [default: 0.1, or the run's]"
+    "--colour", type=click.FloatRange(0, 1000), callback=a_number, help="Standard deviation of the PCA colour alphas.  [default: 0.1, or the run's]"
 )
 SHUFFLE = click.option("--shuffle", type=click.Choice(["full", "block"]), help="Order of the records.  [default: full, or the run's]")
 

@@ -17,9 +17,10 @@ from ..text import say
 @WORKERS
 @MAX_BAD
 def append(directory: str, src: str, reading: dict[str, Any], workers: int | None, max_bad: float) -> None:
-    """Add the images of SRC to the finished data set in DIRECTORY: new shards beside the old ones, whose bytes stay as they are.
+    """Add images to a finished data set.
 
-    Its classes must be among those of the data set, its images new. Run alexprep stats again afterwards: the sums are merged.
+    New shards with the images of SRC are written into DIRECTORY (shards/, or $ALEXPREP_DATA); the bytes of the old ones stay as they
+    are. The classes must be among those of the data set, the images must be new. Run alexprep stats again afterwards.
     """
     from alexprep.pipeline.preparation.append import AppendJob
     from alexprep.pipeline.sources import find_source

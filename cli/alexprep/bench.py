@@ -17,24 +17,26 @@ from ..text import print_json, say
 
 @click.command(cls=Grouped)
 @DIRECTORY
-@click.option("--split", help="[default: train, or the first]")
-@click.option("--batch-size", default=128, show_default=True, type=click.IntRange(1), help="Images.")
-@click.option("--crop", default=224, show_default=True, type=click.IntRange(1), help="Pixels a side.")
-@click.option("--layout", default="CHW", show_default=True, type=click.Choice(["CHW", "channels_last"]), help="Of the batches.")
-@click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "float16"]), help="Of the batches.")
+@click.option("--split", help="Split of the shards.  [default: train, or the first]")
+@click.option("--batch-size", default=128, show_default=True, type=click.IntRange(1), help="Records of a batch.")
+@click.option("--crop", default=224, show_default=True, type=click.IntRange(1), help="Pixels a side of a view.")
+@click.option("--layout", default="CHW", show_default=True, type=click.Choice(["CHW", "channels_last"]), help="Memory layout of a batch.")
+@click.option(
+    "--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "float16"]), help="Number format of the images."
+)
 @click.option("--shuffle", default="full", show_default=True, type=click.Choice(["full", "block"]), help="Order of the records.")
-@click.option("--threads", type=click.IntRange(1, 1024), help="[default: the CPUs this process may use]")
-@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "gpu"]), help="auto: a GPU if there is one.")
-@click.option("--run", type=click.Path(path_type=Path), help="Folder of a run: how fast its training steps are without waiting.")
+@click.option("--threads", type=click.IntRange(1, 1024), help="Threads that make batches.  [default: one for each CPU of this process]")
+@click.option("--device", default="auto", show_default=True, type=click.Choice(["auto", "cpu", "gpu"]), help="Device; auto: a GPU if there is one.")
+@click.option("--run", type=click.Path(path_type=Path), help="Folder of a run, whose rate without waiting is the consumer's.")
 @click.option(
     "--consumer",
     type=click.FloatRange(0, 1e9, min_open=True),
     metavar="IMAGES/S",
     callback=a_number,
-    help="How fast the consumer is, if it is known.",
+    help="Rate of the consumer, if it is known.",
 )
-@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(0.1, 600), callback=a_number, help="Of each measurement.")
-@click.option("--trace", type=click.Path(path_type=Path), help="File for what each thread did when, for chrome://tracing or ui.perfetto.dev.")
+@click.option("--seconds", default=3.0, show_default=True, type=click.FloatRange(0.1, 600), callback=a_number, help="Seconds of each measurement.")
+@click.option("--trace", type=click.Path(path_type=Path), help="Timeline of all threads to write, for chrome://tracing or ui.perfetto.dev.")
 @JSON
 def bench(
     directory: str,
@@ -47,9 +49,10 @@ def bench(
     as_json: bool,
     **options: Any,  # noqa: ANN401  (fields of LoaderConfig)
 ) -> None:
-    """Measure each stage of loading the shards in DIRECTORY, and the whole, and say which stage binds on this machine.
+    """Measure each stage of loading, and name the slowest one.
 
-    Storage, decoding and augmenting are measured alone, with all the loader's threads; of a consumer its own word is taken.
+    The shards are those in DIRECTORY (shards/, or $ALEXPREP_DATA). Storage, decoding and augmenting are measured alone, with all
+    the loader's threads, then the loader as a whole. The consumer is not measured; its rate comes from --consumer or --run.
     """
     import torch
     from alexprep.pipeline import DataError, Loader, read_manifest
@@ -58,7 +61,7 @@ def bench(
     from alexprep.pipeline.storage.uri import is_served
 
     if trace is not None and (trace.is_dir() or not trace.parent.is_dir()):
-        raise click.UsageError(f"--trace {trace} is no name that a file can have here")
+        raise click.UsageError(f"cannot write --trace {trace}: it is a folder, or its parent does not exist")
     manifest = read_manifest(directory)
     if is_served(manifest.directory):
         raise DataError(f"{manifest.directory} is on other machines; give bench the folder, where alexprep serve is")

@@ -16,14 +16,15 @@ from ..text import say
 
 
 @click.command("demo-data", cls=Grouped)
-@click.option("--out", default=Path("imagenet"), show_default=True, type=click.Path(path_type=Path), help="Folder to make.")
-@click.option("--train", default=60, show_default=True, type=click.IntRange(8, 10000), help="Training images a class.")
-@click.option("--val", default=20, show_default=True, type=click.IntRange(4, 10000), help="Validation images a class.")
-@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Another seed draws other pictures.")
+@click.option("--out", default=Path("imagenet"), show_default=True, type=click.Path(path_type=Path), help="New folder.")
+@click.option("--train", default=60, show_default=True, type=click.IntRange(8, 10000), help="Training images per class.")
+@click.option("--val", default=20, show_default=True, type=click.IntRange(4, 10000), help="Validation images per class.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Seed of the pictures.")
 def demo_data(out: Path, train: int, val: int, seed: int) -> None:
-    """Draw a small ImageNet-like folder: ten classes that can be learnt, with ImageNet's odd files mixed in.
+    """Draw a small ImageNet-like folder with ten classes.
 
-    Grey, CMYK, EXIF-rotated and tiny JPEGs, a PNG named .JPEG, a truncated JPEG and a text file.
+    The classes can be learnt. ImageNet's odd files are among the images: grey, CMYK, EXIF-rotated and tiny JPEGs, a PNG named
+    .JPEG, a truncated JPEG and a text file.
     """
     from alexprep.pipeline.inspection.demo_data import CLASSES, write_demo_data
 
@@ -37,9 +38,12 @@ def demo_data(out: Path, train: int, val: int, seed: int) -> None:
 
 
 @click.command(cls=Grouped)
-@click.option("--out", default=Path("demo"), show_default=True, type=click.Path(path_type=Path), help="Folder for all of it.")
+@click.option("--out", default=Path("demo"), show_default=True, type=click.Path(path_type=Path), help="Folder for data, shards and the run.")
 def demo(out: Path) -> None:
-    """Run the whole job on drawn pictures: data, shards, statistics, training, evaluation. Minutes on two cores."""
+    """Run the whole job on drawn pictures.
+
+    Data, shards, statistics, training and evaluation take some minutes on two cores.
+    """
     _run_demo(out)
 
 

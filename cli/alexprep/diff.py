@@ -11,9 +11,10 @@ from ..text import print_json
 @click.argument("b")
 @JSON
 def diff(a: str, b: str, as_json: bool) -> None:
-    """Say what is different between the data sets A and B: records added, removed, relabelled, re-encoded. Exit code 1 if anything is.
+    """Print what is different between the data sets A and B.
 
-    Records are matched by key. Re-encoded means that the stored image has other bytes.
+    Records that were added, removed, relabelled or re-encoded; exit code 1 if there are any. Records are matched by key. Re-encoded means
+    that the stored image has other bytes.
     """
     from alexprep.pipeline.preparation.diff import difference
     from alexprep.pipeline.shards.manifest import read_manifest

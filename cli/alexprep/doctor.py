@@ -9,9 +9,9 @@ from ..text import print_json
 @click.command(cls=Grouped)
 @JSON
 def doctor(as_json: bool) -> None:
-    """Say what this machine has, what is missing for loading and training, and what to install. Exit 1 if something is.
+    """Print what this machine has and lacks.
 
-    Nothing is installed, and nothing reaches for the network.
+    For what is missing it says what to install; exit code 1 if something is. It installs nothing and uses no network.
     """
     from alexprep.pipeline.inspection.doctor import judge, look
 

@@ -13,11 +13,12 @@ from ..progress import Bar
 @click.command(cls=Grouped)
 @DIRECTORY
 @click.option("--to", "shape", required=True, type=click.Choice(["parquet", "webdataset", "imagefolder", "ffcv-ready"]), help="Shape to write.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="New folder to write.")
 def export(directory: str, shape: str, out: Path) -> None:
-    """Write the data set in DIRECTORY as parquet, WebDataset tars, a folder of images, or a folder with a script for FFCV's writer.
+    """Write a data set in another shape.
 
-    JPEG records keep their bytes; raw ones become PNG. Every file out is one shard in, so that order is kept.
+    The shards are those in DIRECTORY (shards/, or $ALEXPREP_DATA). Shapes: parquet; WebDataset tars; a folder of images; a folder
+    with a script for FFCV's writer. JPEG records keep their bytes; raw ones become PNG. Each file is made from one shard, in order.
     """
     from alexprep.pipeline.preparation.export import export as write
     from alexprep.pipeline.shards.manifest import read_manifest

@@ -11,9 +11,10 @@ from ..text import print_json
 @DIRECTORY
 @JSON
 def finalize(directory: str, as_json: bool) -> None:
-    """Write the manifest of DIRECTORY when every part of `alexprep shard --part i/n` is done.
+    """Write the manifest after all parts of a job.
 
-    Needs no source: job.json says which shards there must be; the ones still missing are named.
+    Run it when every `alexprep shard --part i/n` into DIRECTORY is done. It needs no source: job.json lists the shards; missing ones are
+    named.
     """
     from alexprep.pipeline.preparation.finalize import finalize as commit
     from alexprep.pipeline.storage.files import lock

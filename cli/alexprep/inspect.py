@@ -14,10 +14,12 @@ ORDERS = {"sorted": "sorted ids", "devkit": "devkit order", "source": "the sourc
 @click.command(cls=Grouped)
 @click.argument("src")
 @source_options
-@click.option("--find", metavar="KEY", help="Say where the image with this key (of a record, a quarantine entry) lies.")
+@click.option("--find", metavar="KEY", help="Key of an image (of a record, of a quarantine entry) whose place is printed.")
 @JSON
 def inspect(src: str, reading: dict[str, Any], find: str | None, as_json: bool) -> None:
-    """Say what SRC holds, before anything runs: shape, splits, counts, classes, label order, what is missing.
+    """Print what a source holds, before anything runs.
+
+    Shape, splits, counts, classes and the order of labels; notes say what is missing.
 
     Known shapes, recognised by content: class folders; ILSVRC's tars (a tar of class tars; validation images with the devkit,
     Kaggle's CSV or the table that comes along); flat validation folders; Kaggle's CLS-LOC; Hugging Face parquet; WebDataset;

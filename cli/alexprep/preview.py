@@ -20,13 +20,15 @@ from ..text import say
 @COLOUR
 @click.option("--epoch", default=0, show_default=True, type=click.IntRange(0, 2**63 - 1000), help="First epoch whose views are shown.")
 @click.option("--records", "count", default=8, show_default=True, type=click.IntRange(1, 200), help="Rows of the sheet.")
-@click.option("--views", "epochs", default=4, show_default=True, type=click.IntRange(1, 20), help="Views of each, one an epoch.")
-@click.option("--out", default=Path("preview.html"), show_default=True, type=click.Path(path_type=Path), help="A .html with receipts, or a .png.")
-@click.option("--check", is_flag=True, help="Test the order and the draws of this seed statistically instead; exit 1 if one looks wrong.")
+@click.option("--views", "epochs", default=4, show_default=True, type=click.IntRange(1, 20), help="Views of each record, one per epoch.")
+@click.option(
+    "--out", default=Path("preview.html"), show_default=True, type=click.Path(path_type=Path), help="File to write: .html with receipts, or .png."
+)
+@click.option("--check", is_flag=True, help="Statistical tests of order and draws in place of a sheet; exit code 1 if one fails.")
 def preview(directory: str, run: Path | None, epoch: int, count: int, epochs: int, out: Path, check: bool, **given: Any) -> None:  # noqa: ANN401
-    """Draw a contact sheet of the augmentation: records with their crops, and the views that training sees.
+    """Draw records with the views that training sees.
 
-    Of the shards in DIRECTORY (shards/, or $ALEXPREP_DATA).
+    The shards are those in DIRECTORY (shards/, or $ALEXPREP_DATA).
     """
     from alexprep.pipeline.inspection.preview import page, rows, sheet
     from alexprep.pipeline.inspection.replay import write_png

@@ -14,11 +14,14 @@ from ..text import say
 @DIRECTORY
 @SRC
 @source_options
-@click.option("--deep", is_flag=True, help="Decode every record to find damage, as verify --deep does.")
+@click.option("--deep", is_flag=True, help="Search by decoding every record, as verify --deep does.")
 @WORKERS
 @MAX_BAD
 def repair(directory: str, src: str, reading: dict[str, Any], deep: bool, workers: int | None, max_bad: float) -> None:
-    """Make damaged or missing shards of DIRECTORY again, and only those, from the source that they were made from."""
+    """Make damaged or missing shards again.
+
+    The shards are those in DIRECTORY (shards/, or $ALEXPREP_DATA); SRC is the source that they were made from. Whole shards stay as they are.
+    """
     from alexprep.pipeline.errors import DataError
     from alexprep.pipeline.preparation.job import ShardJob
     from alexprep.pipeline.preparation.plan import read_plan

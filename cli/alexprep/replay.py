@@ -13,11 +13,16 @@ from ..text import print_json
 
 @click.command(cls=Grouped)
 @DIRECTORY
-@click.option("--step", required=True, type=click.IntRange(0, 2**63 - 1), help="Since the start of the first epoch, as in metrics.jsonl.")
-@click.option("--index", required=True, type=click.IntRange(0), help="Of the sample in the global batch.")
+@click.option(
+    "--step",
+    required=True,
+    type=click.IntRange(0, 2**63 - 1),
+    help="Steps before the sample's, since the start of the first epoch, as in metrics.jsonl.",
+)
+@click.option("--index", required=True, type=click.IntRange(0), help="Place of the sample in the batch of all ranks.")
 @RUN
 @SPLIT
-@click.option("--batch-size", type=click.IntRange(1), help="Of all ranks together.  [default: 128, or the run's]")
+@click.option("--batch-size", type=click.IntRange(1), help="Records of a batch, of all ranks together.  [default: 128, or the run's]")
 @SEED
 @CROP
 @COLOUR
@@ -25,10 +30,11 @@ from ..text import print_json
 @click.option("--out", type=click.Path(path_type=Path), help="PNG to write.  [default: step-STEP-index-INDEX.png]")
 @JSON
 def replay(directory: str, step: int, index: int, run: Path | None, out: Path | None, as_json: bool, **given: Any) -> None:  # noqa: ANN401
-    """Draw one sample of a training run again, and say what made it: its receipt.
+    """Draw one sample of a training run again, with its receipt.
 
-    The PNG shows the sample before the mean is subtracted, and carries the receipt as its comment. Of the shards in DIRECTORY
-    (shards/, or $ALEXPREP_DATA); any number of ranks has the same samples.
+    The receipt says which record it is, and its crop, mirror and colour. The PNG shows the sample before the mean is subtracted,
+    and carries the receipt as its comment. The shards are those in DIRECTORY (shards/, or $ALEXPREP_DATA). The samples are the same
+    for any number of ranks.
     """
     from alexprep.pipeline.batches.sampler import Sampler
     from alexprep.pipeline.errors import printable

@@ -103,11 +103,12 @@ def serve(
     status: str | None,
     as_json: bool,
 ) -> None:
-    """Serve the shards in DIRECTORY (shards/, or $ALEXPREP_DATA) to trainers, over Arrow Flight.
+    """Serve shards to trainers over Arrow Flight.
 
-    They say `alextrain run --data grpc://HOST:PORT`, or Loader("grpc://HOST:PORT"), with several servers
-    grpc://HOST:PORT,HOST2:PORT; batches are the same to the last bit. Beyond this machine TLS is needed, and tokens or client
-    certificates. SIGTERM lets answers on their way arrive; the log on stderr is JSON, a line an event.
+    The shards are those in DIRECTORY (shards/, or $ALEXPREP_DATA). Trainers use `alextrain run --data grpc://HOST:PORT`, or
+    Loader("grpc://HOST:PORT"), with several servers grpc://HOST:PORT,HOST2:PORT; batches are the same to the last bit. Beyond this
+    machine, TLS is needed, and tokens or client certificates. At SIGTERM, responses under way are finished. The log on stderr is
+    JSON, one line per event.
     """
     if status is not None:
         _print_status(status, as_json=as_json)

@@ -10,34 +10,25 @@ import click
 from alexprep.pipeline.config import ShardConfig
 from alexprep.pipeline.storage.uri import location
 
-from ..data_options import MAX_BAD, SRC, WORKERS, facts, report, show, source_options
+from ..data_options import MAX_BAD, SRC, WORKERS, facts, report, shard_setting, show, source_options
 from ..errors import wrong_values
-from ..options import JSON, Grouped
+from ..options import JSON, Grouped, group
 from ..text import print_json, say
 
 
 @click.command(cls=Grouped)
-@SRC
-@click.option("--out", default="shards", show_default=True, help="Folder or URI for the shards.")
-@click.option(
-    "--encoding", default=ShardConfig.encoding, show_default=True, type=click.Choice(["jpeg", "raw"]), help="Of a record: JPEG or plain pixels."
+@group("Source and result", SRC, source_options, click.option("--out", default="shards", show_default=True, help="Folder or URI for the shards."))
+@group("Records", *(shard_setting(name) for name in ("size", "encoding", "quality", "subsampling", "records_per_shard")))
+@group(
+    "Work",
+    WORKERS,
+    MAX_BAD,
+    click.option("--part", default="1/1", metavar="I/N", help="Share of the shards to make: the I-th of N; alexprep finalize ends the job."),
+    click.option(
+        "--engine", default="processes", show_default=True, type=click.Choice(["processes", "ray", "dask"]), help="Engine that makes the shards."
+    ),
+    click.option("--cluster", metavar="ADDRESS", help="Address of a running Ray or Dask cluster.  [default: one on this machine, for this job]"),
 )
-@click.option("--size", default=ShardConfig.size, show_default=True, help="Pixels a side of a record.")
-@click.option("--quality", default=ShardConfig.quality, show_default=True, help="Of JPEG records.")
-@click.option(
-    "--subsampling",
-    default=ShardConfig.subsampling,
-    show_default=True,
-    type=click.Choice(["444", "420"]),
-    help="Colour of JPEG records: in full, or at half size.",
-)
-@click.option("--records-per-shard", default=ShardConfig.records_per_shard, show_default=True, help="At most.")
-@source_options
-@WORKERS
-@MAX_BAD
-@click.option("--part", default="1/1", metavar="I/N", help="Make only the I-th of N shares of the shards; alexprep finalize ends the job.")
-@click.option("--engine", default="processes", show_default=True, type=click.Choice(["processes", "ray", "dask"]), help="Who makes the shards.")
-@click.option("--cluster", metavar="ADDRESS", help="Of a running Ray or Dask cluster.  [default: one on this machine, for this job]")
 @JSON
 def shard(
     src: str,
@@ -55,11 +46,11 @@ def shard(
     cluster: str | None,
     as_json: bool,
 ) -> None:
-    """Resize the images under SRC to squares and pack them into shards.
+    """Resize images to squares and pack them into shards.
 
-    SRC is class folders, ImageNet's tars, Kaggle's download, parquet, WebDataset or TFRecord; all give the same shards. Run again
-    after a kill or a crash, it continues; on a finished folder it does nothing. The bytes do not depend on the number of
-    workers. Files that are no usable image are listed with the reason in OUT/quarantine.jsonl.
+    SRC is class folders, ImageNet's tars, Kaggle's download, parquet, WebDataset or TFRecord; all give the same shards. After a kill or
+    a crash, the same command continues; on a finished folder it does nothing. The bytes do not depend on the number of workers. Files
+    that are no usable image are listed with the reason in OUT/quarantine.jsonl.
     """
     from alexprep.pipeline.preparation.process_pool import prepare
 

@@ -10,14 +10,14 @@ from ..text import print_json
 
 @click.command(cls=Grouped)
 @DIRECTORY
-@click.option("--pca", is_flag=True, help="Eigenvalues and eigenvectors of the RGB covariance too.")
-@click.option("--verify", is_flag=True, help="Recompute every sum from the pixels; it must be the same integer.")
-@click.option("--json", "as_json", is_flag=True, help="Print stats.json.")
+@click.option("--pca", is_flag=True, help="Eigenvalues and eigenvectors of the RGB covariance, in addition.")
+@click.option("--verify", is_flag=True, help="Check of every sum against the pixels; it must be the same integer.")
+@click.option("--json", "as_json", is_flag=True, help="Content of stats.json on stdout.")
 def stats(directory: str, pca: bool, verify: bool, as_json: bool) -> None:
-    """Write the mean image and the colour statistics of the training split in DIRECTORY (shards/, or $ALEXPREP_DATA).
+    """Write the mean image and the colour statistics.
 
-    They are added up from what `alexprep shard` counted: no second pass. The pixels counted are those of the finished
-    records, after JPEG encoding, since these are what training will see.
+    They are those of the training split in DIRECTORY (shards/, or $ALEXPREP_DATA), added up from the sums that `alexprep shard` made:
+    no second pass. The sums are over the finished records, after JPEG encoding, since training sees these.
     """
     from alexprep.pipeline.shards.manifest import read_manifest
     from alexprep.pipeline.shards.stats import STATS, StatsCheck, compute_stats, write_stats

@@ -10,14 +10,15 @@ from ..text import print_json, say
 
 @click.command(cls=Grouped)
 @DIRECTORY
-@click.option("--deep", is_flag=True, help="Decode every record and recompute every sum too.")
-@click.option("--duplicates", is_flag=True, help="List records with the same bytes, and nearly the same pixels in different splits.")
+@click.option("--deep", is_flag=True, help="Check of every record and every sum, by decoding, in addition.")
+@click.option("--duplicates", is_flag=True, help="List of records with the same bytes, and with nearly the same pixels in different splits.")
 @WORKERS
 @JSON
 def verify(directory: str, deep: bool, duplicates: bool, workers: int | None, as_json: bool) -> None:
-    """Check that DIRECTORY is what was written: the SHA-256 of every shard, and its sidecar. Exit code 1 if not.
+    """Check that shards are what was written.
 
-    A flipped bit anywhere in a shard is found and named. `alexprep repair` makes damaged shards again.
+    The SHA-256 of every shard in DIRECTORY (shards/, or $ALEXPREP_DATA), and its sidecar; exit code 1 if one differs. A flipped bit anywhere
+    in a shard is found and named. `alexprep repair` makes damaged shards again.
     """
     from alexprep.pipeline.preparation.duplicates import DuplicateSearch
     from alexprep.pipeline.preparation.verify import strays

@@ -48,9 +48,9 @@ def ablate(
     as_json: bool,
     **options: Any,  # noqa: ANN401  (settings)
 ) -> None:
-    """Train a grid of settings and seeds on the shards in DIRECTORY, and print its table.
+    """Train a grid of settings and seeds, and print its table.
 
-    The table stands beside the paper's. Each trial is a run like any other, in OUT/<row>/seed-<n>. Killed, the same command goes
+    The shards are those in DIRECTORY (shards/, or $ALEXPREP_DATA). The table stands beside the paper's. Each trial is a run like any other, in OUT/<row>/seed-<n>. Killed, the same command goes
     on: finished runs are not run again, begun ones continue from their checkpoint.
 
     \b

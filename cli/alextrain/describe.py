@@ -22,9 +22,9 @@ def describe(
     as_json: bool,
     **options: Any,  # noqa: ANN401  (settings)
 ) -> None:
-    """Print the layers of a network, with their cost, for all of it and for each tower.
+    """Print the layers of a network, with their cost.
 
-    Columns: shapes, kernels, parameters, multiply-adds, bytes of activation.
+    The cost is that of the whole network and of each tower. Columns: shapes, kernels, parameters, multiply-adds, bytes of activation.
     """
     import torch
     from alexprep.experiment.build import builder

@@ -59,9 +59,9 @@ def evaluate(
     predictions: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure a checkpoint: errors with their 95 % intervals, errors by class, confusions, calibration.
+    """Measure a checkpoint, or several together.
 
-    Every record counts once, at any number of ranks. Several checkpoints are measured together: the mean of their probabilities.
+    It prints the errors with their 95 % intervals, the errors by class, confusions and calibration.     Every record counts once, at any number of ranks. Several checkpoints are measured together: the mean of their probabilities.
     """
     from alexprep.experiment.measuring.evaluate import evaluate as measure
     from alexprep.experiment.process.launch import choose_place

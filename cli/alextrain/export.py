@@ -16,9 +16,9 @@ FORMATS = ("safetensors", "onnx", "torch-export", "hub-folder", "triton")
 @USER_NETWORK
 @click.option("--device", default="gpu", show_default=True, type=click.Choice(["cpu", "gpu"]), help="Device of Triton's image decoding.")
 def export(checkpoint: Path, kind: str, out: Path | None, model: str, device: str) -> None:
-    """Write the network of a run for other programs, and check it.
+    """Write the network of a run for other programs.
 
-    RUN is the folder of a run (its last.pt), or a .pt file.
+    RUN is the folder of a run (its last.pt), or a .pt file. What is written is checked against torch.
 
     \b
     safetensors   the weights, nothing that runs

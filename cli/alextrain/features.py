@@ -16,9 +16,9 @@ from ..progress import Bar
 @cache_options
 @click.option("--out", default=Path("features.parquet"), show_default=True, type=click.Path(path_type=Path), help="Parquet file to write.")
 def features(checkpoint: Path, data: Path, split: str | None, device: str, cache: Path | None, cache_size: int, out: Path) -> None:
-    """Write the last hidden vectors of a split as parquet: fc7 of the centre views, 4096 numbers an image at width 1.
+    """Write the last hidden vectors of a split as parquet.
 
-    Columns: record, key, label, features (a list of float32). Row groups are written one after the other, so that any number of records fits.
+    They are fc7 of the centre views, 4096 numbers an image at width 1. Columns: record, key, label, features (a list of float32). Row groups are written one after the other, so that any number of records fits.
     """
     from alexprep.experiment.measuring.features import write_features
     from alexprep.experiment.process.launch import alone

@@ -16,9 +16,9 @@ from ..text import print_json
 @DEVICE
 @JSON
 def predict(checkpoint: Path, images: tuple[Path, ...], model: str, device: str, as_json: bool) -> None:
-    """Classify images with ten views, and print the five most probable classes.
+    """Classify images, and print the five best classes.
 
-    Any image that `alexprep shard` takes will do.
+    Ten views of each image are averaged. Any image that `alexprep shard` takes will do.
     """
     from alexprep.experiment.measuring.predict import classify
     from alexprep.experiment.process.launch import alone

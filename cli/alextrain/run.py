@@ -64,9 +64,9 @@ def run(
     preset: str | None,
     **options: Any,  # noqa: ANN401  (settings)
 ) -> None:
-    """Train on the shards in DIRECTORY (shards/, or $ALEXPREP_DATA).
+    """Train a network on shards.
 
-    Started under torchrun it joins the other ranks; otherwise it starts them itself. The result does not depend on the
+    The shards are those in DIRECTORY (shards/, or $ALEXPREP_DATA). Started under torchrun it joins the other ranks; otherwise it starts them itself. The result does not depend on the
     number of ranks beyond float32 rounding. An interrupted run continues with --resume, to the same bits at the same
     number of ranks.
     """

@@ -13,9 +13,9 @@ from ..text import say
 @RUN_DATA
 @click.option("--port", default=8008, show_default=True, type=click.IntRange(0, 65535), help="Port on 127.0.0.1; 0: any that is free.")
 def watch(directories: tuple[Path, ...], data: Path | None, port: int) -> None:
-    """Serve the page of runs while they train: its curves grow.
+    """Serve the page of runs while they train.
 
-    It can be seen on this machine only (127.0.0.1). Ctrl-C ends it.
+    Its curves grow. It can be seen on this machine only (127.0.0.1). Ctrl-C ends it.
     """
     from alexprep.experiment.reporting.live_report import serve
     from alexprep.experiment.run_folder import RunFolder

@@ -130,7 +130,7 @@ class _Handler(QuietHandler):
     server_version = "alexprep"
     sys_version = ""
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802  (the name that http.server calls)
         plain = "text/plain; charset=utf-8"
         if self.path == "/healthz":
             self._answer(HTTPStatus.OK, plain, b"ok\n")
@@ -142,7 +142,7 @@ class _Handler(QuietHandler):
         else:
             self._answer(HTTPStatus.NOT_FOUND, plain, b"there are /healthz, /readyz and /metrics\n")
 
-    def do_HEAD(self) -> None:
+    def do_HEAD(self) -> None:  # noqa: N802  (as above)
         self.do_GET()
 
     def _answer(self, status: HTTPStatus, kind: str, body: bytes) -> None:

@@ -34,7 +34,7 @@ def _handler(folders: Sequence[RunFolder], data: Path | None) -> type[QuietHandl
         timeout = 30  # seconds that a connection may say nothing
         server_version = "alextrain"
 
-        def do_GET(self) -> None:
+        def do_GET(self) -> None:  # noqa: N802  (the name that http.server calls)
             try:
                 self._respond()
             except (DataError, ValueError) as error:  # of the run's files, which anything may have happened to
