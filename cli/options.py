@@ -55,7 +55,7 @@ def group(title: str, *options: Decorator) -> Decorator:
     return decorate
 
 
-def option_of(name: str, hint: Hint, note: str = "", **attributes: Any) -> Decorator:
+def option_of(name: str, hint: Hint, note: str = "", **attributes: Any) -> Decorator:  # noqa: ANN401  (click's)
     """Return the option of an annotated field: its name, type, choices and meaning; `note` follows the meaning."""
     word, text = name.replace("_", "-"), f"{hint.meaning}.{note}"
     if hint.kind is bool:

@@ -24,7 +24,7 @@ from ..text import say
 @click.option(
     "--out", default=Path("preview.html"), show_default=True, type=click.Path(path_type=Path), help="File to write: .html with receipts, or .png."
 )
-@click.option("--check", is_flag=True, help="Statistical tests of order and draws in place of a sheet; exit code 1 if one fails.")
+@click.option("--check", is_flag=True, help="Statistical tests in place of a sheet; exit code 1 if one fails.")
 def preview(directory: str, run: Path | None, epoch: int, count: int, epochs: int, out: Path, check: bool, **given: Any) -> None:  # noqa: ANN401
     """Draw records with the views that training sees.
 

@@ -17,7 +17,7 @@ from ..text import print_json
     "--step",
     required=True,
     type=click.IntRange(0, 2**63 - 1),
-    help="Steps before the sample's, since the start of the first epoch, as in metrics.jsonl.",
+    help="Step of the sample, from 0 in the first epoch.",
 )
 @click.option("--index", required=True, type=click.IntRange(0), help="Place of the sample in the batch of all ranks.")
 @RUN
