@@ -24,8 +24,7 @@ from ..text import print_json, say
 @group(
     "Runs",
     click.option(
-    "--jobs", default=1, show_default=True, type=click.IntRange(1, 64), help="Runs at a time; they share the CPUs, and take the
-    GPUs in turn."
+        "--jobs", default=1, show_default=True, type=click.IntRange(1, 64), help="Runs at a time; they share the CPUs, and take the GPUs in turn."
     ),
     click.option("--part", default="1/1", metavar="I/N", help="Share of the runs for this machine: the I-th of N."),
     click.option("--out", default=Path("ablation"), show_default=True, type=click.Path(path_type=Path), help="Folder of the runs and their table."),
@@ -51,9 +50,9 @@ def ablate(
 ) -> None:
     """Train a grid of settings and seeds, and print its table.
 
-    The shards are those in DIRECTORY (shards/, or $ALEXPREP_DATA). The table stands beside the paper's. Each trial is a run
-    like any other, in OUT/<row>/seed-<n>. Killed, the same command goes
-    on: finished runs are not run again, begun ones continue from their checkpoint.
+    The shards are those in DIRECTORY (shards/, or $ALEXPREP_DATA). The table stands beside the paper's. Each trial is a run like
+    any other, in OUT/<row>/seed-<n>. Killed, the same command goes on: finished runs are not run again, begun ones continue
+    from their checkpoint.
 
     \b
       alextrain ablate --study --seeds 3                            # the paper's own, on ImageNet: weeks

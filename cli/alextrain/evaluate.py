@@ -61,8 +61,8 @@ def evaluate(
 ) -> None:
     """Measure a checkpoint, or several together.
 
-    It prints the errors with their 95 % intervals, the errors by class, confusions and calibration.     Every record counts
-    once, at any number of ranks. Several checkpoints are measured together: the mean of their probabilities.
+    It prints the errors with their 95 % intervals, the errors by class, confusions and calibration. Every record counts once, at
+    any number of ranks. Several checkpoints are measured together: the mean of their probabilities.
     """
     from alexprep.experiment.measuring.evaluate import evaluate as measure
     from alexprep.experiment.process.launch import choose_place

@@ -18,8 +18,8 @@ from ..progress import Bar
 def features(checkpoint: Path, data: Path, split: str | None, device: str, cache: Path | None, cache_size: int, out: Path) -> None:
     """Write the last hidden vectors of a split as parquet.
 
-    They are fc7 of the centre views, 4096 numbers an image at width 1. Columns: record, key, label, features (a list of
-    float32). Row groups are written one after the other, so that any number of records fits.
+    They are fc7 of the centre views, 4096 numbers an image at width 1. Columns: record, key, label, features (a list of float32).
+    Row groups are written one after the other, so that any number of records fits.
     """
     from alexprep.experiment.measuring.features import write_features
     from alexprep.experiment.process.launch import alone
@@ -30,6 +30,5 @@ def features(checkpoint: Path, data: Path, split: str | None, device: str, cache
     check_place(out, ".parquet")
     manifest = read_manifest(data)
     with joined(alone(device).device) as ranks:
-    count, width = write_features(checkpoint, manifest, split_or_default(manifest, split), ranks, cached(cache, cache_size),
-    out, Bar)
+        count, width = write_features(checkpoint, manifest, split_or_default(manifest, split), ranks, cached(cache, cache_size), out, Bar)
     click.echo(f"{out}: {count:,} vectors of {width} numbers")

@@ -66,10 +66,9 @@ def run(
 ) -> None:
     """Train a network on shards.
 
-    The shards are those in DIRECTORY (shards/, or $ALEXPREP_DATA). Started under torchrun it joins the other ranks; otherwise
-    it starts them itself. The result does not depend on the
-    number of ranks beyond float32 rounding. An interrupted run continues with --resume, to the same bits at the same
-    number of ranks.
+    The shards are those in DIRECTORY (shards/, or $ALEXPREP_DATA). Started under torchrun it joins the other ranks; otherwise it
+    starts them itself. The result does not depend on the number of ranks beyond float32 rounding. An interrupted run continues
+    with --resume, to the same bits at the same number of ranks.
     """
     from alexprep.experiment.process.signals import REQUEUE
     from alexprep.experiment.synthetic import NOWHERE
@@ -116,8 +115,7 @@ def _settings(
     from alexprep.pipeline import DataError
 
     with wrong_values():
-    settings = resolve(preset, config, options, assignments) if stored is None else resume(stored, collect(preset, config,
-    options, assignments))
+        settings = resolve(preset, config, options, assignments) if stored is None else resume(stored, collect(preset, config, options, assignments))
         asked = collect(preset, None, options, assignments).get("model", "")
     own = settings.network.model
     if own != asked:  # a file's word is not enough to run code
@@ -164,8 +162,7 @@ def _start_ranks(
 
 
 def _train(
-    source: Path, settings: "RunConfig", place: "Place", out: Path | None, cache: dict[str, Any], *, resumed: bool, profile:
-    bool, dry_run: bool
+    source: Path, settings: "RunConfig", place: "Place", out: Path | None, cache: dict[str, Any], *, resumed: bool, profile: bool, dry_run: bool
 ) -> "Run | None":
     """Train in this process, and return the Run; None after a dry run."""
     from alexprep.experiment.dry_run import try_out
