@@ -21,7 +21,7 @@ from ...support import shapes
 from ...support.commands import command
 from ...support.images import jpeg, make_images, picture
 from ...support.shards import make_shards
-from .test_find import every_image, listed
+from ...support.sources import every_image, listed
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,10 @@
+"""What the tests of sources share."""
+
+import pytest
+
+from ...support import shapes
+
+
+@pytest.fixture(scope="module")
+def imagenet():
+    return shapes.imagenet()
