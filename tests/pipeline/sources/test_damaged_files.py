@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ...support import shapes
 from ...support.images import jpeg, make_images, picture
 from ...support.shards import make_shards
-from ...support.sources import SHAPES, every_image
+from ...support.sources import FILES, SHAPES, every_image, refusal, wds
 
 
 @given(cut=st.floats(0.01, 0.999))
@@ -84,3 +84,22 @@ def test_flipped_bytes_never_break_a_parser(tmp_path_factory, shape, data):
 
         for cache in (parquet._opened, parquet._group, reading._opened):
             cache.cache_clear()  # the next example is another file of the same name
+
+
+@pytest.mark.parametrize("name", ["train-1.tar", "train-1.parquet", "train-1.tfrecord", "train-00001-of-00002"])
+@pytest.mark.parametrize(
+    "content", [b" ", bytes(10240), b"<html>not found</html>", b"\x00\x01damaged" * 100], ids=["a blank", "zeros", "html", "garbage"]
+)
+def test_a_file_that_claims_to_be_a_part_and_is_none_stops_the_job(tmp_path, name, content):
+    write, ending = next((write, ending) for write, ending in FILES.values() if ending in name or (ending == "tfrecord" and "-of-" in name))
+    write(tmp_path / f"train-0.{ending}", [1, 2])
+    (tmp_path / name).write_bytes(content)
+
+    assert f"{name} is no" in refusal(tmp_path)
+
+
+def test_an_unfinished_download_is_named(tmp_path):
+    wds(tmp_path / "train-0.tar", [1])
+    (tmp_path / "train-1.tar.crdownload").write_bytes(b"...")
+
+    assert "train-1.tar.crdownload is an unfinished download" in refusal(tmp_path)

@@ -9,7 +9,7 @@ from alexprep.pipeline.sources import find_source
 from alexprep.pipeline.sources.labels import ilsvrc2012
 
 from ...support import shapes
-from ...support.sources import listed
+from ...support.sources import listed, refusal
 
 
 @pytest.mark.parametrize("meta", [True, False])
@@ -43,3 +43,11 @@ def test_the_table_of_validation_labels_has_fifty_of_each_class():
     assert (len(ids), len(labels), ids) == (1000, 50_000, sorted(ids))
     assert set(np.bincount(labels).tolist()) == {50}
     assert (ids[0], ids[999], [ids[label] for label in labels[:3]]) == ("n01440764", "n15075141", ["n01751748", "n09193705", "n02105855"])
+
+
+def test_a_damaged_devkit_is_named(imagenet, tmp_path):
+    root = shapes.tars(imagenet, tmp_path, devkit=True)
+    path = root / "ILSVRC2012_devkit_t12.tar.gz"
+    path.write_bytes(path.read_bytes()[:2000])
+
+    assert "ILSVRC2012_devkit_t12.tar.gz cannot be read as an archive" in refusal(root)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ....support import shapes
 from ....support.shards import make_shards
+from ....support.sources import records, refusal
 
 
 def test_labels_that_contradict_the_images_names_are_refused(imagenet, tmp_path):
@@ -70,3 +71,19 @@ def test_no_bytes_break_the_protocol_buffer_reader(data):
         parse_example(memoryview(data))
     except ValueError:
         return
+
+
+def test_an_empty_tfrecord_of_a_counted_set_is_a_part_without_records(tmp_path):
+    records(tmp_path / "x-train.tfrecord-00000-of-00002", [1, 2])
+    (tmp_path / "x-train.tfrecord-00001-of-00002").touch()
+    source = find_source(tmp_path)
+
+    assert len(source.listings()[0]) == 2
+    assert any("no record: the file is empty" in note for note in source.notes())
+
+
+def test_an_image_with_several_labels_is_refused(tmp_path):
+    packed = shapes.message(1, shapes.message(1, shapes.message(1, b"label") + shapes.message(2, shapes.message(3, shapes.message(1, b"\x00\x01")))))
+    shapes.tfrecord([packed + shapes.example({"image": b"x"})], tmp_path / "train.tfrecord")
+
+    assert "an image has one label, but this one has several" in refusal(tmp_path)
