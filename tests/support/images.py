@@ -13,6 +13,17 @@ def jpeg(image, **options):
     return buffer.getvalue()
 
 
+def saved(image, **options):
+    """The bytes of `image` as a JPEG, with Pillow's own options."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
 def picture(seed, height=70, width=90):
     """A smooth, colourful image: JPEG keeps it close."""
     rng = np.random.default_rng(seed)

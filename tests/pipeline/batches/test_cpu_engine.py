@@ -13,10 +13,9 @@ from alexprep.pipeline.imaging.kernels import NUMBERS, Recipe, encode_jpeg, rend
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ...support.images import picture
-from ..imaging.test_jpeg import compiled, saved  # noqa: F401  (a fixture)
-from ..imaging.test_kernels import noise
-from ..test_loader import CROP, KINDS, stream
+from ...support.images import noise, picture, saved
+from ...support.loaders import CROP, KINDS
+from ...support.shards import stream
 
 TYPES = {"float32": np.float32, "bfloat16": np.uint16, "float16": np.float16}
 any_time = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -28,7 +27,7 @@ def numbers(*shape, seed):
 
 @any_time
 @given(draw=st.data(), raw=st.booleans(), kind=st.sampled_from(NUMBERS), planes=st.booleans(), mean=st.sampled_from(["before", "after", "none"]))
-def test_compiled_views_are_those_of_numpy(compiled, draw, raw, kind, planes, mean):  # noqa: F811
+def test_compiled_views_are_those_of_numpy(compiled, draw, raw, kind, planes, mean):
     size = draw.draw(st.integers(1, 40))
     crop, views, records = draw.draw(st.integers(1, size)), draw.draw(st.integers(1, 3)), draw.draw(st.integers(1, 3))
     seed, scale = draw.draw(st.integers(0, 99)), draw.draw(st.sampled_from([1.0, 1 / 1.1, 1 / 255, 3e-5]))
@@ -55,7 +54,7 @@ def test_compiled_views_are_those_of_numpy(compiled, draw, raw, kind, planes, me
 
 
 @pytest.mark.parametrize("crop", [1, 16])  # a number at a time, and eight
-def test_halves_are_rounded_as_torch_rounds_them(compiled, crop):  # noqa: F811
+def test_halves_are_rounded_as_torch_rounds_them(compiled, crop):
     """Halfway cases, subnormals, the largest number and beyond."""
     values = np.concatenate([np.float32(2.0) ** np.arange(-26, 18), [65504, 65519.9, 65520, 1e6, 2.5, 2049, 2051, 1 / 3]]).astype(np.float32)
     values = np.concatenate([values, values * np.float32(1 + 2**-11), values * np.float32(1 + 3 * 2**-11)])
@@ -89,7 +88,7 @@ def test_halves_are_rounded_as_torch_rounds_them(compiled, crop):  # noqa: F811
     ],
     ids=str,
 )
-def test_buffers_that_do_not_fit_are_refused(compiled, change):  # noqa: F811
+def test_buffers_that_do_not_fit_are_refused(compiled, change):
     given_ = {
         "images": [noise(8, 8, 3)],
         "raw": True,
@@ -112,7 +111,7 @@ def test_a_batch_begins_at_a_cache_line(shards):
     assert all(batch.images.data_ptr() % LINE == 0 for batch in Loader(shards / "raw", crop=CROP, batch_size=20))
 
 
-def test_a_record_that_is_no_usual_jpeg_is_left_to_the_twin(compiled):  # noqa: F811
+def test_a_record_that_is_no_usual_jpeg_is_left_to_the_twin(compiled):
     progressive = np.frombuffer(saved(picture(1, 16, 16), progressive=True), np.uint8)
     usual = np.frombuffer(saved(picture(1, 16, 16)), np.uint8)
     other_size = np.frombuffer(saved(picture(1, 16, 17)), np.uint8)

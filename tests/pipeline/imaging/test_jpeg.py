@@ -18,31 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from ...support.images import picture
+from ...support.images import noise, picture, saved
 from ...support.paths import ROOT
-from .test_kernels import CC, noise
+from .test_kernels import CC
 
 ImageFile.MAXBLOCK = 1 << 20  # Pillow's own guess is too small for noise at the best quality
 SQUARES = kernels._AS_OPENCV  # elsewhere, OpenCV shrinks
 any_time = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@pytest.fixture(params=["_kernels", "_kernels_avx2"])
-def compiled(request, monkeypatch):
-    """Both builds of the same loops, one after the other."""
-    if not COMPILED:
-        pytest.skip("installed without a compiler")
-    if request.param == "_kernels_avx2" and not import_module("alexprep.pipeline.imaging._kernels").runs_avx2():
-        pytest.skip("a processor without AVX2")
-    module = import_module(f"alexprep.pipeline.imaging.{request.param}")
-    monkeypatch.setattr(kernels, "_kernels", module)
-    return module
-
-
-def saved(image, **options):
-    file = io.BytesIO()
-    Image.fromarray(image).save(file, "JPEG", **options)
-    return file.getvalue()
 
 
 def pixels_of(module, data, *box):

@@ -12,13 +12,11 @@ from alexprep.pipeline.imaging.kernels import COMPILED, IMAGES_IN_16_BITS, area_
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from ...support.images import noise
+
 CC = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]  # the one that setuptools calls
 BUILDABLE = shutil.which(CC) is not None and (Path(sysconfig.get_path("include")) / "Python.h").exists()
 compiled = pytest.mark.skipif(not COMPILED, reason="installed without a compiler")
-
-
-def noise(*shape, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
 def scaled_to(height, width, size):
