@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import resource
 import shutil
 import subprocess
@@ -50,6 +51,8 @@ def test_a_data_set_written_by_version_1_is_still_read(encoding):
 
 
 GOLDEN_MEAN = {"jpeg": [114.27, 133.523, 139.853], "raw": [114.254, 133.497, 139.931]}
+
+
 GOLDEN_PIXEL = {"jpeg": [161, 134, 43], "raw": [157, 135, 43]}
 
 
@@ -390,3 +393,18 @@ for _ in range(300):
         named += 1
 print(named, 300 - named)
 """
+
+
+def test_records_are_read_ahead_in_one_run_a_shard(shards, monkeypatch):
+    asked = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda _file, start, length, advice: asked.append((start, length, advice)))
+    records = Records(read_manifest(shards / "raw"), "train")
+    first, second = records.shards
+    records.read_ahead(first.rows - 10, 30)
+    records.read_ahead(len(records) - 1, 30)
+
+    assert asked == [
+        (first.bytes * (first.rows - 10) // first.rows, first.bytes - first.bytes * (first.rows - 10) // first.rows, os.POSIX_FADV_WILLNEED),
+        (0, second.bytes * 20 // second.rows, os.POSIX_FADV_WILLNEED),
+        (second.bytes * (second.rows - 1) // second.rows, second.bytes - second.bytes * (second.rows - 1) // second.rows, os.POSIX_FADV_WILLNEED),
+    ]
