@@ -1,5 +1,6 @@
 """What the tests of several rooms share."""
 
+import shutil
 from importlib import import_module
 
 import pytest
@@ -7,6 +8,12 @@ from alexprep.pipeline import Loader, compute_stats, read_manifest
 from alexprep.pipeline.imaging import kernels
 
 from ..support.loaders import CROP, KINDS
+
+
+@pytest.fixture
+def copy(shards, tmp_path):
+    """A data set of one's own."""
+    return shutil.copytree(shards / "jpeg", tmp_path / "copy")
 
 
 @pytest.fixture

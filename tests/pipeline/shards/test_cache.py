@@ -16,7 +16,7 @@ from alexprep.pipeline.storage.uri import location
 
 from ...support.commands import command
 from ...support.images import make_images
-from ...support.shards import make_shards, stream
+from ...support.shards import make_shards, stream, write_statistics
 from ..storage.test_uri import Proxy, proxy, server, upload, uri  # noqa: F401  (fixtures)
 
 OPTIONS = {"crop": 24, "batch_size": 20, "seed": 3}
@@ -28,7 +28,7 @@ def many(tmp_path_factory):
     root = tmp_path_factory.mktemp("many")
     make_images(root / "src", {"train/ant": 150, "train/bee": 150, "val/ant": 16, "val/bee": 16})
     make_shards(root / "src", root / "out", size=64, records_per_shard=15)
-    assert command("alexprep", "stats", root / "out", "--pca").returncode == 0
+    write_statistics(root / "out")
     return root / "out"
 
 
