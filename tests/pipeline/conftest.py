@@ -1,13 +1,22 @@
 """What the tests of several rooms share."""
 
+import http.client
+import http.server
+import os
 import shutil
+import socket
+import subprocess
+import sys
+import time
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from alexprep.pipeline import Loader, compute_stats, read_manifest
 from alexprep.pipeline.imaging import kernels
 
 from ..support.loaders import CROP, KINDS
+from ..support.stores import KEYS, Proxy, free_port
 
 
 @pytest.fixture
@@ -32,3 +41,33 @@ def compiled(request, monkeypatch):
     module = import_module(f"alexprep.pipeline.imaging.{request.param}")
     monkeypatch.setattr(kernels, "_kernels", module)
     return module
+
+
+@pytest.fixture(scope="session")
+def store():
+    """The port of an S3 server with the bucket `data`."""
+    os.environ.update(KEYS)
+    port = free_port()
+    program = Path(sys.executable).parent / "moto_server"
+    process = subprocess.Popen([program, "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+        except OSError:
+            time.sleep(0.1)
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("PUT", "/data")
+    assert connection.getresponse().status == 200
+    connection.close()
+    yield port
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def proxy(store):
+    proxy = Proxy(store, failing=0.08)
+    yield proxy
+    proxy.close()

@@ -17,7 +17,7 @@ from alexprep.pipeline.storage.uri import location
 from ...support.commands import command
 from ...support.images import make_images
 from ...support.shards import make_shards, stream, write_statistics
-from ..storage.test_uri import Proxy, proxy, server, upload, uri  # noqa: F401  (fixtures)
+from ...support.stores import Proxy, upload, uri
 
 OPTIONS = {"crop": 24, "batch_size": 20, "seed": 3}
 
@@ -33,9 +33,9 @@ def many(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def stored(many, server):  # noqa: F811
-    upload(many, server, "cached")
-    return server
+def stored(many, store):
+    upload(many, store, "cached")
+    return store
 
 
 def size_of(manifest, split="train"):
@@ -68,7 +68,7 @@ def small_pools(monkeypatch):
 
 def test_batches_through_a_failing_store_are_those_of_the_local_folder_and_the_second_epoch_asks_it_for_nothing(many, stored, tmp_path, monkeypatch):
     monkeypatch.setattr("alexprep.pipeline.shards.cache.CHUNK", 20_000)
-    local, proxy = Loader(many, **OPTIONS), Proxy(stored, failing=0.15)  # noqa: F811
+    local, proxy = Loader(many, **OPTIONS), Proxy(stored, failing=0.15)
     remote = Loader(uri(proxy.port, "cached"), cache=str(tmp_path / "cache"), cache_size=size_of(read_manifest(many)), **OPTIONS)
 
     assert same(stream(remote, 15), stream(local, 15))
@@ -96,7 +96,7 @@ def test_block_shuffle_stays_within_a_cache_smaller_than_the_data(many, stored, 
 
 def test_ranks_and_evaluation_share_a_cache(many, stored, tmp_path):
     """Every shard is fetched once, whoever needs it."""
-    proxy, manifest = Proxy(stored, failing=0), read_manifest(many)  # noqa: F811
+    proxy, manifest = Proxy(stored, failing=0), read_manifest(many)
     limit = size_of(manifest) + size_of(manifest, "val")
     options = OPTIONS | {"cache": str(tmp_path), "cache_size": limit}
     ranks = [Loader(uri(proxy.port, "cached"), rank=rank, world_size=2, **options) for rank in range(2)]

@@ -1,16 +1,11 @@
 """Sources and shards in an object store: a real S3 server on this machine, behind a proxy that fails and dawdles."""
 
-import http.client
-import http.server
 import json
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -24,125 +19,7 @@ from ...support import shapes
 from ...support.commands import command
 from ...support.images import make_images
 from ...support.shards import make_shards
-
-KEYS = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "y", "AWS_EC2_METADATA_DISABLED": "true"}
-
-
-def free_port():
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return server.getsockname()[1]
-
-
-@pytest.fixture(scope="module")
-def server():
-    """The port of an S3 server with the bucket `data`."""
-    os.environ.update(KEYS)
-    port = free_port()
-    program = Path(sys.executable).parent / "moto_server"
-    process = subprocess.Popen([program, "-p", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-        except OSError:
-            time.sleep(0.1)
-    connection = http.client.HTTPConnection("127.0.0.1", port)
-    connection.request("PUT", "/data")
-    assert connection.getresponse().status == 200
-    connection.close()
-    yield port
-    process.kill()
-    process.wait()
-
-
-def uri(port, below):
-    return f"s3://data/{below}?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
-
-
-def upload(root, port, below):
-    for path in root.rglob("*"):
-        if path.is_file():
-            (location(uri(port, below)) / str(path.relative_to(root))).put(path.read_bytes())
-
-
-class Proxy:
-    """Hands requests on to an S3 server; some fail, some break off halfway, all are a little late."""
-
-    def __init__(self, port, failing, seed=0):
-        rng, proxy, passed = random.Random(seed), self, ("expect", "transfer-encoding", "content-length")
-        self.puts, self.failed = [], 0
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def body(self):
-                if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-                    return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                data = b""
-                while size := int(self.rfile.readline().split(b";")[0], 16):
-                    data += self.rfile.read(size)
-                    self.rfile.readline()
-                while self.rfile.readline().strip():
-                    pass
-                return data
-
-            def handle_any(self):
-                time.sleep(0.002)
-                body = self.body()
-                strike = rng.random()
-                if self.command == "PUT":
-                    proxy.puts.append(self.path)
-                if strike < failing:
-                    proxy.failed += 1
-                    if strike < failing / 2:
-                        self.close_connection = True
-                        self.connection.shutdown(socket.SHUT_RDWR)
-                        return
-                    self.send_response(503)
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return
-                connection = http.client.HTTPConnection("127.0.0.1", port)
-                connection.request(self.command, self.path, body, {k: v for k, v in self.headers.items() if k.lower() not in passed})
-                answer = connection.getresponse()
-                data = answer.read()
-                self.send_response(answer.status)
-                for name, value in answer.getheaders():
-                    if name.lower() not in ("transfer-encoding", "connection", "date", "server", "content-length"):
-                        self.send_header(name, value)
-                self.send_header("Content-Length", answer.getheader("Content-Length", "0") if self.command == "HEAD" else str(len(data)))
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(data)
-                connection.close()
-
-            do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_any
-
-            def log_message(self, *arguments):
-                pass
-
-        class Server(http.server.ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, request, address):
-                pass  # a client that a fault has cut off
-
-        self.server = Server(("127.0.0.1", 0), Handler)
-        self.port = self.server.server_address[1]
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self):
-        self.server.shutdown()
-        self.server.server_close()
-
-
-@pytest.fixture
-def proxy(server):
-    proxy = Proxy(server, failing=0.08)
-    yield proxy
-    proxy.close()
+from ...support.stores import KEYS, Proxy, free_port, upload, uri
 
 
 @pytest.fixture(scope="module")
@@ -171,20 +48,20 @@ def same(found, calm):
             assert found[name] == data, name
 
 
-def test_shards_in_a_store_that_fails_and_dawdles_are_those_of_a_local_folder(images, calm, server, proxy):
-    upload(images, server, "images")
+def test_shards_in_a_store_that_fails_and_dawdles_are_those_of_a_local_folder(images, calm, store, proxy):
+    upload(images, store, "images")
     run = command("alexprep", "shard", "--src", uri(proxy.port, "images"), "--out", uri(proxy.port, "out"), "--size", "32", "--workers", "2")
 
     assert run.returncode == 0, run.stderr
     assert proxy.failed > 10
-    same(stored(server, "out"), calm)
+    same(stored(store, "out"), calm)
     for verb in (["verify", "--deep"], ["stats", "--pca"]):
-        said = command("alexprep", verb[0], uri(server, "out"), *verb[1:])
+        said = command("alexprep", verb[0], uri(store, "out"), *verb[1:])
         assert said.returncode == 0, said.stderr
 
 
-def test_one_put_a_file_when_nothing_fails(images, calm, server):
-    proxy = Proxy(server, failing=0)
+def test_one_put_a_file_when_nothing_fails(images, calm, store):
+    proxy = Proxy(store, failing=0)
     try:
         run = command("alexprep", "shard", "--src", images, "--out", uri(proxy.port, "puts"), "--size", "32", "--workers", "1")
     finally:
@@ -195,10 +72,10 @@ def test_one_put_a_file_when_nothing_fails(images, calm, server):
     assert sorted(names) == sorted(path.name for path in calm.iterdir() if not path.name.startswith("."))
 
 
-def test_a_tar_in_a_store_is_read_by_ranges(server, tmp_path):
+def test_a_tar_in_a_store_is_read_by_ranges(store, tmp_path):
     splits = shapes.imagenet()
-    upload(shapes.tars(splits, tmp_path / "tars"), server, "tars")
-    run = command("alexprep", "shard", "--src", uri(server, "tars"), "--out", tmp_path / "out", "--size", "32", "--workers", "1")
+    upload(shapes.tars(splits, tmp_path / "tars"), store, "tars")
+    run = command("alexprep", "shard", "--src", uri(store, "tars"), "--out", tmp_path / "out", "--size", "32", "--workers", "1")
     make_shards(shapes.folder(splits, tmp_path / "src"), tmp_path / "calm", size=32)
 
     assert run.returncode == 0, run.stderr
@@ -206,8 +83,8 @@ def test_a_tar_in_a_store_is_read_by_ranges(server, tmp_path):
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_producer_killed_while_it_uploads_leaves_whole_objects_and_is_continued(images, calm, server):
-    proxy = Proxy(server, failing=0)
+def test_a_producer_killed_while_it_uploads_leaves_whole_objects_and_is_continued(images, calm, store):
+    proxy = Proxy(store, failing=0)
     arguments = ["shard", "--src", images, "--out", uri(proxy.port, "killed"), "--size", "32", "--workers", "1"]
     try:
         for puts in (2, 4, 7):
@@ -217,14 +94,14 @@ def test_a_producer_killed_while_it_uploads_leaves_whole_objects_and_is_continue
                 time.sleep(0.002)
             process.send_signal(signal.SIGKILL)
             process.wait()
-            for name, data in stored(server, "killed").items():
+            for name, data in stored(store, "killed").items():
                 assert name in ("job.json", "manifest.json") or (calm / name).read_bytes() == data, name
         run = command("alexprep", *arguments)
     finally:
         proxy.close()
 
     assert run.returncode == 0, run.stderr
-    same(stored(server, "killed"), calm)
+    same(stored(store, "killed"), calm)
 
 
 def test_a_store_that_is_down_is_named_after_some_patience(images, tmp_path):
@@ -236,8 +113,8 @@ def test_a_store_that_is_down_is_named_after_some_patience(images, tmp_path):
     assert "Traceback" not in run.stderr
 
 
-def test_an_error_in_a_writer_puts_no_object(server):
-    path = location(uri(server, "aborted")) / "half"
+def test_an_error_in_a_writer_puts_no_object(store):
+    path = location(uri(store, "aborted")) / "half"
     with pytest.raises(RuntimeError), published(path) as file:
         file.write(b"half")
         raise RuntimeError
@@ -245,12 +122,12 @@ def test_an_error_in_a_writer_puts_no_object(server):
     assert not path.is_file()
 
 
-def test_part_of_a_large_object_that_fails_puts_no_object(server):
+def test_part_of_a_large_object_that_fails_puts_no_object(store):
     """Twenty megabytes go up in parts; the store fails for good in the middle."""
-    proxy = Proxy(server, failing=0)
+    proxy = Proxy(store, failing=0)
     path = location(uri(proxy.port, "large")) / "object"
     path.put(b"warm")
-    (location(uri(server, "large")) / "object").unlink()
+    (location(uri(store, "large")) / "object").unlink()
     seen = len(proxy.puts)
 
     handler = proxy.server.RequestHandlerClass
@@ -270,7 +147,7 @@ def test_part_of_a_large_object_that_fails_puts_no_object(server):
     try:
         with pytest.raises(OSError, match="object"):
             path.put(os.urandom(20 << 20))
-        assert not (location(uri(server, "large")) / "object").is_file()
+        assert not (location(uri(store, "large")) / "object").is_file()
     finally:
         proxy.close()
 
@@ -306,12 +183,12 @@ def test_a_memory_file_system_of_fsspec_works_too(tmp_path, images):
     assert not path.is_file()
 
 
-def test_images_of_a_remote_folder_are_listed_in_one_go(server, tmp_path):
+def test_images_of_a_remote_folder_are_listed_in_one_go(store, tmp_path):
     from alexprep.pipeline.sources import find_source
 
-    upload(make_images(tmp_path / "src", {"train/a": 2, "train/b/deep": 1, "val/a": 1}), server, "tree")
+    upload(make_images(tmp_path / "src", {"train/a": 2, "train/b/deep": 1, "val/a": 1}), store, "tree")
     shutil.rmtree(tmp_path / "src")
-    source = find_source(uri(server, "tree"))
+    source = find_source(uri(store, "tree"))
 
     keys = [key for listing in source.listings() for key, _, _ in listing.rows()]
     assert keys == [b"train/a/000.JPEG", b"train/a/001.JPEG", b"train/b/deep/000.JPEG", b"val/a/000.JPEG"]
