@@ -1,4 +1,4 @@
-"""The kept corpus and a minute of inputs made from it break no law of decoding (tests/fuzz.py says which)."""
+"""The kept corpus and a minute of inputs made from it break no law of decoding (tests/support/fuzz.py says which)."""
 
 import io
 import os
@@ -28,6 +28,7 @@ def test_the_corpus_breaks_no_law(path):
     assert fuzz.broken_law(path.read_bytes(), fuzz.engines()) is None
 
 
+@pytest.mark.process
 def test_inputs_made_from_the_corpus_break_no_law(tmp_path):
     command = [sys.executable, "-m", "tests.support.fuzz", "--seconds", SECONDS, "--found", tmp_path]
     run = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
