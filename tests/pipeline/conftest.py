@@ -14,9 +14,13 @@ from pathlib import Path
 import pytest
 from alexprep.pipeline import Loader, compute_stats, read_manifest
 from alexprep.pipeline.imaging import kernels
+from hypothesis import settings
 
 from ..support.loaders import CROP, KINDS
 from ..support.stores import KEYS, Proxy, free_port
+
+settings.register_profile("any time", deadline=None)  # on a busy machine an example may take longer than another
+settings.load_profile("any time")
 
 
 @pytest.fixture

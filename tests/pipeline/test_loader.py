@@ -128,6 +128,7 @@ for epoch in range(int(sys.argv[2])):
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("encoding", ["jpeg", "raw"])
 def test_memory_does_not_grow_from_epoch_to_epoch_and_loader_to_loader(shards, encoding):
     """After a few to warm up, forty more loaders of three epochs each take less than 6 MB more."""
@@ -165,6 +166,7 @@ def test_threads_that_iterate_at_once_share_the_batches(shards):
     assert sorted(chain(*parts)) == sorted(batch.records.tolist() for batch in Loader(shards / "raw", crop=CROP, batch_size=10))
 
 
+@pytest.mark.process
 def test_a_forked_process_goes_on_where_its_parent_was(shards):
     """The threads stay with the parent: a child that waited for them hung."""
     code = f"""

@@ -175,6 +175,7 @@ def test_an_abandoned_loader_leaves_no_thread(shards):
     assert not set(threading.enumerate()) - before
 
 
+@pytest.mark.process
 def test_the_engine_needs_no_dali(shards):
     import subprocess
     import sys

@@ -15,6 +15,7 @@ from ...support.loaders import CROP, same
 from ...support.shards import damage, stream
 
 
+@pytest.mark.process
 def test_a_damaged_record_is_named_with_shard_row_and_key(shards, tmp_path):
     """Twice: a body cut short, and a header destroyed, which crashes DALI 2.4.0 unless the graph is guarded."""
     for offset in (40, 0):

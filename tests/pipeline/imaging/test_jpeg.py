@@ -291,6 +291,7 @@ print("decoded", decoded)
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("source", ["module.c", "module_avx2.c"])
 def test_no_damage_makes_the_codec_touch_foreign_memory(tmp_path, source):
     """Under AddressSanitizer and UndefinedBehaviorSanitizer, thousands of damaged files."""

@@ -36,6 +36,7 @@ def test_the_verdict_advises_nothing_that_is_done_already_and_says_when_figures_
     assert verdict(JPEG, 600, half).startswith("None of the stages binds: 600 images/s are 30%")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("encoding", ["jpeg", "raw"])
 def test_bench_measures_every_stage_and_ends_in_a_sentence(shards, encoding, tmp_path):
     options = ["--crop", CROP, "--batch-size", 20, "--seconds", 0.2, "--device", "cpu"]

@@ -75,6 +75,7 @@ def test_what_could_be_better_is_a_note(facts, note):
     assert any(finding.state == "note" and note in f"{finding.what} {finding.text}" for finding in judge(facts))
 
 
+@pytest.mark.process
 def test_the_doctor_looks_at_this_machine():
     done = command("alexprep", "doctor", "--json")
     said = json.loads(done.stdout)

@@ -46,6 +46,7 @@ def test_a_receipt_draws_the_very_sample_that_the_loader_gave(data, step, index,
     assert np.array_equal(drawn, batch.images[at].permute(1, 2, 0).clamp(0, 255).round().to(torch.uint8).numpy())
 
 
+@pytest.mark.process
 def test_replay_draws_a_run_s_sample_and_says_what_made_it(data, tmp_path):
     config = tmp_path / "config.toml"
     config.write_text('seed = 5\nbatch_size = 12\ncrop = 48\ncolour = 0.5\npreset = "source"\n')
@@ -64,6 +65,7 @@ def test_replay_draws_a_run_s_sample_and_says_what_made_it(data, tmp_path):
     assert (tmp_path / "step-17-index-7.png").read_bytes() == (tmp_path / "a.png").read_bytes()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("step", "coloured"), [(659, True), (660, False)])
 def test_replay_knows_when_the_authors_script_has_switched_colour_off(data, tmp_path, step, coloured):
     """Ten steps an epoch, 95 epochs: from epoch 66 on there is no colour."""
@@ -74,6 +76,7 @@ def test_replay_knows_when_the_authors_script_has_switched_colour_off(data, tmp_
     assert any(json.loads(done.stdout)["shift"]) == coloured
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -114,6 +117,7 @@ def test_the_preview_shows_records_with_their_crops_and_each_view_with_its_recei
     assert sheet(made).shape == (3 * (64 + 6), 3 * (64 + 6), 3)
 
 
+@pytest.mark.process
 def test_the_preview_is_a_page_or_a_picture(data, tmp_path):
     for name in ("sheet.html", "sheet.png"):
         done = command("alexprep", "preview", data, "--crop", CROP, "--records", 2, "--views", 3, "--out", tmp_path / name)
@@ -125,6 +129,7 @@ def test_the_preview_is_a_page_or_a_picture(data, tmp_path):
     assert (wrong.returncode, "must end in .html or .png" in wrong.stderr) == (2, True)
 
 
+@pytest.mark.process
 def test_the_preview_s_check_tests_the_draws(data):
     done = command("alexprep", "preview", data, "--crop", CROP, "--check", "--seed", 9)
 
@@ -149,6 +154,7 @@ def run_of(folder, data, **settings):
     return folder
 
 
+@pytest.mark.process
 def test_replay_of_a_run_that_skips_damage_draws_what_was_given_instead(data, tmp_path):
     copy = shutil.copytree(data, tmp_path / "shards")
     for record in (40, 41):
@@ -170,6 +176,7 @@ def test_replay_of_a_run_that_skips_damage_draws_what_was_given_instead(data, tm
     assert ("instead of" in told) == (found[index]["instead_of"] is not None)
 
 
+@pytest.mark.process
 def test_replay_and_preview_refuse_a_run_of_other_shards_and_steps_beyond_its_end(data, shards, tmp_path):
     run = run_of(tmp_path / "run", data, batch_size=13, crop=CROP, epochs=2)
     for program in (["replay", shards / "raw", "--step", 1, "--index", 0], ["preview", shards / "raw"]):
@@ -181,6 +188,7 @@ def test_replay_and_preview_refuse_a_run_of_other_shards_and_steps_beyond_its_en
     assert not (tmp_path / "a.png").exists()
 
 
+@pytest.mark.process
 def test_the_preview_shows_each_epoch_with_its_own_colour(data, tmp_path):
     """Of ten epochs, the authors' script has the colour off from the eighth on."""
     run = run_of(tmp_path / "run", data, batch_size=13, crop=CROP, epochs=10)
@@ -191,6 +199,7 @@ def test_the_preview_shows_each_epoch_with_its_own_colour(data, tmp_path):
     assert [(epoch, shift == "+0.0, +0.0, +0.0") for epoch, shift in shifts] == [("5", False), ("6", False), ("7", True), ("8", True)]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -220,12 +229,14 @@ def test_a_sheet_that_would_fill_the_memory_is_refused(data, monkeypatch):
         rows(loader.records, configs, loader.stats, 5)
 
 
+@pytest.mark.process
 def test_the_check_of_whole_records_has_no_offsets_to_test(data):
     done = command("alexprep", "preview", data, "--crop", 64, "--check")
 
     assert (done.returncode, "offsets" in done.stdout, "half of the images are mirrored" in done.stdout) == (0, False, True)
 
 
+@pytest.mark.process
 def test_the_check_leaves_out_the_order_of_a_block_shuffle(data, tmp_path):
     done = command("alexprep", "preview", data, "--check", "--run", run_of(tmp_path / "run", data, crop=CROP, shuffle="block"))
 

@@ -16,6 +16,7 @@ from ...support.images import make_images
 from ...support.shards import problems
 
 
+@pytest.mark.process
 def test_appended_images_are_new_shards_and_the_old_bytes_stay(images, copy, tmp_path):
     before = snapshot(copy)
     make_images(tmp_path / "more", {"train/ant": 0, "train/bee": 5, "test/ant": 2})

@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from alexprep.pipeline import read_manifest
 from alexprep.pipeline.preparation.diff import difference
 
@@ -10,6 +11,7 @@ from ...support.images import jpeg, make_images, picture
 from ...support.shards import make_shards
 
 
+@pytest.mark.process
 def test_diff_names_what_was_added_removed_relabelled_and_reencoded(tmp_path):
     for name in ("a", "b"):
         make_images(tmp_path / name, {"train/ant": 6, "train/bee": 6})

@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import pytest
 from alexprep.pipeline import read_manifest
 from alexprep.pipeline.preparation.duplicates import DuplicateSearch, close_pairs
 from hypothesis import given
@@ -14,6 +15,7 @@ from ...support.images import jpeg, make_images
 from ...support.shards import make_shards
 
 
+@pytest.mark.process
 def test_duplicates_are_equal_bytes_anywhere_and_nearly_equal_pixels_across_splits(tmp_path):
     make_images(tmp_path / "src", {"train/a": 20, "val/a": 3})
     shutil.copy(tmp_path / "src/train/a/003.JPEG", tmp_path / "src/train/a/copy.JPEG")

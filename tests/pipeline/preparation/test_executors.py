@@ -12,6 +12,8 @@ import pytest
 from ...support.commands import command
 from ...support.faults import snapshot
 
+pytestmark = pytest.mark.process
+
 KILLER = """
 import os, pathlib, signal
 import cv2

@@ -73,6 +73,7 @@ def test_an_export_is_there_whole_or_not_at_all(shards, tmp_path):
         next(export(read_manifest(shards / "jpeg"), tmp_path / "out", "imagefolder"))
 
 
+@pytest.mark.process
 def test_damage_is_not_exported_and_killed_exports_leave_nothing_for_ever(copy, tmp_path):
     aside(tmp_path / "gone", "999999999").mkdir()
     assert command("alexprep", "export", copy, "--to", "imagefolder", "--out", tmp_path / "gone").returncode == 0

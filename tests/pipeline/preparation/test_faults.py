@@ -21,6 +21,8 @@ from ...support.commands import command
 from ...support.images import jpeg, make_images, picture
 from ...support.paths import ROOT
 
+pytestmark = pytest.mark.process
+
 SITE = """
 import os, signal, sys
 import cv2
@@ -200,7 +202,8 @@ def test_parts_made_at_once_and_killed_make_the_same_data_set(images, tmp_path):
     assert command(*shard, "--out", tmp_path / "calm").returncode == 0
     program = Path(sys.executable).parent / "alexprep"
     parts = [subprocess.Popen([program, *shard[1:], "--out", tmp_path / "out", "--part", f"{i}/3"], stderr=subprocess.DEVNULL) for i in (1, 2, 3)]
-    while not (tmp_path / "out/.lock-2-of-3").exists():
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "out/.lock-2-of-3").exists() and time.monotonic() < deadline:
         time.sleep(0.002)
     parts[1].send_signal(signal.SIGKILL)
     codes = [process.wait(timeout=120) for process in parts]

@@ -151,6 +151,7 @@ def test_neighbouring_records_are_of_all_classes(tmp_path):
     assert 60 < (labels[:-1] != labels[1:]).sum() < 140  # sorted, it would be 1
 
 
+@pytest.mark.process
 def test_kill_9_at_random_moments_then_one_run_gives_the_same_bytes(images, tmp_path):
     """Ten kills of the whole job, then one run to its end."""
     make_shards(images, tmp_path / "calm", size=64)
@@ -172,6 +173,7 @@ def test_kill_9_at_random_moments_then_one_run_gives_the_same_bytes(images, tmp_
     assert digests(tmp_path / "killed") == digests(tmp_path / "calm")
 
 
+@pytest.mark.process
 def test_workers_do_not_outlive_a_killed_job(images, tmp_path):
     arguments = [Path(sys.executable).parent / "alexprep", "shard", "--src", images, "--out", tmp_path / "out", "--workers", "2"]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -188,6 +190,7 @@ def test_workers_do_not_outlive_a_killed_job(images, tmp_path):
     assert not [pid for pid in children if Path(f"/proc/{pid}").exists()]
 
 
+@pytest.mark.process
 def test_a_worker_that_dies_is_reported_and_the_job_continues(images, tmp_path):
     arguments = [Path(sys.executable).parent / "alexprep", "shard", "--src", images, "--out", tmp_path / "out", "--size", "32", "--workers", "1"]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -227,6 +230,7 @@ def test_the_statistics_count_the_pixels_that_readers_see(shards):
     assert np.allclose(found.colours.covariance, np.cov(pixels.reshape(-1, 3).T, bias=True), rtol=1e-9)
 
 
+@pytest.mark.process
 def test_real_photographs_become_records(real_images, tmp_path):
     """Fifty classes of ImageNet, grey and small ones among them."""
     for folder in sorted((real_images / "train").iterdir())[::10]:
@@ -244,6 +248,7 @@ def test_parameters_that_older_data_sets_do_not_have_are_written_only_where_they
     assert "subsampling" in ShardConfig(subsampling="420").to_json()
 
 
+@pytest.mark.process
 def test_records_with_colour_at_half_size_are_pillows_and_counted_as_they_are_read(images, tmp_path):
     run = command("alexprep", "shard", "--src", images, "--out", tmp_path / "half", "--size", 64, "--subsampling", "420")
     assert run.returncode == 0, run.stderr
@@ -261,6 +266,7 @@ def test_records_with_colour_at_half_size_are_pillows_and_counted_as_they_are_re
     assert (wrong.returncode, "holds another data set" in wrong.stderr) == (1, True)
 
 
+@pytest.mark.process
 def test_no_process_of_a_job_imports_pandas(images, tmp_path):
     """pyarrow would, wherever it is installed, for every list it is given: 0.1 s before the first shard."""
     code = (

@@ -1,6 +1,10 @@
 """Which image goes into which shard."""
 
+import pytest
+
 from ...support.commands import command
+
+pytestmark = pytest.mark.process
 
 
 def test_a_million_images_are_planned_in_little_memory():

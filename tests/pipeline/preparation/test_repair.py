@@ -6,6 +6,8 @@ from ...support.commands import command
 from ...support.faults import snapshot
 from ...support.images import make_images
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "lost", "sidecar", "sums", "manifest"])
 def test_repair_makes_what_is_damaged_again_and_nothing_else(images, shards, copy, damage):

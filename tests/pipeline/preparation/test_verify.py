@@ -53,6 +53,7 @@ def test_deep_finds_what_checksums_cannot(copy):
     assert ["the sums recomputed" in problem.what for problem in problems(copy, deep=True)] == [True]
 
 
+@pytest.mark.process
 def test_statistics_that_do_not_belong_are_found(copy):
     assert command("alexprep", "stats", copy, "--pca").returncode == 0
     assert problems(copy) == []
@@ -64,6 +65,7 @@ def test_statistics_that_do_not_belong_are_found(copy):
     assert [problem.file for problem in problems(copy)] == ["stats.json"]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("change", ["infinite sum", "rows"])
 def test_numbers_that_cannot_be_are_problems_and_no_tracebacks(copy, change):
     path = copy / ("manifest.json" if change == "rows" else "train-00001-of-00002.arrow.json")
@@ -79,6 +81,7 @@ def test_numbers_that_cannot_be_are_problems_and_no_tracebacks(copy, change):
         assert "Traceback" not in run.stderr
 
 
+@pytest.mark.process
 def test_a_verifier_that_is_killed_leaves_no_process_and_a_killed_worker_is_said(copy):
     arguments = [Path(sys.executable).parent / "alexprep", "verify", copy, "--deep", "--workers", "1"]
     for victim in ("verifier", "worker"):

@@ -38,6 +38,7 @@ def test_a_token_for_this_machine_goes_through_no_proxy(tmp_path, monkeypatch, s
             proxy.accept()
 
 
+@pytest.mark.process
 def test_server_and_client_warn_of_an_exposed_file_of_tokens(folder, tmp_path, started, monkeypatch):
     path = secret(tmp_path / "tokens", TOKEN)
     path.chmod(0o644)

@@ -14,6 +14,7 @@ from ...support.commands import command
 from ...support.serving import ticket_of
 
 
+@pytest.mark.process
 def test_the_files_of_a_served_data_set_can_be_read_and_nothing_else(data):
     folder, location = data["jpeg"]
     assert (read_manifest(location).plan, read_manifest(location).config) == (read_manifest(folder).plan, read_manifest(folder).config)

@@ -15,6 +15,7 @@ from ...support.serving import CROP, SMALL_CROP
 from ...support.shards import stream
 
 
+@pytest.mark.process
 def test_probes_are_answered_while_others_drip(data, server):
     """A hundred connections that send a byte now and then."""
     one = server(data["jpeg"][0])
@@ -27,6 +28,7 @@ def test_probes_are_answered_while_others_drip(data, server):
         assert all(one.get("/healthz") == (200, "ok\n") for _ in range(20))
 
 
+@pytest.mark.process
 def test_a_server_is_seen_from_outside(data, server):
     folder, _ = data["jpeg"]
     one = server(folder, "--log-level", "debug")

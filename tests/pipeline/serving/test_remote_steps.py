@@ -25,6 +25,7 @@ from ...support.shards import damage, stream
 pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")  # beartype draws in the services' threads too
 
 
+@pytest.mark.process
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(["jpeg", "raw"]), st.sampled_from(FORMS), configs, st.integers(0, 50), st.integers(0, 3))
 def test_batches_from_a_service_are_those_from_shards_to_the_last_bit(data, encoding, form, config, step, rank):
@@ -66,6 +67,7 @@ def test_a_gpu_makes_the_same_of_what_servers_send(data, encoding, form):
         assert difference.max() <= (0 if form == "records" else 1e-4 if encoding == "raw" else 8)
 
 
+@pytest.mark.process
 def test_a_run_on_served_data_is_the_run_on_the_folder(data, tmp_path):
     """alextrain run --data grpc://..., with views of half the bytes; the weights are the same to the last bit."""
     folder, location = data["jpeg"]
@@ -81,6 +83,7 @@ def test_a_run_on_served_data_is_the_run_on_the_folder(data, tmp_path):
     assert pictures[0] == pictures[1] > 10  # those of the data come from the servers too
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "in_child", ["next(iter(loader))", "Loader(where, batch_size=8, crop=48)", "next(iter(Loader(where, batch_size=4, crop=48)))"]
 )
@@ -154,6 +157,7 @@ def test_statistics_of_ones_own_are_for_records_only(data):
         Loader(location, batch_size=8, crop=CROP, stats=raw, form="views")
 
 
+@pytest.mark.process
 def test_servers_of_other_shards_are_not_believed(data):
     """Named beside others, it is the first one asked that decides; alone, the message says why."""
     mixed = f"{data['jpeg'][1]},{data['raw'][1]}"

@@ -23,6 +23,7 @@ from ...support.serving import CROP, FORMS, the_same, ticket_of
 from ...support.shards import stream
 
 
+@pytest.mark.process
 def test_noise_and_connections_that_say_nothing_do_no_harm(data, server):
     """A thousand of them, half sending garbage, some stopping half-way through a greeting: others are answered, and all is given back."""
     folder, _ = data["jpeg"]
@@ -68,6 +69,7 @@ def test_servers_listen_on_ipv6_too(data):
     service.drain(1)
 
 
+@pytest.mark.process
 def test_sigterm_lets_answers_arrive_and_sends_newcomers_away(data, server):
     folder, _ = data["raw"]
     one = server(folder, "--drain-seconds", 20)
@@ -92,6 +94,7 @@ def test_sigterm_lets_answers_arrive_and_sends_newcomers_away(data, server):
     assert one.process.returncode == 0
 
 
+@pytest.mark.process
 def test_a_port_that_is_taken_is_said(data):
     port = data["jpeg"][1].rpartition(":")[2]
     done = command("alexprep", "serve", data["jpeg"][0], "--bind", f"127.0.0.1:{port}")
@@ -100,6 +103,7 @@ def test_a_port_that_is_taken_is_said(data):
     assert f"cannot listen on 127.0.0.1:{port}: Address already in use; give another --bind" in done.stderr
 
 
+@pytest.mark.process
 def test_commands_that_a_service_is_nothing_for_say_so(data):
     location = data["jpeg"][1]
     assert "is served already" in command("alexprep", "serve", location).stderr
@@ -108,6 +112,7 @@ def test_commands_that_a_service_is_nothing_for_say_so(data):
     assert "expected grpc://HOST:PORT" in command("alexprep", "serve", "--status", "http://127.0.0.1:1").stderr
 
 
+@pytest.mark.process
 def test_data_that_is_neither_served_nor_synthetic_is_a_usage_error(data):
     done = command("alextrain", "run", "--data", data["jpeg"][0])
 

@@ -11,6 +11,8 @@ import pytest
 
 from ...support.serving import secret
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize(("tokens", "signals", "gap"), [(1, 100, 0.0), (2000, 2, 0.002), (20, 30, 0.0003)])
 def test_a_server_survives_any_rate_of_sighup(folder, tmp_path, started, tokens, signals, gap):
@@ -46,7 +48,7 @@ def test_sighup_during_the_start_of_a_server_is_no_end_of_it(folder):
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline and not blocked(process.pid):
         time.sleep(0.001)
-    while not ready(process):
+    while not ready(process) and time.monotonic() < deadline + 40:
         process.send_signal(signal.SIGHUP)
         time.sleep(0.01)
 

@@ -20,6 +20,7 @@ from ...support.serving import CROP, slow, the_same, ticket_of
 from ...support.shards import stream
 
 
+@pytest.mark.process
 def test_a_client_that_takes_nothing_holds_little_and_is_let_go(data, server):
     """And meanwhile a full server tells others when to come again; then it answers them."""
     folder, _ = data["raw"]
@@ -49,6 +50,7 @@ def test_a_client_that_takes_nothing_holds_little_and_is_let_go(data, server):
     assert '"event": "stalled"' in log
 
 
+@pytest.mark.process
 def test_a_slow_client_is_not_taken_for_one_that_takes_nothing(data, server):
     """A message of 4 MiB takes it twice as long as a client may take nothing."""
     folder, _ = data["raw"]
@@ -143,6 +145,7 @@ def test_the_watch_goes_on_after_it_could_not_look(data, monkeypatch):
     service.drain(1)
 
 
+@pytest.mark.process
 def test_files_that_nobody_takes_hold_little_too(data, server):
     folder, _ = data["raw"]
     one = server(folder)

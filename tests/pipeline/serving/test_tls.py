@@ -16,6 +16,8 @@ from ...support.commands import command
 from ...support.serving import CROP, TOKEN, certificates, secret, the_same
 from ...support.shards import stream
 
+pytestmark = pytest.mark.process
+
 
 def test_beyond_loopback_a_server_needs_tls_and_somebody_who_may(data, tmp_path):
     """Refused before anything listens."""

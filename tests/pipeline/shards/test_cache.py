@@ -66,6 +66,7 @@ def small_pools(monkeypatch):
     sampler.block_shuffled.cache_clear()
 
 
+@pytest.mark.process
 def test_batches_through_a_failing_store_are_those_of_the_local_folder_and_the_second_epoch_asks_it_for_nothing(many, stored, tmp_path, monkeypatch):
     monkeypatch.setattr("alexprep.pipeline.shards.cache.CHUNK", 20_000)
     local, proxy = Loader(many, **OPTIONS), Proxy(stored, failing=0.15)
@@ -78,6 +79,7 @@ def test_batches_through_a_failing_store_are_those_of_the_local_folder_and_the_s
     assert len(kept(tmp_path / "cache")) == 20
 
 
+@pytest.mark.process
 def test_block_shuffle_stays_within_a_cache_smaller_than_the_data(many, stored, tmp_path, monkeypatch):
     small_pools(monkeypatch)
     manifest = read_manifest(many)
@@ -94,6 +96,7 @@ def test_block_shuffle_stays_within_a_cache_smaller_than_the_data(many, stored, 
     assert len(kept(tmp_path)) > 3
 
 
+@pytest.mark.process
 def test_ranks_and_evaluation_share_a_cache(many, stored, tmp_path):
     """Every shard is fetched once, whoever needs it."""
     proxy, manifest = Proxy(stored, failing=0), read_manifest(many)
@@ -111,6 +114,7 @@ def test_ranks_and_evaluation_share_a_cache(many, stored, tmp_path):
     assert sum(kept(tmp_path).values()) == limit
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -127,6 +131,7 @@ def test_a_cache_that_cannot_serve_is_refused_before_the_first_batch(stored, tmp
         Loader(uri(stored, "cached"), **(OPTIONS | options))
 
 
+@pytest.mark.process
 def test_other_bytes_than_were_written_are_not_taken(many, stored, tmp_path):
     shard = read_manifest(many).split("train").shards[3]
     remote = location(uri(stored, "cached")) / shard.file
@@ -144,6 +149,7 @@ def test_other_bytes_than_were_written_are_not_taken(many, stored, tmp_path):
         cache.close()
 
 
+@pytest.mark.process
 def test_what_somebody_holds_is_not_evicted_and_what_was_used_longest_ago_goes_first(many, stored, tmp_path):
     shards = read_manifest(many).split("train").shards[:4]
     folder = location(uri(stored, "cached"))
@@ -162,6 +168,7 @@ def test_what_somebody_holds_is_not_evicted_and_what_was_used_longest_ago_goes_f
     assert [path.exists() for path in (a, b, c, d)] == [False, True, True, True]
 
 
+@pytest.mark.process
 def test_what_was_asked_for_and_never_used_makes_room(many, stored, tmp_path):
     """As after a jump to another step."""
     shards = read_manifest(many).split("train").shards[:3]
@@ -192,6 +199,7 @@ print(cache.ShardCache(Path(sys.argv[3]), 1 << 30).hold(location(sys.argv[1]) / 
 """
 
 
+@pytest.mark.process
 def test_a_process_killed_while_fetching_leaves_nothing_in_the_way(many, stored, tmp_path):
     shard = read_manifest(many).split("train").shards[0]
     for number in range(4):
@@ -212,6 +220,7 @@ def test_a_process_killed_while_fetching_leaves_nothing_in_the_way(many, stored,
     cache.close()
 
 
+@pytest.mark.process
 def test_training_and_evaluation_take_a_uri(stored, tmp_path):
     options = ["--cache", tmp_path / "cache", "--cache-size", "10M", "--device", "cpu"]
     run = command(
@@ -227,6 +236,7 @@ def test_training_and_evaluation_take_a_uri(stored, tmp_path):
     assert (wrong.returncode, "a size is a number of bytes" in wrong.stderr) == (2, True)
 
 
+@pytest.mark.process
 def test_only_what_is_a_cache_s_own_is_evicted(many, stored, tmp_path):
     """A folder of the user's own shards was emptied, when only the name's end was looked at."""
     own = tmp_path / "train-00000-of-00001.arrow"
@@ -238,6 +248,7 @@ def test_only_what_is_a_cache_s_own_is_evicted(many, stored, tmp_path):
     assert len(kept(tmp_path)) == 21
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("place", ["nothing", "header", "images"])
 def test_a_damaged_file_in_the_cache_is_fetched_again(many, stored, tmp_path, place):
     """Of the right size, but not what was written: the store is asked once more, and the batches are as they were."""
@@ -262,6 +273,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(many, stored, tmp_path, pl
     assert all(ShardCache(tmp_path, 1 << 30).is_good(shard) for shard in manifest.split("train").shards)
 
 
+@pytest.mark.process
 def test_a_program_that_ends_does_not_wait_for_what_is_still_to_come(many, stored, tmp_path):
     """Twenty downloads of a second each were asked for; the loader ends after its first batch."""
     code = f"""
@@ -286,6 +298,7 @@ def test_a_cache_is_a_local_folder(many, cache):
         Loader(many, cache=cache)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", ["{sha}.partial", ".{sha}.lock"])
 def test_a_cache_that_cannot_be_used_is_said_with_what_to_do(many, stored, tmp_path, name):
     for shard in read_manifest(many).split("train").shards:

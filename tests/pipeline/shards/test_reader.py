@@ -189,6 +189,7 @@ def test_there_may_be_more_shards_than_files_a_process_may_have_open(tmp_path):
     assert sums == [int(Records(records.manifest, "train").pixels(number).sum()) for number in range(40)]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("encoding", ["jpeg", "raw"])
 def test_a_changed_byte_outside_the_images_is_named_or_harmless_and_never_ends_the_process(shards, tmp_path, encoding):
     """Offsets and texts that Arrow would follow anywhere: 300 single bytes, in a process of its own; before they were checked, 1 in 100 ended it."""
@@ -247,6 +248,7 @@ def test_records_are_read_ahead_in_one_run_a_shard(shards, monkeypatch):
     ]
 
 
+@pytest.mark.process
 def test_the_readers_in_the_docs_read(shards, tmp_path, monkeypatch):
     """The Python block of docs/producing.md, as it stands."""
     (tmp_path / "shards").symlink_to(shards / "jpeg")

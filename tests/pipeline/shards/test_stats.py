@@ -25,6 +25,7 @@ def test_pickled_pixel_sums_are_not_opened(copy):
         compute_stats(read_manifest(copy))
 
 
+@pytest.mark.process
 def test_stats_prints_a_table_and_writes_what_the_sidecars_say(copy):
     run = command("alexprep", "stats", copy, "--pca", "--verify")
     value = json.loads((copy / "stats.json").read_text())
@@ -43,12 +44,14 @@ def test_stats_prints_a_table_and_writes_what_the_sidecars_say(copy):
     assert np.array_equal(loaded.colours.covariance, stats.colours.covariance)
 
 
+@pytest.mark.process
 def test_without_pca_there_are_no_eigenvectors_in_the_file(copy):
     value = json.loads(command("alexprep", "stats", copy, "--json").stdout)
 
     assert set(value) == {"split", "images", "pixels", "mean", "covariance", "plan", "counted", "sha256"}
 
 
+@pytest.mark.process
 def test_verify_notices_one_changed_sum_of_an_early_release(copy):
     """A sidecar that is consistent in itself, but not with the pixels."""
     edit(unbound(copy) / "train-00000-of-00002.arrow.json", lambda s: s["moments"]["outer"][0].__setitem__(0, s["moments"]["outer"][0][0] + 1))
@@ -59,6 +62,7 @@ def test_verify_notices_one_changed_sum_of_an_early_release(copy):
     assert not (copy / "stats.json").exists()
 
 
+@pytest.mark.process
 def test_verify_notices_one_changed_byte_and_a_label_out_of_range_is_never_trained_on(copy):
     path = copy / "train-00000-of-00002.arrow"
     content = bytearray(path.read_bytes())

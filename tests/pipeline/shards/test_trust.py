@@ -78,6 +78,7 @@ def test_a_hostile_name_in_a_manifest_is_refused_when_it_is_read(copy, where, na
         read_manifest(copy)
 
 
+@pytest.mark.process
 def test_no_command_writes_outside_of_its_folder_for_a_name_in_a_file(copy, tmp_path):
     hostile(copy, "split", "../../../escaped")
     (tmp_path / "deep/a/b/c").mkdir(parents=True)
@@ -174,6 +175,7 @@ def test_sums_that_no_images_have_are_refused(change):
         changed(moments, change)()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("value", [1, -(10**15), 10**300, int("9" * 400)])
 @pytest.mark.parametrize("has_stats", [False, True])
 def test_impossible_sums_of_an_early_release_reach_neither_statistics_nor_training(copy, value, has_stats):
@@ -245,6 +247,7 @@ def test_a_changed_mean_image_is_not_trained_with(copy):
 # Sizes
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("kind", "name"),
     [
@@ -276,6 +279,7 @@ def test_every_file_of_a_data_set_has_a_bound_and_is_a_regular_file(copy, name, 
     assert run.returncode == 0 or name in run.stderr + run.stdout
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("content", ["device", "pipe", "large"])
 def test_files_that_the_user_names_are_bounded_too(shards, tmp_path, content):
     path = tmp_path / "file"

@@ -91,6 +91,7 @@ def slim(path, labels, **more):
     )
 
 
+@pytest.mark.process
 def test_labels_that_count_from_0_where_1_was_expected_are_refused_or_named(tmp_path):
     path = slim(tmp_path / "train-00000-of-00001", [0, 1, 2])
 
@@ -117,6 +118,7 @@ def test_an_order_of_the_source_needs_numbers(tmp_path):
     assert "does not give each class a number of its own" in refusal(tmp_path, label_order="source")
 
 
+@pytest.mark.process
 def test_classes_that_train_has_not_are_refused_or_left_out_with_a_count(tmp_path):
     make_images(tmp_path / "src", {"train/a": 4, "train/b": 4, "val/a": 2, "val/c": 3})
 
@@ -130,6 +132,7 @@ def test_classes_that_train_has_not_are_refused_or_left_out_with_a_count(tmp_pat
     assert (manifest.classes, manifest.splits["val"].records) == (("a", "b"), 2)
 
 
+@pytest.mark.process
 def test_what_was_left_out_outlives_parts_and_a_later_append(tmp_path):
     make_images(tmp_path / "src", {"train/a": 140, "train/b": 4, "val/a": 2, "val/c": 3})
     make_images(tmp_path / "more", {"train/a/new": 2, "train/b/new": 1, "val/b/new": 1, "val/d": 1})

@@ -99,6 +99,7 @@ def test_what_ilsvrc2012_should_have_and_this_has_not_is_named(tmp_path):
     assert "there is no val split" in notes
 
 
+@pytest.mark.process
 def test_inspect_says_what_it_sees_before_anything_runs(imagenet, tmp_path):
     root = shapes.tars(imagenet, tmp_path / "src", devkit=True)
     run = command("alexprep", "inspect", root)
@@ -118,6 +119,7 @@ def test_inspect_says_what_it_sees_before_anything_runs(imagenet, tmp_path):
     assert facts["classes"] == sorted(imagenet["train"], key=shapes.devkit_numbers().get)
 
 
+@pytest.mark.process
 def test_a_key_leads_back_to_the_bytes(imagenet, tmp_path):
     root = shapes.tars(imagenet, tmp_path / "src")
     key = "train/n01443537/n01443537_7.JPEG"

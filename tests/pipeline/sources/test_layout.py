@@ -53,6 +53,7 @@ def test_classes_in_one_folder_of_a_split_are_found_there(tmp_path):
     assert listed(find_source(tmp_path))["test"] == [("test/ice/000.JPEG", "ice"), ("test/sea/000.JPEG", "sea")]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("tree", "said"),
     [

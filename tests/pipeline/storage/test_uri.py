@@ -48,6 +48,7 @@ def same(found, calm):
             assert found[name] == data, name
 
 
+@pytest.mark.process
 def test_shards_in_a_store_that_fails_and_dawdles_are_those_of_a_local_folder(images, calm, store, proxy):
     upload(images, store, "images")
     run = command("alexprep", "shard", "--src", uri(proxy.port, "images"), "--out", uri(proxy.port, "out"), "--size", "32", "--workers", "2")
@@ -60,6 +61,7 @@ def test_shards_in_a_store_that_fails_and_dawdles_are_those_of_a_local_folder(im
         assert said.returncode == 0, said.stderr
 
 
+@pytest.mark.process
 def test_one_put_a_file_when_nothing_fails(images, calm, store):
     proxy = Proxy(store, failing=0)
     try:
@@ -72,6 +74,7 @@ def test_one_put_a_file_when_nothing_fails(images, calm, store):
     assert sorted(names) == sorted(path.name for path in calm.iterdir() if not path.name.startswith("."))
 
 
+@pytest.mark.process
 def test_a_tar_in_a_store_is_read_by_ranges(store, tmp_path):
     splits = shapes.imagenet()
     upload(shapes.tars(splits, tmp_path / "tars"), store, "tars")
@@ -83,6 +86,7 @@ def test_a_tar_in_a_store_is_read_by_ranges(store, tmp_path):
         assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.process
 def test_a_producer_killed_while_it_uploads_leaves_whole_objects_and_is_continued(images, calm, store):
     proxy = Proxy(store, failing=0)
     arguments = ["shard", "--src", images, "--out", uri(proxy.port, "killed"), "--size", "32", "--workers", "1"]
@@ -90,7 +94,8 @@ def test_a_producer_killed_while_it_uploads_leaves_whole_objects_and_is_continue
         for puts in (2, 4, 7):
             del proxy.puts[:]
             process = subprocess.Popen([Path(sys.executable).parent / "alexprep", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            while len(proxy.puts) < puts and process.poll() is None:
+            deadline = time.monotonic() + 60
+            while len(proxy.puts) < puts and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.002)
             process.send_signal(signal.SIGKILL)
             process.wait()
@@ -104,6 +109,7 @@ def test_a_producer_killed_while_it_uploads_leaves_whole_objects_and_is_continue
     same(stored(store, "killed"), calm)
 
 
+@pytest.mark.process
 def test_a_store_that_is_down_is_named_after_some_patience(images, tmp_path):
     run = command("alexprep", "shard", "--src", images, "--out", uri(free_port(), "nowhere"), "--size", "32", env=KEYS)
 
@@ -113,6 +119,7 @@ def test_a_store_that_is_down_is_named_after_some_patience(images, tmp_path):
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.process
 def test_an_error_in_a_writer_puts_no_object(store):
     path = location(uri(store, "aborted")) / "half"
     with pytest.raises(RuntimeError), published(path) as file:
@@ -122,6 +129,7 @@ def test_an_error_in_a_writer_puts_no_object(store):
     assert not path.is_file()
 
 
+@pytest.mark.process
 def test_part_of_a_large_object_that_fails_puts_no_object(store):
     """Twenty megabytes go up in parts; the store fails for good in the middle."""
     proxy = Proxy(store, failing=0)
@@ -183,6 +191,7 @@ def test_a_memory_file_system_of_fsspec_works_too(tmp_path, images):
     assert not path.is_file()
 
 
+@pytest.mark.process
 def test_images_of_a_remote_folder_are_listed_in_one_go(store, tmp_path):
     from alexprep.pipeline.sources import find_source
 

@@ -88,6 +88,7 @@ def test_a_missing_folder_is_explained(tmp_path):
         find_source(tmp_path / "nowhere")
 
 
+@pytest.mark.process
 def test_links_in_circles_sockets_and_links_to_folders_are_quarantined(tmp_path):
     import socket
 
@@ -103,6 +104,7 @@ def test_links_in_circles_sockets_and_links_to_folders_are_quarantined(tmp_path)
     assert (tmp_path / "out/quarantine.jsonl").read_text().count("not a regular file") == 3
 
 
+@pytest.mark.process
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     make_images(tmp_path / "src", {"train/a": 2})
     (tmp_path / "src/train/a/m.JPEG").symlink_to("/proc/self/mem")
@@ -112,6 +114,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     assert f"Error: {tmp_path}/src/train/a/m.JPEG: Input/output error" in run.stderr
 
 
+@pytest.mark.process
 def test_folders_a_thousand_deep_are_refused_with_a_message(tmp_path):
     make_images(tmp_path, {"train/a": 1, "train/b": 1})
     here = os.open(tmp_path / "train/a", os.O_RDONLY)
