@@ -35,6 +35,7 @@ GOLDEN_ALPHA = [
 ]
 
 
+@pytest.mark.process
 @given(st.integers(0, 2**64 - 1), st.integers(0, 100), st.lists(st.integers(0, 10**7), min_size=1, max_size=9))
 def test_a_record_s_draws_do_not_depend_on_its_batch(seed, epoch, records):
     together = draws(seed, epoch, np.array(records), 32)
@@ -81,6 +82,7 @@ def neighbours_alike(drawn, _epoch):
     return drawn._replace(alpha=np.repeat(drawn.alpha[::50], 50, axis=0)[: len(drawn.alpha)])
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "spoil",
     [uneven_offsets, slightly_more_flips, wider_alphas, alphas_of_one_lane, crops_that_hint_at_flips, the_first_epoch_again, neighbours_alike],

@@ -25,6 +25,7 @@ def numbers(*shape, seed):
     return np.random.default_rng(seed).uniform(-300, 300, shape).astype(np.float32)
 
 
+@pytest.mark.process
 @any_time
 @given(draw=st.data(), raw=st.booleans(), kind=st.sampled_from(NUMBERS), planes=st.booleans(), mean=st.sampled_from(["before", "after", "none"]))
 def test_compiled_views_are_those_of_numpy(compiled, draw, raw, kind, planes, mean):
@@ -150,6 +151,7 @@ def test_halves_are_the_float32_batches_rounded(shards, dtype, layout, kind):
         assert batch.images.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.process
 def test_memory_is_used_again_when_a_batch_is_gone_and_not_before(shards):
     loader = Loader(shards / "raw", crop=CROP, batch_size=10, prefetch=1)
     views = [batch.images[3:5, :, 1:] for batch in stream(loader, 8)]  # only parts are held

@@ -43,6 +43,7 @@ def test_sorting_is_numpys_also_of_values_that_differ_in_few_bits(values):
     assert argsort(numbers.copy()).tolist() == np.argsort(numbers).tolist()
 
 
+@pytest.mark.process
 @given(seeds, st.integers(0, 1000), st.integers(0, 120), st.lists(st.tuples(places, places), min_size=1, max_size=5))
 def test_an_order_made_in_parts_is_the_permutation(seed, epoch, n, asked):
     """Whatever is asked for, in whatever order: parts of 16 to 32 records here, hashed 20 at a time."""
@@ -55,6 +56,7 @@ def test_an_order_made_in_parts_is_the_permutation(seed, epoch, n, asked):
     assert parts == [whole[start:stop].tolist() for start, stop in asked]
 
 
+@pytest.mark.process
 def test_of_a_large_order_only_the_part_that_is_asked_for_is_made(monkeypatch):
     sorted_at_once = []
     monkeypatch.setattr(orders, "argsort", lambda values: sorted_at_once.append(len(values)) or argsort(values))
@@ -68,12 +70,14 @@ def test_of_a_large_order_only_the_part_that_is_asked_for_is_made(monkeypatch):
 both = pytest.mark.parametrize("order", [permutation, block_permutation])
 
 
+@pytest.mark.process
 @both
 @given(seed=seeds, epoch=st.integers(0, 1000), n=st.one_of(st.integers(0, 300), st.integers(BLOCK * POOL - 3, 3 * BLOCK * POOL)))
 def test_an_epoch_takes_every_record_once(order, seed, epoch, n):
     assert np.array_equal(np.sort(order(seed, epoch, n)), np.arange(n))
 
 
+@pytest.mark.process
 @both
 @given(seed=seeds)
 def test_another_seed_or_epoch_gives_another_order(order, seed):
@@ -117,6 +121,7 @@ def test_two_epochs_put_neighbours_apart(order):
     assert abs(distance / n - 1 / 3) < 0.05
 
 
+@pytest.mark.process
 def test_every_place_is_equally_likely():
     """Chi-square over 4,000 epochs of 8 records: where record 3 lands (7 degrees of freedom, p = 1e-6 at 40.5)."""
     counts = np.bincount([int(np.flatnonzero(permutation(5, epoch, 8) == 3)[0]) for epoch in range(4000)], minlength=8)

@@ -29,6 +29,7 @@ def test_a_damaged_record_is_named_with_shard_row_and_key(shards, tmp_path):
         assert "alexprep repair" in run.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_a_damaged_record_can_be_skipped_for_the_next_good_one(shards, tmp_path, world_size):
     """Named in a warning, the same at any world size and after resuming; all others keep their bits."""

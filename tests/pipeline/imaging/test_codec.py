@@ -83,6 +83,7 @@ def test_what_cannot_be_decoded_says_why(data, reason):
         decode(data)
 
 
+@pytest.mark.process
 def test_decompression_bombs_are_refused_by_their_headers():
     buffer = io.BytesIO()
     Image.new("1", (20000, 20000)).save(buffer, "PNG", optimize=True)

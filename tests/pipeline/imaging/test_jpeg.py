@@ -74,6 +74,7 @@ def test_the_usual_kinds_are_decoded_and_not_declined(compiled, subsampling, qua
         assert not SQUARES or np.array_equal(jpeg_square(data, 25).pixels, central_square(plain_decode_jpeg(data), 25))
 
 
+@pytest.mark.process
 @any_time
 @given(data=jpegs(), draw=st.data())
 def test_a_part_is_that_part_of_the_whole(compiled, data, draw):
@@ -91,6 +92,7 @@ def test_a_part_outside_the_image_is_declined(compiled, box):
     assert compiled.decode_jpeg(saved(picture(0, 20, 30)), MAX_PIXELS, box) is None
 
 
+@pytest.mark.process
 @any_time
 @given(data=jpegs(smallest=8, largest=200), size=st.sampled_from([8, 21, 32, 64]))
 def test_the_square_of_a_jpeg_is_that_of_its_pixels(compiled, data, size):
@@ -207,6 +209,7 @@ def test_an_image_larger_than_allowed_is_declined_by_its_header(compiled):
     assert compiled.decode_jpeg(saved(picture(1, 20, 30)), 600) is not None
 
 
+@pytest.mark.process
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=jpegs(largest=40), draw=st.data())
 def test_a_damaged_jpeg_is_declined_or_decoded_as_libjpeg_decodes_it(compiled, data, draw):

@@ -40,6 +40,7 @@ def test_the_extension_is_there_where_a_compiler_is():
     assert COMPILED
 
 
+@pytest.mark.process
 @settings(max_examples=150, deadline=None)
 @given(shrinkings(), st.integers(0, 1000))
 @example((375, 500, 256), 0)

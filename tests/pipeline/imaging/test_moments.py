@@ -30,6 +30,7 @@ def test_the_counter_agrees_with_integers_written_out(seed, n):
     assert np.array_equal(moments.pixel_sum, images.astype(np.uint64).sum(0))
 
 
+@pytest.mark.process
 @given(st.integers(0, 1000), st.lists(st.integers(0, 3), min_size=1, max_size=5), st.randoms())
 def test_shards_add_up_to_the_same_integers_in_any_order_and_split(seed, sizes, random):
     parts = [random_images(seed + i, n) for i, n in enumerate(sizes)]
@@ -39,6 +40,7 @@ def test_shards_add_up_to_the_same_integers_in_any_order_and_split(seed, sizes, 
     assert sum((count(part, 6) for part in parts), Moments.zero(6)) == whole
 
 
+@pytest.mark.process
 def test_white_images_of_the_largest_size_stay_exact():
     white = np.full((4096, 4096, 3), 255, np.uint8)
     moments = count([white], 4096)

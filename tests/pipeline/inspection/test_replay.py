@@ -28,6 +28,7 @@ def data(shards, tmp_path_factory):
     return folder
 
 
+@pytest.mark.process
 @settings(max_examples=15, deadline=None)
 @given(step=st.integers(0, 40), index=st.integers(0, 11), shuffle=st.sampled_from(["full", "block"]), world=st.sampled_from([1, 2, 3]))
 def test_a_receipt_draws_the_very_sample_that_the_loader_gave(data, step, index, shuffle, world):

@@ -15,6 +15,7 @@ from ...support.commands import command
 from ...support.shards import make_shards
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("encoding", ["jpeg", "raw"])
 @pytest.mark.parametrize("shape", ["parquet", "webdataset", "imagefolder"])
 def test_what_is_exported_is_a_source_of_the_same_records(shards, tmp_path, shape, encoding):

@@ -25,7 +25,6 @@ def test_to_a_program_of_this_machine_a_token_may_go_in_clear(tmp_path, monkeypa
 
 
 def test_a_token_for_this_machine_goes_through_no_proxy(tmp_path, monkeypatch, service):
-
     tokens = secret(tmp_path / "tokens", TOKEN)
     one = service(secrets=Secrets(tokens=tokens))
     monkeypatch.setenv("ALEXPREP_TOKEN_FILE", str(tokens))

@@ -106,6 +106,7 @@ def test_a_loader_of_a_service_does_not_go_through_a_fork(data, in_child):
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)], timeout=60, check=False).returncode == 1
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("form", FORMS)
 def test_damaged_records_are_named_or_passed_over_as_from_shards(data, tmp_path, form):
     copy = shutil.copytree(data["jpeg"][0], tmp_path / "shards")

@@ -120,6 +120,7 @@ def test_data_that_is_neither_served_nor_synthetic_is_a_usage_error(data):
     assert "a folder of shards is DIRECTORY" in done.stderr
 
 
+@pytest.mark.process
 def test_many_trainers_at_once_get_their_own_batches(data):
     """Sixteen of them against one server that takes four requests at a time: all are sent away now and then, and none gets another's."""
     folder, _ = data["jpeg"]

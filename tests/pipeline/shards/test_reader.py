@@ -120,6 +120,7 @@ def test_memory_of_the_maps_is_given_back_and_what_was_in_it_stays(shards, tmp_p
     assert [image.sum() for image in images] == before
 
 
+@pytest.mark.process
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(["jpeg", "raw"]), st.lists(st.integers(0, 129), max_size=40))
 def test_the_strings_of_records_are_their_bytes_compiled_and_plain(shards, encoding, wanted):

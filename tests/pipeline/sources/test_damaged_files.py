@@ -15,6 +15,7 @@ from ...support.shards import make_shards
 from ...support.sources import FILES, SHAPES, every_image, refusal, wds
 
 
+@pytest.mark.process
 @given(cut=st.floats(0.01, 0.999))
 @settings(max_examples=40, deadline=None)
 @pytest.mark.parametrize("shape", ["tars", "WebDataset", "parquet", "TFDS"])
@@ -57,6 +58,7 @@ def wide_jpeg():
     return bytes(data)
 
 
+@pytest.mark.process
 @given(data=st.data())
 @settings(max_examples=150, deadline=None)
 @pytest.mark.parametrize("shape", ["tars", "WebDataset", "parquet", "TFDS"])
