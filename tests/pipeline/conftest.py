@@ -23,6 +23,11 @@ settings.register_profile("any time", deadline=None)  # on a busy machine an exa
 settings.load_profile("any time")
 
 
+def pytest_itemcollected(item):
+    """Loaders' and services' threads go on while Hypothesis draws an example, and beartype, which checks what they call, uses `random`."""
+    item.add_marker(pytest.mark.filterwarnings("ignore:Do not use the .random. module inside strategies"))
+
+
 @pytest.fixture
 def copy(shards, tmp_path):
     """A data set of one's own."""

@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 
 from ...support.serving import FORMS, configs
 
-pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")  # beartype draws in the services' threads too
-
 
 @given(st.binary(max_size=300))
 def test_bytes_that_are_no_ticket_are_refused(garbage):

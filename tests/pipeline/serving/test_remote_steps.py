@@ -22,8 +22,6 @@ from ...support.commands import command
 from ...support.serving import CROP, FORMS, configs, the_same
 from ...support.shards import damage, stream
 
-pytestmark = pytest.mark.filterwarnings("ignore::hypothesis.errors.HypothesisDeprecationWarning")  # beartype draws in the services' threads too
-
 
 @pytest.mark.process
 @settings(max_examples=60, deadline=None)
