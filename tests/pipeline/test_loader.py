@@ -53,6 +53,7 @@ def test_another_seed_gives_other_batches(shards):
     assert not torch.equal(a.records, b.records)
 
 
+@pytest.mark.process
 @settings(max_examples=12, deadline=None)
 @given(
     st.integers(0, 2**64 - 1),
@@ -188,6 +189,7 @@ os._exit(0)
     assert ours == theirs
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("shuffle", ["full", "block"])
 def test_a_run_stopped_with_four_ranks_goes_on_with_two(shards, shuffle):
     """The same global batches as without a stop, at one rank."""

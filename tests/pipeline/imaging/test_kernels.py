@@ -91,6 +91,7 @@ def test_real_photographs_shrink_to_opencvs_bits(real_images):
             assert np.array_equal(area_square(image, scaled, 256), plain_area_square(image, scaled, 256)), file
 
 
+@pytest.mark.process
 @settings(deadline=None)
 @given(st.integers(1, 70), st.integers(1, 4), st.integers(0, 1000))
 def test_moments_are_those_of_numpy(size, images, seed):

@@ -22,6 +22,7 @@ def test_what_is_as_it_was_written_has_no_problem(shards, encoding):
     assert problems(shards / encoding, deep=True) == []
 
 
+@pytest.mark.process
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7), which=st.sampled_from(["arrow", "arrow.pixelsum.npy"]))
 @example(place=0.00122152584155406, bit=0, which="arrow.pixelsum.npy")  # a header that numpy's parser trips over
 @settings(max_examples=60, deadline=None)

@@ -21,6 +21,7 @@ def test_bytes_that_are_no_ticket_are_refused(garbage):
 json_values = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), lambda inner: st.lists(inner, max_size=3))
 
 
+@pytest.mark.process
 @settings(max_examples=300)
 @given(st.data())
 def test_a_ticket_with_anything_in_any_place_is_read_or_refused(data):

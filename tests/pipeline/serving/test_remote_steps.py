@@ -124,6 +124,7 @@ def test_damaged_records_are_named_or_passed_over_as_from_shards(data, tmp_path,
     assert {str(warning.message) for warning in of_served} == {str(warning.message) for warning in of_local}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("form", FORMS)
 def test_records_that_damage_has_made_a_few_bytes_long_are_passed_over_too(data, tmp_path, form):
     copy = shutil.copytree(data["jpeg"][0], tmp_path / "shards")

@@ -89,6 +89,7 @@ def test_a_validation_folder_alone_is_the_val_split(imagenet, tmp_path):
     assert {split: len(images) for split, images in listed(find_source(tmp_path / "val")).items()} == {"val": 6}
 
 
+@pytest.mark.process
 def test_what_ilsvrc2012_should_have_and_this_has_not_is_named(tmp_path):
     ids, _ = ilsvrc2012()
     make_images(tmp_path, {f"train/{wnid}": 1 for wnid in ids[:950]})
