@@ -1,9 +1,14 @@
-"""Our commands as processes."""
+"""Our commands: as processes of their own, or in this one."""
 
+import faulthandler
 import os
 import subprocess
 import sys
+from contextlib import chdir
 from pathlib import Path
+from unittest.mock import patch
+
+from click.testing import CliRunner
 
 TINY = ("--width", "0.05", "--batch-size", "12", "--crop", "64", "--set", "log_steps=1", "--set", "eval_batch_size=8")
 
@@ -14,6 +19,31 @@ def command(*arguments, cwd=None, env=None, timeout=280):
     return subprocess.run(
         [Path(sys.executable).parent / program, *rest], capture_output=True, text=True, cwd=cwd, env={**os.environ, **(env or {})}, timeout=timeout
     )
+
+
+def called(program, *arguments, cwd=None, env=None):
+    """Run one of our commands in this process, without the seconds that an interpreter and torch take to start; text in, text out.
+
+    For what a command says and writes. Signals, ranks, and what is set once in a process want `command`. An exception that the command
+    does not turn into a message is raised here.
+    """
+    if program == "alexprep":
+        from alexprep.cli.alexprep import main
+    else:
+        from alexprep.cli.alextrain import main
+    before = set(sys.modules)
+    later = faulthandler.dump_traceback_later
+    real = lambda seconds, **options: later(seconds, **options | {"file": sys.__stderr__})  # the runner's stderr is no file of the system
+    watch = patch.object(faulthandler, "dump_traceback_later", real)
+    try:
+        with patch.dict(os.environ, {name: str(value) for name, value in (env or {}).items()}), chdir(cwd or "."), watch:
+            done = CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name=program, catch_exceptions=False)
+    finally:
+        faulthandler.cancel_dump_traceback_later()  # a command that fails leaves the watch on: its process ends anyway
+    for name in set(sys.modules) - before:  # a network of the user's: the next working directory has another of that name
+        if cwd is not None and Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(Path(cwd).resolve()):
+            del sys.modules[name]
+    return subprocess.CompletedProcess([program, *map(str, arguments)], done.exit_code, done.stdout, done.stderr)
 
 
 def children_of(pid):
