@@ -5,6 +5,7 @@ import pytest
 import torch
 from alexprep.model.networks import kernels
 from alexprep.model.networks.layers import ResponseNorm, WithinMapNorm, plain_norm, plain_within
+from alexprep.model.training.optimizer import plain_update
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -97,3 +98,18 @@ def test_the_extension_refuses_buffers_that_do_not_fit(maps):
         kernels._kernels.normalise_within(x, None, x, 1, 2, 48, 1e-4, 0, 1, 1)
     with pytest.raises(ValueError, match="do not fit"):
         kernels._kernels.update(x, x, x[1:], 0.9, 0.0, 0.1, 0, 95)
+
+
+@pytest.mark.parametrize("shape", [(7,), (300, 301), (4, 3, 5, 5)])
+def test_the_compiled_update_is_the_plain_one(shape):
+    """To float32 rounding; several threads' shares, and memory in channels_last, too."""
+    layout = torch.channels_last if len(shape) == 4 else torch.contiguous_format
+    weight, velocity, grad = (torch.randn(shape).to(memory_format=layout) for _ in range(3))
+    plain = [[value.double()] for value in (weight, velocity, grad)]
+    assert kernels.update(weight, velocity, grad, 0.9, 0.0005 * 0.01, 0.01), "the extension is not there"
+    plain_update(*plain, 0.9, 0.0005 * 0.01, 0.01)
+
+    assert torch.allclose(velocity.double(), plain[1][0], rtol=1e-6, atol=1e-6)
+    assert torch.allclose(weight.double(), plain[0][0], rtol=1e-6, atol=1e-6)
+    assert not kernels.update(weight.double(), velocity.double(), grad.double(), 0.9, 0.0, 0.01)
+    assert not kernels.update(weight, velocity, grad[..., :1], 0.9, 0.0, 0.01)
