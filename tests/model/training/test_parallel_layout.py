@@ -9,15 +9,17 @@ from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
 from alexprep.model.events import StepLog
 from alexprep.model.networks.alexnet import AlexNet
-from alexprep.model.networks.partition import Partition, sent
+from alexprep.model.networks.partition import sent
 from alexprep.model.training.optimizer import RATES, PaperSGD
 from alexprep.model.training.parallel_layout import ParallelLayout, bytes_a_step, choose, lay_out, unfit
 from alexprep.model.training.schedule import Timetable
 from alexprep.model.training.trainer import Trainer, TrainerConfig
 
-from ..support.ranks import on_ranks
+from ...support.ranks import on_ranks
 
 STEPS, BATCH, CLASSES = 20, 8, 5  # five classes: the last rank's share of fc8 is padded
+
+
 NETWORKS = {
     "source": {"preset": "source"},
     "paper": {"preset": "paper"},  # its norms sum over both towers' maps
@@ -27,7 +29,11 @@ NETWORKS = {
     "owt": {"preset": "owt"},
     "one-gpu": {"preset": "one-gpu"},
 }
+
+
 TWO_TOWERS = ("source", "paper", "caffe", "no exchange", "sixth")
+
+
 CASES = [
     *((2, "towers", name) for name in TWO_TOWERS),
     *((2, "hybrid", name) for name in ("source", "owt", "one-gpu", "sixth")),
@@ -36,6 +42,8 @@ CASES = [
     *((4, "hybrid", name) for name in ("source", "owt")),
     (4, "data", "source"),
 ]
+
+
 # Sums in another order. A gradient of float32 differs in its last places; twenty updates with momentum let it grow tenfold.
 LOSSES, GRADIENTS, WEIGHTS = 2e-4, 2e-4, 2e-3
 
@@ -178,13 +186,3 @@ def test_a_layout_that_cannot_be_is_refused(layout, name, count, message):
 
 def test_a_norm_that_sees_more_maps_than_the_other_tower_has_is_refused():
     assert "larger --width" in unfit("towers", AlexNet("paper", width=0.02, classes=2), 2)
-
-
-@pytest.mark.parametrize(("units", "of"), [(5, 2), (6, 2), (1000, 3), (2, 4)])
-def test_the_rows_of_all_parts_are_the_whole(units, of):
-    whole = torch.randn(units, 3)
-    parts = [Partition(index, of).rows(whole) for index in range(of)]
-
-    assert len({part.shape for part in parts}) == 1
-    assert torch.equal(torch.cat(parts)[:units], whole)
-    assert not torch.cat(parts)[units:].any()
