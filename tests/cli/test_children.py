@@ -15,7 +15,7 @@ from alexprep.model.environment import launched
 from alexprep.model.errors import TrainingError
 from alexprep.pipeline.storage.files import published_folder
 
-from ..support.commands import command
+from ..support.commands import called, command
 from ..support.shards import make_shards, training_shards
 
 PROGRAMS = Path(sys.executable).parent
@@ -112,7 +112,7 @@ def test_what_a_launcher_left_out_is_named(monkeypatch, trained_on, environment,
 
     with pytest.raises(TrainingError, match=re.escape(said)):
         launched()
-    run = command("alextrain", "run", trained_on, "--crop", "64", "--batch-size", "8", "--steps", "1")
+    run = called("alextrain", "run", trained_on, "--crop", "64", "--batch-size", "8", "--steps", "1")
     assert (run.returncode, len(run.stderr.splitlines())) == (1, 1)
     assert said in run.stderr
 
@@ -250,11 +250,11 @@ def test_a_diverged_network_is_exported_in_no_format(trained_on, tmp_path_factor
     root = tmp_path_factory.getbasetemp() / "diverged"
     if not root.exists():
         arguments = ("--crop", "64", "--width", "0.25", "--batch-size", "8", "--steps", "1", "--out", root)
-        assert command("alextrain", "run", trained_on, *arguments).returncode == 0
+        assert called("alextrain", "run", trained_on, *arguments).returncode == 0
     state = torch.load(root / "last.pt", weights_only=True)
     next(iter(state["model"].values()))[0, 0, 0, 0] = float(value)
     torch.save(state, root / "bad.pt")
-    run = command("alextrain", "export", root / "bad.pt", "--to", kind, "--out", root / "out")
+    run = called("alextrain", "export", root / "bad.pt", "--to", kind, "--out", root / "out")
 
     assert run.returncode == 1
     assert "have diverged (conv1.weight are not finite): nothing was written" in run.stderr

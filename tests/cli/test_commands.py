@@ -15,9 +15,9 @@ from alexprep.cli.alexprep import main as prep
 from alexprep.cli.alextrain import main as train
 from alexprep.experiment.config import RunConfig, resolve, resume
 
-from ..support.commands import TINY, command
+from ..support.commands import TINY, called, command
 from ..support.images import make_images
-from ..support.shards import damage
+from ..support.shards import damage, make_shards
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_shard_prints_its_result_as_json_and_nothing_else_on_stdout(images, tmp_
     ids=str,
 )
 def test_wrong_use_of_alexprep_is_one_clear_message(images, tmp_path, arguments, code, message):
-    run = command("alexprep", *(images if argument == "IMAGES" else argument for argument in arguments), cwd=tmp_path)
+    run = called("alexprep", *(images if argument == "IMAGES" else argument for argument in arguments), cwd=tmp_path)
 
     assert run.returncode == code
     assert message in run.stderr
@@ -115,7 +115,7 @@ def test_wrong_use_of_alexprep_is_one_clear_message(images, tmp_path, arguments,
 def test_wrong_use_of_alextrain_is_one_clear_message(data, tmp_path, arguments, code, message):
     if "gpu" in arguments and torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    run = command("alextrain", *(str(data) if word == "DATA" else word for word in arguments), cwd=tmp_path)
+    run = called("alextrain", *(str(data) if word == "DATA" else word for word in arguments), cwd=tmp_path)
 
     assert run.returncode == code, run.stderr
     assert message in run.stderr
@@ -126,7 +126,7 @@ def test_wrong_use_of_alextrain_is_one_clear_message(data, tmp_path, arguments, 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no zip", b"\x80\x04cos\nsystem\n(S'touch owned'\ntR."], ids=["empty", "cut", "pickle"])
 def test_a_strange_checkpoint_is_refused_and_not_executed(data, tmp_path, content):
     (tmp_path / "x.pt").write_bytes(content)
-    run = command("alextrain", "eval", "--checkpoint", "x.pt", "--data", data, cwd=tmp_path)
+    run = called("alextrain", "eval", "--checkpoint", "x.pt", "--data", data, cwd=tmp_path)
 
     assert run.returncode == 1
     assert "x.pt is not a checkpoint of ours" in run.stderr
@@ -137,7 +137,7 @@ def test_a_strange_checkpoint_is_refused_and_not_executed(data, tmp_path, conten
 def finished(data, tmp_path_factory):
     """A run of three epochs, undisturbed, in one process."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    run = command("alextrain", "run", data, "--out", folder, "--epochs", "3", *TINY)
+    run = called("alextrain", "run", data, "--out", folder, "--epochs", "3", *TINY)
     assert run.returncode == 0, run.stderr
     return folder, run
 
@@ -173,7 +173,7 @@ def test_the_report_is_one_self_contained_page(finished):
 def test_eval_says_what_the_run_said(finished, data):
     folder, _ = finished
     for views in ("10", "1"):
-        value = json.loads(command("alextrain", "eval", "--checkpoint", folder, "--data", data, "--crops", views, "--json").stdout)
+        value = json.loads(called("alextrain", "eval", "--checkpoint", folder, "--data", data, "--crops", views, "--json").stdout)
         logged = next(row for row in rows(folder, "result") if str(row["views"]) == views)
 
         assert value["crops"] == int(views)
@@ -194,8 +194,8 @@ def test_eval_counts_every_image_once_on_three_ranks(finished, data):
 
 
 def test_other_classes_are_refused(finished, tmp_path):
-    command("alexprep", "shard", "--src", make_images(tmp_path / "src", {"train/ant": 9, "train/cow": 9}), "--out", tmp_path / "out", "--size", "64")
-    run = command("alextrain", "eval", "--checkpoint", finished[0], "--data", tmp_path / "out", "--split", "train")
+    make_shards(make_images(tmp_path / "src", {"train/ant": 9, "train/cow": 9}), tmp_path / "out", size=64)
+    run = called("alextrain", "eval", "--checkpoint", finished[0], "--data", tmp_path / "out", "--split", "train")
 
     assert run.returncode == 1
     assert "other classes than the checkpoint was trained on (2 and 2; 'bee' against 'cow')" in run.stderr
@@ -225,8 +225,8 @@ def test_a_run_killed_mid_epoch_resumes_to_the_same_losses_and_weights(finished,
 
 def test_a_folder_with_a_run_is_not_overwritten_and_keeps_its_settings(finished, data):
     folder, _ = finished
-    again = command("alextrain", "run", data, "--out", folder, *TINY)
-    changed = command("alextrain", "run", data, "--out", folder, "--resume", "--seed", "1", "--set", "width=0.1", "--lr", "0.5")
+    again = called("alextrain", "run", data, "--out", folder, *TINY)
+    changed = called("alextrain", "run", data, "--out", folder, "--resume", "--seed", "1", "--set", "width=0.1", "--lr", "0.5")
 
     assert again.returncode == 1
     assert "already holds a run: --resume continues it" in again.stderr
@@ -240,7 +240,7 @@ def test_resuming_takes_no_other_settings_by_the_back_door_and_no_lost_checkpoin
     lost = shutil.copytree(finished[0], tmp_path / "lost")
     (lost / "last.pt").unlink()
     before = (lost / "metrics.jsonl").read_text()
-    runs = [command("alextrain", "run", data, "--out", folder, "--resume") for folder in (edited, lost)]
+    runs = [called("alextrain", "run", data, "--out", folder, "--resume") for folder in (edited, lost)]
 
     assert [run.returncode for run in runs] == [1, 1]
     assert "a resumed run keeps its settings: seed cannot change" in runs[0].stderr
@@ -253,8 +253,8 @@ def test_a_run_that_a_damaged_record_stopped_goes_on_with_on_bad_skip(data, tmp_
     for record in (77, 78, 129):
         damage(copy, record, 200)
     options = (copy, *TINY, "--steps", "10", "--set", "checkpoint_steps=1", "--out", tmp_path / "run")
-    stopped = command("alextrain", "run", *options)
-    resumed = command("alextrain", "run", copy, "--out", tmp_path / "run", "--resume", "--on-bad", "skip")
+    stopped = called("alextrain", "run", *options)
+    resumed = called("alextrain", "run", copy, "--out", tmp_path / "run", "--resume", "--on-bad", "skip")
 
     assert stopped.returncode == 1
     assert "Error: damaged records; alexprep repair makes their shards again:" in stopped.stderr
@@ -267,7 +267,7 @@ def test_rows_that_are_not_ours_do_not_spoil_the_report(finished, data, tmp_path
     copy = shutil.copytree(finished[0], tmp_path / "copy")
     with (copy / "metrics.jsonl").open("a") as file:
         file.write('{"event": "step"}\n{"event": ["a"]}\n{"event": "eval", "epoch": "x"}\n{"event": "result"}\n{"event": "step", "step": 9')
-    run = command("alextrain", "report", copy, "--data", data)
+    run = called("alextrain", "report", copy, "--data", data)
 
     assert run.returncode == 0, run.stderr
     assert '"steps":[[1,1,30]]' in (copy / "report.html").read_text()
@@ -388,19 +388,19 @@ def test_options_go_before_the_file_and_set_before_options(tmp_path):
 
 def test_the_environment_names_the_shards(data, tmp_path):
     shutil.copytree(data, tmp_path / "elsewhere")  # stats writes into it
-    run = command("alexprep", "stats", "--json", cwd=tmp_path, env={"ALEXPREP_DATA": str(tmp_path / "elsewhere")})
+    run = called("alexprep", "stats", "--json", cwd=tmp_path, env={"ALEXPREP_DATA": str(tmp_path / "elsewhere")})
 
     assert json.loads(run.stdout)["images"] == 130
 
 
 def test_the_version_is_the_package_s():
-    assert "0.1.0" in command("alexprep", "--version").stdout
+    assert "0.1.0" in called("alexprep", "--version").stdout
 
 
 def test_demo_data_has_imagenets_odd_files(tmp_path):
     from PIL import Image
 
-    run = command("alexprep", "demo-data", "--out", tmp_path / "d", "--train", "8", "--val", "4")
+    run = called("alexprep", "demo-data", "--out", tmp_path / "d", "--train", "8", "--val", "4")
     assert run.returncode == 0, run.stderr
     kinds = set()
     for path in (tmp_path / "d").rglob("*.*"):

@@ -13,9 +13,9 @@ from alexprep.experiment.ablation.grid import PAPER, grid, study, trials
 from alexprep.experiment.ablation.table import markdown, summary
 from alexprep.experiment.config import RunConfig, completed
 
-from ..support.commands import TINY, command
+from ..support.commands import TINY, called, command
 from ..support.images import make_images
-from ..support.shards import training_shards
+from ..support.shards import make_shards, training_shards
 
 QUICK = [*TINY, "--epochs", "1"]
 RUN = {"width": 0.05, "batch_size": 12, "crop": 64, "log_steps": 1, "eval_batch_size": 8, "epochs": 1}  # the same
@@ -27,7 +27,7 @@ def data(tmp_path_factory):
 
 
 def ablate(data, out, *arguments):
-    return command("alextrain", "ablate", data, "--out", out, *QUICK, *arguments)
+    return called("alextrain", "ablate", data, "--out", out, *QUICK, *arguments)
 
 
 def losses(folder):
@@ -107,7 +107,7 @@ def test_parts_do_all_of_it_between_them(data, tmp_path):
 
 def test_a_cell_is_the_run_that_the_command_line_would_make(data, tmp_path):
     assert ablate(data, tmp_path / "out", "--vary", "activation=tanh", "--seed", "5").returncode == 0
-    alone = command("alextrain", "run", data, "--out", tmp_path / "alone", *QUICK, "--set", "activation=tanh", "--seed", "5")
+    alone = called("alextrain", "run", data, "--out", tmp_path / "alone", *QUICK, "--set", "activation=tanh", "--seed", "5")
     assert alone.returncode == 0
     assert losses(tmp_path / "out" / "activation=tanh" / "seed-5") == losses(tmp_path / "alone")
 
@@ -205,10 +205,8 @@ def test_a_run_that_was_killed_between_its_results_is_not_finished(data, tmp_pat
 
 
 def test_data_without_anything_to_compare_on_is_refused(data, tmp_path):
-    command(
-        "alexprep", "shard", "--src", make_images(tmp_path / "src", {"train/ant": 20, "train/bee": 20}), "--out", tmp_path / "train", "--size", "72"
-    )
-    command("alexprep", "stats", tmp_path / "train", "--pca")
+    make_shards(make_images(tmp_path / "src", {"train/ant": 20, "train/bee": 20}), tmp_path / "train", size=72)
+    called("alexprep", "stats", tmp_path / "train", "--pca")
     done = ablate(tmp_path / "train", tmp_path / "out", "--vary", "norm=true")
     assert done.returncode == 1
     assert "nothing to compare" in done.stderr

@@ -19,7 +19,7 @@ from alexprep.pipeline import DataError, Records, read_manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ..support.commands import TINY, command
+from ..support.commands import TINY, called
 from ..support.ranks import on_ranks
 from ..support.shards import training_shards
 
@@ -114,7 +114,7 @@ def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("evaluation")
     data = training_shards(root, 40)
     for seed in ("0", "1"):
-        done = command(
+        done = called(
             "alextrain", "run", data, "--out", root / seed, "--epochs", "1", "--preset", "paper", "--seed", seed, "--set", "schedule=fixed", *TINY
         )
         assert done.returncode == 0, done.stderr
@@ -122,7 +122,7 @@ def run(tmp_path_factory):
 
 
 def evaluated(run, *arguments):
-    done = command("alextrain", "eval", "--data", run / "shards", "--json", *arguments)
+    done = called("alextrain", "eval", "--data", run / "shards", "--json", *arguments)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -152,7 +152,7 @@ def test_an_ensemble_of_two_checkpoints_averages_their_probabilities(run):
 
 
 def test_eval_says_it_for_people_too(run):
-    done = command("alextrain", "eval", "--data", run / "shards", "--checkpoint", run / "0", "--precision", "bfloat16", "--crops", "1")
+    done = called("alextrain", "eval", "--data", run / "shards", "--checkpoint", run / "0", "--precision", "bfloat16", "--crops", "1")
 
     assert done.returncode == 0, done.stderr
     assert "17 images of val, the centre view" in done.stdout
@@ -190,7 +190,7 @@ def test_features_are_what_fc8_is_given(run):
 
 
 def test_features_are_written_a_row_a_record(run):
-    done = command("alextrain", "features", "--data", run / "shards", "--checkpoint", run / "0", "--out", run / "features.parquet")
+    done = called("alextrain", "features", "--data", run / "shards", "--checkpoint", run / "0", "--out", run / "features.parquet")
     assert done.returncode == 0, done.stderr
     table = pq.read_table(run / "features.parquet")
 
@@ -234,7 +234,7 @@ def test_the_second_towers_kernels_stand_below_the_firsts():
 
 
 def test_figures_3_and_4_are_drawn_with_neighbours_that_are_in_the_training_set(run):
-    done = command("alextrain", "figures", run / "0", "--queries", "2", "--nearest", "3", "--json")
+    done = called("alextrain", "figures", run / "0", "--queries", "2", "--nearest", "3", "--json")
     assert done.returncode == 0, done.stderr
     value = json.loads(done.stdout)
 
@@ -242,7 +242,7 @@ def test_figures_3_and_4_are_drawn_with_neighbours_that_are_in_the_training_set(
     vectors = {}
     for split in ("val", "train"):
         out = run / f"{split}-features.parquet"
-        assert command("alextrain", "features", "--data", run / "shards", "--checkpoint", run / "0", "--split", split, "--out", out).returncode == 0
+        assert called("alextrain", "features", "--data", run / "shards", "--checkpoint", run / "0", "--split", split, "--out", out).returncode == 0
         vectors[split] = torch.tensor(pq.read_table(out)["features"].to_pylist(), dtype=torch.float64)
     assert [len(row["nearest"]) for row in value["neighbours"]] == [3, 3]
     for row in value["neighbours"]:
@@ -256,18 +256,18 @@ def test_figures_3_and_4_are_drawn_with_neighbours_that_are_in_the_training_set(
 
 def test_figures_are_of_the_run_s_own_checkpoints_and_data(run, tmp_path):
     before = (run / "0" / "neighbours.json").read_bytes()
-    other = command("alextrain", "figures", run / "0", "--checkpoint", "../1/last.pt")
+    other = called("alextrain", "figures", run / "0", "--checkpoint", "../1/last.pt")
     assert other.returncode == 1
     assert "names one of the files" in other.stderr
     data = training_shards(tmp_path, 12)
-    assert "is not the data set" in command("alextrain", "figures", run / "0", "--data", data).stderr
+    assert "is not the data set" in called("alextrain", "figures", run / "0", "--data", data).stderr
     assert (run / "0" / "neighbours.json").read_bytes() == before
 
 
 def test_a_place_that_cannot_take_the_result_is_refused_before_the_work(run, tmp_path):
     (tmp_path / "last.pt").write_text("mine")
     for place, message in ((tmp_path / "last.pt", "must end in .parquet"), (tmp_path / "no" / "p.parquet", "there is no folder")):
-        done = command("alextrain", "eval", "--data", run / "shards", "--checkpoint", run / "0", "--predictions", place)
+        done = called("alextrain", "eval", "--data", run / "shards", "--checkpoint", run / "0", "--predictions", place)
         assert done.returncode == 2
         assert message in done.stderr
     assert (tmp_path / "last.pt").read_text() == "mine"
@@ -286,7 +286,7 @@ def test_a_command_of_one_process_says_so_under_torchrun(run):
         ("figures", run / "0"),
         ("predict", "--checkpoint", run / "0", "x.jpg"),
     ):
-        done = command(
+        done = called(
             "alextrain", *arguments, env={"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
         )
         assert done.returncode == 1

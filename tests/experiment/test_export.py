@@ -18,7 +18,7 @@ from alexprep.model.networks.inference import load
 from alexprep.pipeline import Loader
 from safetensors import safe_open
 
-from ..support.commands import TINY, command
+from ..support.commands import TINY, called, command
 from ..support.images import jpeg, picture
 from ..support.shards import training_shards
 
@@ -27,7 +27,7 @@ from ..support.shards import training_shards
 def run(tmp_path_factory):
     root = tmp_path_factory.mktemp("handover")
     data = training_shards(root, 40)
-    done = command("alextrain", "run", data, "--out", root / "run", "--epochs", "1", *TINY)
+    done = called("alextrain", "run", data, "--out", root / "run", "--epochs", "1", *TINY)
     assert done.returncode == 0, done.stderr
     return root
 
@@ -38,7 +38,8 @@ def trained(run):
 
 
 def exported(run, out, kind, *arguments):
-    done = command("alextrain", "export", run / "run", "--to", kind, "--out", out, *arguments)
+    by = called if kind in ("safetensors", "hub-folder") else command  # torch's exporters would see through the checks of shapes
+    done = by("alextrain", "export", run / "run", "--to", kind, "--out", out, *arguments)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -48,15 +49,9 @@ def views(run):
     trained = Trained.load(run / "run", Ranks())
     crop = trained.settings.data.crop
     plain = next(iter(Loader(run / "shards", split="val", batch_size=17, crop=crop, mean="none")))
-    own = next(
-        iter(
-            trained.loader(run / "shards", "val", 1, Ranks(), {})
-            if False
-            else Loader(run / "shards", split="val", batch_size=17, crop=crop, mean="center", stats=trained.stats)
-        )
-    )
+    own = torch.cat([batch.images for batch in trained.loader(run / "shards", "val", 1, Ranks(), {})])
     with torch.inference_mode():
-        return plain.images, trained.model(own.images).softmax(1)
+        return plain.images, trained.model(own).softmax(1)
 
 
 def test_onnx_gives_the_probabilities_of_the_trainers_own_network(run, tmp_path):
@@ -140,12 +135,12 @@ def test_the_gpu_s_serving_graph_is_in_the_registry():
 
 def test_what_is_there_is_not_overwritten_and_damage_is_named(run, tmp_path):
     exported(run, tmp_path / "hub", "hub-folder")
-    again = command("alextrain", "export", run / "run", "--to", "hub-folder", "--out", tmp_path / "hub")
+    again = called("alextrain", "export", run / "run", "--to", "hub-folder", "--out", tmp_path / "hub")
     assert again.returncode == 1
     assert "is already there" in again.stderr
 
     (tmp_path / "own.md").write_text("mine")
-    beside = command("alextrain", "export", run / "run", "--to", "safetensors", "--out", tmp_path / "own")
+    beside = called("alextrain", "export", run / "run", "--to", "safetensors", "--out", tmp_path / "own")
     assert beside.returncode == 1
     assert (tmp_path / "own.md").read_text() == "mine"
     assert not (tmp_path / "own").exists()
@@ -167,12 +162,12 @@ def test_what_is_subtracted_is_in_the_network_whatever_it_is(run, tmp_path, opti
     (tmp_path / "mine.py").write_text(
         "from torch import nn\n\ndef tiny(classes):\n    return nn.Sequential(nn.Conv2d(3, classes, 5), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
     )
-    done = command("alextrain", "run", run / "shards", "--out", "run", "--steps", "1", *TINY, *options, cwd=tmp_path)
+    done = called("alextrain", "run", run / "shards", "--out", "run", "--steps", "1", *TINY, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     own = options if "--model" in options else ()
     assert command("alextrain", "export", "run", "--to", "onnx", *own, cwd=tmp_path).returncode == 0
     assert (
-        command(
+        called(
             "alextrain", "eval", "--checkpoint", "run", "--data", run / "shards", "--crops", "1", "--predictions", "p.parquet", *own, cwd=tmp_path
         ).returncode
         == 0
@@ -182,23 +177,23 @@ def test_what_is_subtracted_is_in_the_network_whatever_it_is(run, tmp_path, opti
     for row, p in zip(pq.read_table(tmp_path / "p.parquet").to_pylist(), made, strict=True):
         assert p[row["label"]] == pytest.approx(row["true_p"], abs=1e-5)
     image = min((run / "images" / "val").rglob("*.JPEG"))
-    assert command("alextrain", "predict", "--checkpoint", "run", image, *own, cwd=tmp_path).returncode == 0
+    assert called("alextrain", "predict", "--checkpoint", "run", image, *own, cwd=tmp_path).returncode == 0
 
 
 def test_a_card_tells_of_its_own_checkpoint_only(run, tmp_path):
-    whole = command("alextrain", "run", run / "shards", "--out", tmp_path / "run", "--epochs", "2", "--set", "keep=3", *TINY)
+    whole = called("alextrain", "run", run / "shards", "--out", tmp_path / "run", "--epochs", "2", "--set", "keep=3", *TINY)
     assert whole.returncode == 0, whole.stderr
     early = min((tmp_path / "run").glob("step-*.pt"), key=lambda path: int(path.stem.removeprefix("step-")))
-    assert command("alextrain", "export", early, "--to", "hub-folder", "--out", tmp_path / "hub").returncode == 0
+    assert called("alextrain", "export", early, "--to", "hub-folder", "--out", tmp_path / "hub").returncode == 0
     assert "Not measured" in (tmp_path / "hub" / "README.md").read_text()
 
 
 def test_images_are_predicted_as_the_evaluation_predicts_their_records(run, tmp_path):
     images = sorted((run / "images" / "val").rglob("*.JPEG"))
-    done = command("alextrain", "predict", "--checkpoint", run / "run", *images, "--json")
+    done = called("alextrain", "predict", "--checkpoint", run / "run", *images, "--json")
     assert done.returncode == 0, done.stderr
     answers = {answer["image"]: {one["label"]: one["p"] for one in answer["classes"]} for answer in json.loads(done.stdout)}
-    evaluated = command("alextrain", "eval", "--checkpoint", run / "run", "--data", run / "shards", "--predictions", tmp_path / "p.parquet")
+    evaluated = called("alextrain", "eval", "--checkpoint", run / "run", "--data", run / "shards", "--predictions", tmp_path / "p.parquet")
     assert evaluated.returncode == 0, evaluated.stderr
     for row in pq.read_table(tmp_path / "p.parquet").to_pylist():
         assert answers[str(run / "images" / row["key"])][row["label"]] == pytest.approx(row["true_p"], abs=0.02)  # records are JPEGs once more
@@ -209,11 +204,11 @@ def test_prediction_draws_bars_and_names_what_is_no_image(run, tmp_path):
 
     Image.fromarray(picture(3)).save(tmp_path / "photo.png")
     (tmp_path / "text.jpg").write_text("a text")
-    good = command("alextrain", "predict", "--checkpoint", run / "run", tmp_path / "photo.png")
+    good = called("alextrain", "predict", "--checkpoint", run / "run", tmp_path / "photo.png")
     assert "█" in good.stdout
     assert "ant" in good.stdout
     for name, message in (("text.jpg", "not an image of a known format"), ("gone.jpg", "is no file"), (".", "give images, not folders")):
-        bad = command("alextrain", "predict", "--checkpoint", run / "run", tmp_path / "photo.png", tmp_path / name)
+        bad = called("alextrain", "predict", "--checkpoint", run / "run", tmp_path / "photo.png", tmp_path / name)
         assert bad.returncode == 1
         assert message in bad.stderr
 

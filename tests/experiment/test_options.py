@@ -14,7 +14,7 @@ import pytest
 import torch
 from alexprep.experiment.checkpoint import load_checkpoint
 
-from ..support.commands import command
+from ..support.commands import called, command
 from ..support.shards import training_shards
 from .test_safety import losses, rows
 
@@ -46,12 +46,12 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def plain(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("plain") / "run"
-    assert command("alextrain", "run", data, *SMALL, "--epochs", 1, "--out", out).returncode == 0
+    assert called("alextrain", "run", data, *SMALL, "--epochs", 1, "--out", out).returncode == 0
     return out
 
 
-def run(data, out, *arguments, **options):
-    done = command("alextrain", "run", data, *SMALL, "--epochs", 1, "--out", out, *arguments, **options)
+def run(data, out, *arguments, by=called, **options):
+    done = by("alextrain", "run", data, *SMALL, "--epochs", 1, "--out", out, *arguments, **options)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -59,7 +59,7 @@ def run(data, out, *arguments, **options):
 def test_a_batch_in_parts_is_the_same_step(data, plain, tmp_path):
     """Three parts of sixteen images, the last smaller; on two ranks gradients are still averaged once."""
     run(data, tmp_path / "one", "--set", "accumulate=3")
-    run(data, tmp_path / "two", "--set", "accumulate=3", "--cpu-ranks", 2, "--parallel", "data")
+    run(data, tmp_path / "two", "--set", "accumulate=3", "--cpu-ranks", 2, "--parallel", "data", by=command)
 
     for out in (tmp_path / "one", tmp_path / "two"):
         assert list(losses(out).values()) == pytest.approx(list(losses(plain).values()), rel=1e-4)
@@ -76,25 +76,25 @@ def test_half_precision_trains_nearly_the_same(data, plain, tmp_path):
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_network_trains_the_same(data, plain, tmp_path):
-    run(data, tmp_path / "run", "--compile")
+    run(data, tmp_path / "run", "--compile", by=command)
 
     assert list(losses(tmp_path / "run").values()) == pytest.approx(list(losses(plain).values()), rel=1e-3)
 
 
 def test_half_gradients_between_ranks_train_nearly_the_same(data, plain, tmp_path):
-    run(data, tmp_path / "run", "--set", "gradients=bfloat16", "--cpu-ranks", 2, "--parallel", "data")
+    run(data, tmp_path / "run", "--set", "gradients=bfloat16", "--cpu-ranks", 2, "--parallel", "data", by=command)
 
     assert list(losses(tmp_path / "run").values()) == pytest.approx(list(losses(plain).values()), rel=0.02)
 
 
 def test_noise_from_memory_stands_for_imagenet(tmp_path):
-    done = run("nowhere", tmp_path / "run", "--data", "synthetic", "--steps", 3, "--cpu-ranks", 2)
+    done = run("nowhere", tmp_path / "run", "--data", "synthetic", "--steps", 3, "--cpu-ranks", 2, by=command)
     start = rows(tmp_path / "run", "start")[0]
 
     assert (start["data"], start["classes"]) == ("--data synthetic", 1000)
     assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3]
     assert done.stdout.strip() == str(tmp_path / "run")
-    again = command("alextrain", "run", "--data", "synthetic", "--resume", "--steps", 5, "--out", tmp_path / "run")
+    again = called("alextrain", "run", "--data", "synthetic", "--resume", "--steps", 5, "--out", tmp_path / "run")
     assert again.returncode == 0, again.stderr
     assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3, 4, 5]
 
@@ -102,13 +102,13 @@ def test_noise_from_memory_stands_for_imagenet(tmp_path):
 @pytest.mark.parametrize("ranks", [[], ["--cpu-ranks", 2]], ids=["one", "two"])
 def test_somebody_s_own_network_is_trained_resumed_and_evaluated(data, tmp_path, ranks):
     (tmp_path / "mine.py").write_text(NETWORK)
-    options = ["--model", "mine:tiny", *ranks]
-    run(data, tmp_path / "whole", *options, cwd=tmp_path)
-    run(data, tmp_path / "run", *options, "--steps", 4, cwd=tmp_path)
-    resumed = command("alextrain", "run", data, "--resume", "--out", tmp_path / "run", "--steps", 0, *options, cwd=tmp_path)
+    options, by = ["--model", "mine:tiny", *ranks], command if ranks else called
+    run(data, tmp_path / "whole", *options, by=by, cwd=tmp_path)
+    run(data, tmp_path / "run", *options, "--steps", 4, by=by, cwd=tmp_path)
+    resumed = by("alextrain", "run", data, "--resume", "--out", tmp_path / "run", "--steps", 0, *options, cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     weights = load_checkpoint(tmp_path / "run")["model"]
-    evaluated = command(
+    evaluated = called(
         "alextrain", "eval", "--checkpoint", tmp_path / "run", "--data", data, "--crops", 1, "--model", "mine:tiny", "--json", cwd=tmp_path
     )
 
@@ -127,9 +127,9 @@ def test_nobody_s_code_runs_on_a_file_s_word(data, tmp_path):
     run(data, tmp_path / "run", "--model", "mine:tiny", "--steps", 1, cwd=tmp_path)
     config = tmp_path / "run" / "config.toml"
     tries = [
-        command("alextrain", "eval", "--checkpoint", tmp_path / "run", "--data", data, cwd=tmp_path),
-        command("alextrain", "run", data, "--config", config, "--out", tmp_path / "b", cwd=tmp_path),
-        command("alextrain", "run", data, "--resume", "--out", tmp_path / "run", cwd=tmp_path),
+        called("alextrain", "eval", "--checkpoint", tmp_path / "run", "--data", data, cwd=tmp_path),
+        called("alextrain", "run", data, "--config", config, "--out", tmp_path / "b", cwd=tmp_path),
+        called("alextrain", "run", data, "--resume", "--out", tmp_path / "run", cwd=tmp_path),
     ]
 
     for done in tries:
@@ -170,7 +170,7 @@ def test_what_cannot_be_is_said_before_the_first_step(data, tmp_path, arguments,
     if "trackio" in str(arguments) and find_spec("trackio"):
         pytest.skip("it is installed here")
     (tmp_path / "mine.py").write_text(NETWORK)
-    done = command("alextrain", "run", data, *SMALL, *arguments, "--out", tmp_path / "run", cwd=tmp_path)
+    done = called("alextrain", "run", data, *SMALL, *arguments, "--out", tmp_path / "run", cwd=tmp_path)
 
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
     assert message in done.stderr
@@ -178,7 +178,7 @@ def test_what_cannot_be_is_said_before_the_first_step(data, tmp_path, arguments,
 
 
 def test_a_profile_is_a_trace_of_three_steps(data, tmp_path):
-    done = run(data, tmp_path / "run", "--profile")
+    done = run(data, tmp_path / "run", "--profile", by=command)
     events = json.loads((tmp_path / "run" / "profile.json").read_text())["traceEvents"]
 
     assert "profile of three steps" in done.stderr
@@ -189,7 +189,7 @@ def test_a_profile_is_a_trace_of_three_steps(data, tmp_path):
 def test_the_mean_of_the_weights_is_what_is_evaluated(data, tmp_path):
     run(data, tmp_path / "run", "--set", "ema=0.5")
     state = load_checkpoint(tmp_path / "run")
-    evaluated = command("alextrain", "eval", "--checkpoint", tmp_path / "run", "--data", data, "--crops", 1, "--json")
+    evaluated = called("alextrain", "eval", "--checkpoint", tmp_path / "run", "--data", data, "--crops", 1, "--json")
 
     assert not torch.equal(state["averages"]["fc8.weight"], state["model"]["fc8.weight"])
     assert json.loads(evaluated.stdout)["loss"] == pytest.approx(rows(tmp_path / "run", "eval")[-1]["loss"], rel=1e-12)
@@ -197,7 +197,7 @@ def test_the_mean_of_the_weights_is_what_is_evaluated(data, tmp_path):
 
 def test_deterministic_runs_are_the_same_twice(data, tmp_path):
     for name in ("a", "b"):
-        run(data, tmp_path / name, "--deterministic", "--steps", 3)
+        run(data, tmp_path / name, "--deterministic", "--steps", 3, by=command)
 
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
 
@@ -213,7 +213,7 @@ def test_a_network_of_a_hub_is_trained_as_documented(data, tmp_path, package):
     if find_spec("timm") is None:  # torchvision alone may be there and not fit this torch
         pytest.skip("timm and torchvision are not installed here: make test-examples")
     (tmp_path / "mine.py").write_text(HUBS[package])
-    run(data, tmp_path / "run", "--model", "mine:hub", "--set", "mean=channel", "--set", "divide=57", "--steps", 2, cwd=tmp_path)
+    run(data, tmp_path / "run", "--model", "mine:hub", "--set", "mean=channel", "--set", "divide=57", "--steps", 2, by=command, cwd=tmp_path)
 
     assert len(losses(tmp_path / "run")) == 2
 
@@ -223,7 +223,8 @@ def test_metrics_reach_the_logger(data, tmp_path, name):
     """Those that are installed: make test-examples has all of them."""
     if find_spec(name) is None:
         pytest.skip(f"{name} is not installed here: make test-examples")
-    run(data, tmp_path / "run", "--set", f"loggers={name}", "--steps", 3, env={"TRACKIO_DIR": str(tmp_path / "trackio"), "WANDB_SILENT": "true"})
+    environment = {"TRACKIO_DIR": str(tmp_path / "trackio"), "WANDB_SILENT": "true"}
+    run(data, tmp_path / "run", "--set", f"loggers={name}", "--steps", 3, by=command, env=environment)
     places = {"tensorboard": "run/tensorboard/events*", "wandb": "run/wandb/offline-run-*/run-*.wandb", "trackio": "trackio/*.db"}
     found = [path for path in tmp_path.glob(places[name]) if path.stat().st_size > 100]
 
@@ -236,8 +237,8 @@ def test_metrics_reach_the_logger(data, tmp_path, name):
 
 
 def test_describe_prints_the_layers_of_the_paper():
-    told = command("alextrain", "describe", "--preset", "paper").stdout
-    found = json.loads(command("alextrain", "describe", "--json").stdout)
+    told = called("alextrain", "describe", "--preset", "paper").stdout
+    found = json.loads(called("alextrain", "describe", "--json").stdout)
     conv3 = next(line.split() for line in told.splitlines() if line.startswith("conv3"))
 
     assert conv3 == ["conv3", "3x3x256", "/", "1", "384x13x13", "192x13x13", "885,120", "149,520,384", "259,584"]
@@ -289,6 +290,6 @@ def test_a_run_ends_with_the_epoch_that_is_good_enough(data, tmp_path):
     run(data, tmp_path / "run", "--epochs", 5, "--set", "until=0.999")
     assert [row["epoch"] for row in rows(tmp_path / "run", "eval")] == [1]
     assert rows(tmp_path / "run", "eval")[0]["train_error"] <= 0.999
-    done = command("alextrain", "run", data, "--out", tmp_path / "run", "--resume", "--set", "until=0")
+    done = called("alextrain", "run", data, "--out", tmp_path / "run", "--resume", "--set", "until=0")
     assert done.returncode == 0, done.stderr
     assert [row["epoch"] for row in rows(tmp_path / "run", "eval")] == [1, 2, 3, 4, 5]

@@ -15,7 +15,7 @@ import pytest
 from alexprep.model.events import from_row
 from alexprep.model.report.report import Picture, RunView, curve_data, render
 
-from ..support.commands import TINY, command
+from ..support.commands import TINY, called
 from ..support.shards import training_shards
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -28,10 +28,10 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("report")
     data = training_shards(root, 40)
     for seed in ("0", "1"):
-        done = command("alextrain", "run", data, "--out", root / seed, "--epochs", "3", "--seed", seed, *TINY)
+        done = called("alextrain", "run", data, "--out", root / seed, "--epochs", "3", "--seed", seed, *TINY)
         assert done.returncode == 0, done.stderr
-    assert command("alextrain", "figures", root / "0", "--queries", "2").returncode == 0
-    assert command("alextrain", "report", root / "0", root / "1", "--out", root / "both.html").returncode == 0
+    assert called("alextrain", "figures", root / "0", "--queries", "2").returncode == 0
+    assert called("alextrain", "report", root / "0", root / "1", "--out", root / "both.html").returncode == 0
     return root
 
 
@@ -251,7 +251,7 @@ def test_watch_says_what_is_wrong_with_a_run_and_goes_on(runs, tmp_path):
 def test_runs_are_told_apart_by_as_much_of_their_names_as_it_takes(runs, tmp_path):
     for name in ("a", "b"):
         shutil.copytree(runs / "0", tmp_path / name / "seed-0")
-    assert command("alextrain", "report", tmp_path / "a" / "seed-0", tmp_path / "b" / "seed-0", "--out", tmp_path / "x.html").returncode == 0
+    assert called("alextrain", "report", tmp_path / "a" / "seed-0", tmp_path / "b" / "seed-0", "--out", tmp_path / "x.html").returncode == 0
     page = (tmp_path / "x.html").read_text()
     assert '"name":"a/seed-0"' in page
     assert '"name":"b/seed-0"' in page
@@ -264,7 +264,7 @@ def test_rows_that_cannot_be_are_passed_over(runs, tmp_path):
     strange = [step | {"loss": 10**400}, step | {"error": "x"}, step | {"lr": float("nan")}, step | {"step": -1}, result | {"top1_error": 2.0}]
     with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
         file.write("[" * 200_000 + "\n" + "".join(json.dumps(row) + "\n" for row in strange))
-    done = command("alextrain", "report", tmp_path / "run")
+    done = called("alextrain", "report", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "run" / "report.html").read_text()
     assert '"steps":[[1,1,18]]' in page
@@ -275,7 +275,7 @@ def test_one_damaged_part_of_a_run_costs_only_its_section(runs, tmp_path):
     shutil.copytree(runs / "0", tmp_path / "run")
     for content in ("[]", '{"plan": 1}', "no"):
         (tmp_path / "run" / "neighbours.json").write_text(content)
-        assert command("alextrain", "report", tmp_path / "run").returncode == 0
+        assert called("alextrain", "report", tmp_path / "run").returncode == 0
         page = (tmp_path / "run" / "report.html").read_text()
         assert "Something is left out: " in page
         assert "Worst mistakes" in page or "Calibration" in page
@@ -285,13 +285,13 @@ def test_a_page_of_a_run_whose_data_is_gone_says_so(runs, tmp_path):
     shutil.copytree(runs / "0", tmp_path / "run")
     text = (tmp_path / "run" / "metrics.jsonl").read_text().replace(str(runs / "shards"), "/nowhere/shards")
     (tmp_path / "run" / "metrics.jsonl").write_text(text)
-    assert command("alextrain", "report", tmp_path / "run").returncode == 0
+    assert called("alextrain", "report", tmp_path / "run").returncode == 0
     page = (tmp_path / "run" / "report.html").read_text()
     assert "No images are shown: " in page
     assert "/nowhere/shards" in page
     assert 'id="plots"' in page
-    assert command("alextrain", "report", tmp_path / "run", "--data", "/nowhere").returncode == 1
-    assert command("alextrain", "report", tmp_path / "run", "--data", runs / "shards").returncode == 0
+    assert called("alextrain", "report", tmp_path / "run", "--data", "/nowhere").returncode == 1
+    assert called("alextrain", "report", tmp_path / "run", "--data", runs / "shards").returncode == 0
     assert "What training sees" in (tmp_path / "run" / "report.html").read_text()
 
 

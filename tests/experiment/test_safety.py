@@ -18,7 +18,7 @@ from alexprep.experiment.checkpoint import Saver, load_checkpoint
 from alexprep.experiment.run_folder import RunFolder
 from alexprep.pipeline import DataError
 
-from ..support.commands import children_of, command
+from ..support.commands import called, children_of, command
 from ..support.shards import training_shards
 
 SMALL = ["--width", 0.05, "--crop", 64, "--batch-size", 16, "--seed", 4]
@@ -229,7 +229,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed(data, undisturbed, tmp_path):
     whole = (undisturbed / "last.pt").read_bytes()
     path = tmp_path / "flipped.pt"
     path.write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :])
-    done = command("alextrain", "eval", "--checkpoint", path, "--data", data)
+    done = called("alextrain", "eval", "--checkpoint", path, "--data", data)
 
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
     assert "flipped.pt is not a checkpoint of ours, or it is damaged: the checksum of its part" in done.stderr
@@ -237,7 +237,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed(data, undisturbed, tmp_path):
 
 def test_the_files_of_a_run_without_its_settings_are_not_written_over(data, tmp_path):
     (tmp_path / "last.pt").touch()
-    done = command("alextrain", "run", data, *SMALL, "--out", tmp_path)
+    done = called("alextrain", "run", data, *SMALL, "--out", tmp_path)
 
     assert (done.returncode, "holds a run's files, but no config.toml" in done.stderr) == (1, True)
 
@@ -299,12 +299,12 @@ def test_a_checkpoint_that_can_be_written_later_is_and_only_the_last_failure_cou
 
 def test_a_loss_that_is_no_number_leaves_the_state_before_it_and_its_batch(data, tmp_path):
     out = tmp_path / "run"
-    done = command("alextrain", "run", data, *SMALL, "--lr", 1e30, "--out", out, "--set", "log_steps=1")
+    done = called("alextrain", "run", data, *SMALL, "--lr", 1e30, "--out", out, "--set", "log_steps=1")
     found = re.search(r"the loss is (?:nan|inf) at step (\d+)", done.stderr)
     assert (done.returncode, found is None) == (1, False), done.stderr
     step = int(found[1]) - 1
     receipts = [json.loads(line) for line in (out / "diverged.jsonl").read_text().splitlines()]
-    replayed = command("alexprep", "replay", data, "--run", out, "--step", step, "--index", 3, "--out", tmp_path / "a.png", "--json")
+    replayed = called("alexprep", "replay", data, "--run", out, "--step", step, "--index", 3, "--out", tmp_path / "a.png", "--json")
 
     assert torch.load(out / "diverged.pt", weights_only=True)["step"] == step
     assert len(receipts) == 16
@@ -323,8 +323,8 @@ def test_a_dry_run_goes_through_everything_and_leaves_nothing(data, tmp_path, ra
 
 
 def test_a_dry_run_finds_what_is_wrong(data, tmp_path):
-    done = command("alextrain", "run", data, *SMALL, "--dry-run", "--crop", 73, cwd=tmp_path)
-    both = command("alextrain", "run", data, "--dry-run", "--resume", cwd=tmp_path)
+    done = called("alextrain", "run", data, *SMALL, "--dry-run", "--crop", 73, cwd=tmp_path)
+    both = called("alextrain", "run", data, "--dry-run", "--resume", cwd=tmp_path)
 
     assert (done.returncode, "crop 73 does not fit" in done.stderr) == (1, True)
     assert (both.returncode, "cannot be combined with --resume" in both.stderr) == (2, True)
@@ -332,7 +332,7 @@ def test_a_dry_run_finds_what_is_wrong(data, tmp_path):
 
 def test_the_newest_checkpoints_are_kept(data, tmp_path):
     out = tmp_path / "run"
-    done = command("alextrain", "run", data, *SMALL, *EACH_STEP, "--set", "keep=3", "--steps", 7, "--out", out)
+    done = called("alextrain", "run", data, *SMALL, *EACH_STEP, "--set", "keep=3", "--steps", 7, "--out", out)
 
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in out.glob("*.pt")) == ["last.pt", "step-5.pt", "step-6.pt", "step-7.pt"]
