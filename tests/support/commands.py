@@ -46,6 +46,12 @@ def called(program, *arguments, cwd=None, env=None):
     return subprocess.CompletedProcess([program, *map(str, arguments)], done.exit_code, done.stdout, done.stderr)
 
 
+def begun(program, *arguments, **options):
+    """One of our commands as a process that is waited for later."""
+    command = [Path(sys.executable).parent / program, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+
+
 def children_of(pid):
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
