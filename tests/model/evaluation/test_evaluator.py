@@ -6,8 +6,11 @@ import pytest
 import torch
 from alexprep.model.distributed import Ranks
 from alexprep.model.errors import TrainingError
-from alexprep.model.evaluation.evaluator import evaluate, probabilities
+from alexprep.model.evaluation.evaluator import Predictions, averaged, evaluate, interval, predict, probabilities
 from torch import nn
+
+from ...support.predictions import predictions
+from ...support.ranks import on_ranks
 
 
 class Table(nn.Module):
@@ -49,3 +52,44 @@ def test_evaluation_leaves_the_network_in_training_and_refuses_what_is_not_finit
         evaluate(model, [(images * math.nan, torch.tensor([0]), torch.tensor([0]))], Ranks())
     with pytest.raises(TrainingError, match="no records"):
         evaluate(model, [], Ranks())
+
+
+def test_intervals_are_wilsons():
+    """Golden: 50 of 100 and 0 of 10, as statistics books give them; symmetric; never outside of 0..1."""
+    assert interval(0.5, 100) == pytest.approx((0.40383, 0.59617), abs=1e-5)
+    assert interval(0.0, 10) == pytest.approx((0.0, 0.27753), abs=1e-5)
+    assert interval(1.0, 10) == pytest.approx((1 - 0.27753, 1.0), abs=1e-5)
+    assert interval(0.3, 0) == (0.0, 1.0)
+
+
+def test_an_ensemble_is_the_mean_of_the_probabilities():
+    labels, records = torch.tensor([0]), torch.tensor([7])
+    one, other = torch.tensor([[0.9, 0.1]]), torch.tensor([[0.0, 1.0]])
+    ((p, _, _),) = averaged([[(one, labels, records)], [(other, labels, records)]])
+
+    assert torch.allclose(p, torch.tensor([[0.45, 0.55]]))
+    with pytest.raises(TrainingError, match="same records"):
+        list(averaged([[(one, labels, records)], [(other, labels, records + 1)]]))
+
+
+def _gathered(rank, _count, p, labels):
+    """Every image on one of three ranks, the last of which has none, in another order."""
+    mine = torch.arange(len(labels))[rank::2].flip(0) if rank < 2 else torch.arange(0)
+    batches = [(p[mine], labels[mine], mine)] if len(mine) else []
+    found = predict(batches, Ranks(rank, 3))
+    return [found.records, found.labels, found.best, found.p, found.true_p]
+
+
+def test_predictions_of_several_ranks_are_those_of_one_on_every_rank():
+    p, labels = torch.rand(9, 6, generator=torch.Generator().manual_seed(1)).softmax(1), torch.arange(9) % 6
+    whole = predictions(p, labels)
+    for values in on_ranks(3, _gathered, p, labels):
+        for ours, theirs in zip((whole.records, whole.labels, whole.best, whole.p, whole.true_p), values, strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_predictions_refuse_numbers_that_are_none():
+    p = torch.tensor([[float("nan"), 0.5]])
+    with pytest.raises(TrainingError, match="not finite"):
+        predictions(p, [0]).evaluation()
+    assert isinstance(predictions([[0.5, 0.5]], [1]), Predictions)

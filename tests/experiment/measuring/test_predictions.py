@@ -1,0 +1,24 @@
+"""Files of predictions."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from alexprep.experiment.measuring.predictions import read_predictions, write_predictions
+from alexprep.pipeline import DataError, Records, read_manifest
+
+
+def test_predictions_are_read_back_and_damage_is_named(two_runs, tmp_path):
+    manifest = read_manifest(two_runs / "shards")
+    found, facts = read_predictions(two_runs / "0" / "predictions.parquet")
+    assert (facts["split"], facts["views"], facts["plan"]) == ("val", 10, manifest.plan)
+    assert found.records.tolist() == list(range(17))
+
+    write_predictions(tmp_path / "again.parquet", found, Records(manifest, "val"), {"split": "val"})
+    again, _ = read_predictions(tmp_path / "again.parquet")
+    assert torch.equal(again.p, found.p)
+    write_predictions(tmp_path / "beyond.parquet", replace(found, labels=found.labels + 9), Records(manifest, "val"), {"split": "val"})
+    (tmp_path / "no.parquet").write_bytes(b"PAR1 no")
+    for name, message in (("beyond", "beyond its classes"), ("no", "does not hold predictions")):
+        with pytest.raises(DataError, match=message):
+            read_predictions(tmp_path / f"{name}.parquet")
