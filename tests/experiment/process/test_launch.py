@@ -1,14 +1,18 @@
 """Ranks that a launcher starts."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from alexprep.experiment.checkpoint import load_checkpoint
 
-from ...support.runs import SMALL, losses
+from ...support.commands import children_of, command
+from ...support.runs import EACH_STEP, SMALL, losses, rows, same_weights, started, wait_for
 
 
 def free_port():
@@ -31,3 +35,32 @@ def test_two_machines_train_as_one(data, plain, tmp_path):
 
     assert [launcher.returncode for launcher in launchers] == [0, 0], told
     assert list(losses(out).values()) == pytest.approx(list(losses(plain).values()), rel=1e-3)
+
+
+def test_the_launcher_starts_the_ranks_again_after_one_was_killed(dozen, tmp_path):
+    arguments = ["run", dozen, *SMALL, *EACH_STEP, "--epochs", 1, "--cpu-ranks", 2, "--parallel", "data"]
+    assert command("alextrain", *arguments, "--out", tmp_path / "calm").returncode == 0
+    out = tmp_path / "run"
+    process = started(*arguments, "--max-restarts", 2, "--out", out)
+    wait_for(lambda: len(rows(out)) >= 4, process)
+    os.kill(children_of(process.pid)[-1], signal.SIGKILL)
+    _, told = process.communicate(timeout=120)
+
+    assert process.returncode == 0, told
+    assert losses(out) == losses(tmp_path / "calm")
+    assert same_weights(out, tmp_path / "calm")
+
+
+def test_ranks_whose_launcher_is_killed_stop_with_a_checkpoint(dozen, tmp_path):
+    out = tmp_path / "run"
+    process = started("run", dozen, *SMALL, "--set", "log_steps=1", "--epochs", 90, "--cpu-ranks", 2, "--out", out)
+    wait_for(lambda: len(rows(out)) >= 3, process)
+    ranks = children_of(process.pid)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 30
+    while any(Path(f"/proc/{rank}").exists() for rank in ranks):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+    assert load_checkpoint(out)["step"] == rows(out)[-1]["step"]

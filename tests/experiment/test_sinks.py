@@ -1,0 +1,30 @@
+"""What a run writes, and what it does when the disk is full."""
+
+import resource
+
+from ..support.runs import EACH_STEP, SMALL, rows, started
+
+
+def test_a_disk_too_small_for_a_checkpoint_keeps_the_run_going_and_says_so(data, tmp_path):
+    """Files may not grow beyond what two steps' logs need; the last checkpoint cannot be written either, so that the run fails in the end."""
+    out = tmp_path / "run"
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    process = started("run", data, *SMALL, *EACH_STEP, "--steps", 4, "--out", out, preexec_fn=limit)
+    _, told = process.communicate(timeout=120)
+
+    assert [row["step"] for row in rows(out)] == [1, 2, 3, 4]
+    assert process.returncode == 1
+    assert told.count("warning: cannot write") >= 3
+    assert "last.pt: File too large; the one before it is kept, --resume continues from there" in told
+    assert not list(out.glob("*.pt")) + list(out.glob(".*.partial"))
+
+
+def test_a_disk_too_full_for_a_row_of_the_log_is_a_warning(data, tmp_path):
+    out = tmp_path / "run"
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2_500, 2_500))
+    process = started("run", data, *SMALL, "--set", "log_steps=1", "--steps", 12, "--out", out, preexec_fn=limit)
+    _, told = process.communicate(timeout=120)
+
+    assert process.returncode == 1
+    assert "warning: a row of step" in told
+    assert "Traceback" not in told
