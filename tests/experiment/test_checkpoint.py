@@ -32,3 +32,13 @@ def test_a_checkpoint_that_can_be_written_later_is_and_only_the_last_failure_cou
     saver.submit(fails)
     with pytest.raises(DataError, match="No space left"):
         saver.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no zip", b"\x80\x04cos\nsystem\n(S'touch owned'\ntR."], ids=["empty", "cut", "pickle"])
+def test_a_strange_checkpoint_is_refused_and_not_executed(few, tmp_path, content):
+    (tmp_path / "x.pt").write_bytes(content)
+    run = called("alextrain", "eval", "--checkpoint", "x.pt", "--data", few, cwd=tmp_path)
+
+    assert run.returncode == 1
+    assert "x.pt is not a checkpoint of ours" in run.stderr
+    assert not (tmp_path / "owned").exists()

@@ -2,6 +2,8 @@
 
 import resource
 
+import torch
+
 from ..support.runs import EACH_STEP, SMALL, rows, started
 
 
@@ -28,3 +30,18 @@ def test_a_disk_too_full_for_a_row_of_the_log_is_a_warning(data, tmp_path):
     assert process.returncode == 1
     assert "warning: a row of step" in told
     assert "Traceback" not in told
+
+
+def test_a_run_leaves_checkpoints_metrics_and_a_report(finished):
+    folder, run = finished
+    steps = rows(folder, "step")
+
+    assert [row["step"] for row in steps] == list(range(1, 31))
+    assert {"event", "step", "epoch", "loss", "error", "lr", "images_per_s", "wait_share", "batches_ready"} == set(steps[0])
+    assert [row["epoch"] for row in rows(folder, "eval")] == [1, 2, 3]
+    assert [(row["views"], row["count"]) for row in rows(folder, "result")] == [(10, 20), (1, 20)]
+    assert "ten views: top-1 error" in run.stdout
+    state = torch.load(folder / "last.pt", weights_only=True)
+    assert state["step"] == 30
+    assert state["classes"] == ["ant", "bee"]
+    assert (folder / "best.pt").is_file()

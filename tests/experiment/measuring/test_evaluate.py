@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from ...support.commands import called
+from ...support.images import make_images
+from ...support.runs import rows
+from ...support.shards import make_shards
 
 
 def evaluated(two_runs, *arguments):
@@ -68,3 +71,22 @@ def test_a_command_of_one_process_says_so_under_torchrun(two_runs):
         )
         assert done.returncode == 1
         assert "start it without torchrun" in done.stderr
+
+
+def test_eval_says_what_the_run_said(finished, few):
+    folder, _ = finished
+    for views in ("10", "1"):
+        value = json.loads(called("alextrain", "eval", "--checkpoint", folder, "--data", few, "--crops", views, "--json").stdout)
+        logged = next(row for row in rows(folder, "result") if str(row["views"]) == views)
+
+        assert value["crops"] == int(views)
+        assert {name: value[name] for name in ("count", "top1_error", "top5_error")} == {n: logged[n] for n in ("count", "top1_error", "top5_error")}
+        assert value["loss"] == pytest.approx(logged["loss"], rel=1e-5)
+
+
+def test_other_classes_are_refused(finished, tmp_path):
+    make_shards(make_images(tmp_path / "src", {"train/ant": 9, "train/cow": 9}), tmp_path / "out", size=64)
+    run = called("alextrain", "eval", "--checkpoint", finished[0], "--data", tmp_path / "out", "--split", "train")
+
+    assert run.returncode == 1
+    assert "other classes than the checkpoint was trained on (2 and 2; 'bee' against 'cow')" in run.stderr

@@ -69,3 +69,26 @@ def test_the_kernels_of_a_run_are_kept_on_the_way_and_gone_steps_are_forgotten(r
     assert names[0] == 0
     assert names[-1] == 18
     assert len(names) >= 3
+
+
+def test_the_report_is_one_self_contained_page(finished):
+    folder, _ = finished
+    page = (folder / "report.html").read_text()
+
+    assert page.startswith("<!doctype html>")
+    assert 'id="plots"' in page
+    assert page.count('alt="its view in epoch') == 16  # four records, four epochs each
+    assert "top-1 error" in page
+    assert "batch_size" in page
+    assert not re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', page)  # nothing is fetched
+    assert len(page) < 2_000_000
+
+
+def test_rows_that_are_not_ours_do_not_spoil_the_report(finished, few, tmp_path):
+    copy = shutil.copytree(finished[0], tmp_path / "copy")
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write('{"event": "step"}\n{"event": ["a"]}\n{"event": "eval", "epoch": "x"}\n{"event": "result"}\n{"event": "step", "step": 9')
+    run = called("alextrain", "report", copy, "--data", few)
+
+    assert run.returncode == 0, run.stderr
+    assert '"steps":[[1,1,30]]' in (copy / "report.html").read_text()
