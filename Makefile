@@ -66,7 +66,7 @@ test-gpu: .venv/package ## the tests that need an NVIDIA GPU
 	@touch $@
 
 test-examples: .venv-examples/package ## the tests of examples with timm and Lightning, of loggers and of other networks, in .venv-examples/
-	$(EXAMPLES)/python -m pytest tests/test_examples.py tests/experiment/test_options.py -k "example or logger or hub"
+	$(EXAMPLES)/python -m pytest tests/test_examples.py tests/experiment/test_user_network.py tests/experiment/process/test_loggers.py -k "example or logger or hub"
 
 lint: .venv/dependencies ## ruff (style and format), hadolint, and checks of the files in deploy/
 	$(BIN)/ruff check .
