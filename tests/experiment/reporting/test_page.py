@@ -45,11 +45,9 @@ def test_zooming_one_plot_zooms_all(runs, browser):
     page.locator(".plot").first.focus()
     page.keyboard.press("Home")
     page.keyboard.press("+")
-    page.wait_for_timeout(100)
-    assert page.evaluate("document.querySelectorAll('canvas')[3].toDataURL()") != before
+    page.wait_for_function("before => document.querySelectorAll('canvas')[3].toDataURL() != before", arg=before)
     page.locator("#reset").click()
-    page.wait_for_timeout(100)
-    assert page.evaluate("document.querySelectorAll('canvas')[3].toDataURL()") == before
+    page.wait_for_function("before => document.querySelectorAll('canvas')[3].toDataURL() == before", arg=before)
     assert said == []
 
 
