@@ -161,6 +161,7 @@ def test_the_lock_file_has_every_dependency_within_its_range():
         assert locked[requirement.name.lower()] in requirement.specifier, text
 
 
+@pytest.mark.process
 def test_the_installed_package_has_every_file_as_it_is_here():
     """The tests run on what is installed: a stale build, or a file that the wheel forgot, would prove nothing."""
     code = "import alexprep.pipeline; print(alexprep.pipeline.__file__)"
@@ -178,6 +179,7 @@ def test_the_installed_package_has_every_file_as_it_is_here():
         assert place.read_bytes() == path.read_bytes(), path
 
 
+@pytest.mark.process
 def test_importing_the_pipeline_alone_needs_neither_torch_nor_dali():
     code = "import sys; from alexprep.pipeline import ShardJob, compute_stats; print({'torch', 'nvidia'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -13,6 +13,8 @@ from .support.images import make_images
 from .support.paths import ROOT
 from .support.shards import make_shards
 
+pytestmark = pytest.mark.process
+
 EXAMPLES = {"plain_pytorch.py": "torch", "timm_train.py": "timm", "lightning_module.py": "lightning"}
 BATCH, CROP, SEED, STEPS, STOP = 8, 48, 3, 8, 3  # the stop lies within the first epoch of five steps, the end within the second
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")

@@ -8,6 +8,7 @@ import pytest
 from ..support.commands import called, command
 
 
+@pytest.mark.process
 def test_shard_prints_its_result_as_json_and_nothing_else_on_stdout(images, tmp_path):
     run = command("alexprep", "shard", "--src", images, "--out", tmp_path / "out", "--size", "32", "--json")
     value = json.loads(run.stdout)
@@ -49,6 +50,7 @@ def test_the_environment_names_the_shards(data, tmp_path):
     assert json.loads(run.stdout)["images"] == 130
 
 
+@pytest.mark.process
 def test_demo_data_has_imagenets_odd_files(tmp_path):
     from PIL import Image
 

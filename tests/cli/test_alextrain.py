@@ -45,6 +45,7 @@ def test_wrong_use_of_alextrain_is_one_clear_message(data, tmp_path, arguments, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.process
 @pytest.mark.gpu
 @pytest.mark.parametrize("speed", [(), ("--precision", "bfloat16"), ("--precision", "bfloat16", "--set", "compile=true")], ids=str)
 def test_a_run_on_the_gpu_resumes_to_the_same_weights_and_is_evaluated(data, tmp_path, speed):

@@ -12,6 +12,7 @@ from ..support.commands import called, command
 from ..support.images import make_images
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", ["alexprep", "alextrain"])
 def test_help_answers_at_once_and_imports_nothing_heavy(name):
     module = {"alexprep": "alexprep.cli.alexprep", "alextrain": "alexprep.cli.alextrain"}[name]
@@ -31,6 +32,7 @@ def test_every_command_has_help(name, group):
             assert isinstance(parameter, click.Argument) or parameter.help, (name, sub.name, parameter.name)
 
 
+@pytest.mark.process
 def test_the_three_lines_work_as_they_stand(tmp_path):
     """In a folder with imagenet/: shards/, shards/stats.json, runs/1/."""
     make_images(tmp_path / "imagenet", {"train/a": 12, "train/b": 12, "val/a": 4, "val/b": 4})

@@ -7,6 +7,8 @@ import pytest
 from ..support.commands import command
 from ..support.shards import make_shards
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def shadowed(tmp_path):

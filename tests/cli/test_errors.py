@@ -12,6 +12,7 @@ from ..support.commands import command
 PROGRAMS = Path(sys.executable).parent
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("files", [14, 18, 20, 22])
 def test_a_limit_of_files_at_the_start_of_workers_is_one_line(images, tmp_path, files):
     program = PROGRAMS / "alexprep"
@@ -32,6 +33,7 @@ def raised_by(file, error):
         return found
 
 
+@pytest.mark.process
 def test_a_folder_that_another_process_writes_is_said_to_be_so(images, tmp_path):
     from alexprep.pipeline.storage.files import lock
 

@@ -5,6 +5,8 @@ import torch
 
 from ..support.commands import called
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize(
     ("kind", "value"),

@@ -14,6 +14,7 @@ from ..support.commands import begun
 PROGRAMS = Path(sys.executable).parent
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("seconds", [0.0, 0.02, 0.05, 0.2, 0.6])
 @pytest.mark.parametrize(
     "arguments",
@@ -44,6 +45,7 @@ def test_ctrl_c_prints_no_traceback_in_the_first_second_either(images, tmp_path,
     assert not [path for path in tmp_path.rglob("*") if "partial" in path.name]
 
 
+@pytest.mark.process
 def test_demo_data_are_whole_or_not_there_after_ctrl_c(tmp_path):
     process = begun("alexprep", "demo-data", "--train", "2000", "--out", tmp_path / "images")
     deadline = time.monotonic() + 30
@@ -72,6 +74,7 @@ def test_a_folder_is_published_whole_and_what_dead_processes_left_is_removed(tmp
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "x"]
 
 
+@pytest.mark.process
 def test_ctrl_c_that_is_ignored_stays_so(images, tmp_path):
     """As in the background of a script."""
     program = PROGRAMS / "alexprep"

@@ -21,6 +21,7 @@ def free_port():
         return str(found.getsockname()[1])
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
 def test_a_rank_that_waits_for_others_says_so_and_hears_signals(trained_on, tmp_path, number, code):
     port = free_port()

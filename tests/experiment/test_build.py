@@ -3,7 +3,11 @@
 import subprocess
 import sys
 
+import pytest
+
 from ..support.runs import SMALL
+
+pytestmark = pytest.mark.process
 
 
 def test_a_run_does_not_import_torch_s_compiler(data, tmp_path):

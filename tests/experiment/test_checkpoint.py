@@ -7,11 +7,11 @@ from alexprep.pipeline import DataError
 from ..support.commands import called
 
 
-def test_a_flipped_bit_in_a_checkpoint_is_noticed(data, plain, tmp_path):
-    whole = (plain / "last.pt").read_bytes()
+def test_a_flipped_bit_in_a_checkpoint_is_noticed(few, finished, tmp_path):
+    whole = (finished[0] / "last.pt").read_bytes()
     path = tmp_path / "flipped.pt"
     path.write_bytes(whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :])
-    done = called("alextrain", "eval", "--checkpoint", path, "--data", data)
+    done = called("alextrain", "eval", "--checkpoint", path, "--data", few)
 
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
     assert "flipped.pt is not a checkpoint of ours, or it is damaged: the checksum of its part" in done.stderr

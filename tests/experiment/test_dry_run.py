@@ -5,6 +5,8 @@ import pytest
 from ..support.commands import called, command
 from ..support.runs import SMALL
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize("ranks", [[], ["--cpu-ranks", 2, "--parallel", "towers"]], ids=["one", "two"])
 def test_a_dry_run_goes_through_everything_and_leaves_nothing(dozen, tmp_path, ranks):

@@ -10,6 +10,8 @@ import torch
 from ..support.commands import TINY, command
 from ..support.runs import SMALL, losses, rows
 
+pytestmark = pytest.mark.process
+
 
 def test_a_run_goes_on_in_another_layout_with_other_ranks(dozen, undisturbed, tmp_path):
     """Towers on two ranks, hybrid on four, one process: the losses of one process throughout, to float32 rounding."""

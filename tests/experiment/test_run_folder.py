@@ -2,6 +2,7 @@
 
 import shutil
 
+import pytest
 from alexprep.experiment.checkpoint import load_checkpoint
 from alexprep.experiment.run_folder import RunFolder
 
@@ -29,9 +30,10 @@ def test_going_back_to_a_kept_checkpoint_leaves_the_others_as_they_were(tmp_path
     assert sorted(path.name for path in tmp_path.glob("step-*")) == ["step-10.pt", "step-20.pt", "step-25.pt"]
 
 
-def test_the_newest_checkpoints_are_kept(data, tmp_path):
+@pytest.mark.process
+def test_the_newest_checkpoints_are_kept(dozen, tmp_path):
     out = tmp_path / "run"
-    done = called("alextrain", "run", data, *SMALL, *EACH_STEP, "--set", "keep=3", "--steps", 7, "--out", out)
+    done = called("alextrain", "run", dozen, *SMALL, *EACH_STEP, "--set", "keep=3", "--steps", 7, "--out", out)
 
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in out.glob("*.pt")) == ["last.pt", "step-5.pt", "step-6.pt", "step-7.pt"]

@@ -2,11 +2,13 @@
 
 import resource
 
+import pytest
 import torch
 
 from ..support.runs import EACH_STEP, SMALL, rows, started
 
 
+@pytest.mark.process
 def test_a_disk_too_small_for_a_checkpoint_keeps_the_run_going_and_says_so(data, tmp_path):
     """Files may not grow beyond what two steps' logs need; the last checkpoint cannot be written either, so that the run fails in the end."""
     out = tmp_path / "run"
@@ -21,6 +23,7 @@ def test_a_disk_too_small_for_a_checkpoint_keeps_the_run_going_and_says_so(data,
     assert not list(out.glob("*.pt")) + list(out.glob(".*.partial"))
 
 
+@pytest.mark.process
 def test_a_disk_too_full_for_a_row_of_the_log_is_a_warning(data, tmp_path):
     out = tmp_path / "run"
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2_500, 2_500))

@@ -1,7 +1,11 @@
 """Noise instead of data."""
 
+import pytest
+
 from ..support.commands import called, command
 from ..support.runs import rows, run
+
+pytestmark = pytest.mark.process
 
 
 def test_noise_from_memory_stands_for_imagenet(tmp_path):

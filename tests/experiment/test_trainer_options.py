@@ -10,6 +10,8 @@ from alexprep.experiment.checkpoint import load_checkpoint
 from ..support.commands import called, command
 from ..support.runs import losses, rows, run
 
+pytestmark = pytest.mark.process
+
 
 def test_a_batch_in_parts_is_the_same_step(data, plain, tmp_path):
     """Three parts of sixteen images, the last smaller; on two ranks gradients are still averaged once."""

@@ -6,20 +6,22 @@ from importlib.util import find_spec
 import pytest
 from alexprep.experiment.checkpoint import load_checkpoint
 
-from ..support.commands import called, command
+from ..support.commands import command
 from ..support.runs import NETWORK, losses, rows, run
+
+pytestmark = pytest.mark.process
 
 
 @pytest.mark.parametrize("ranks", [[], ["--cpu-ranks", 2]], ids=["one", "two"])
 def test_somebody_s_own_network_is_trained_resumed_and_evaluated(data, tmp_path, ranks):
     (tmp_path / "mine.py").write_text(NETWORK)
-    options, by = ["--model", "mine:tiny", *ranks], command if ranks else called
-    run(data, tmp_path / "whole", *options, by=by, cwd=tmp_path)
-    run(data, tmp_path / "run", *options, "--steps", 4, by=by, cwd=tmp_path)
-    resumed = by("alextrain", "run", data, "--resume", "--out", tmp_path / "run", "--steps", 0, *options, cwd=tmp_path)
+    options = ["--model", "mine:tiny", *ranks]
+    run(data, tmp_path / "whole", *options, by=command, cwd=tmp_path)
+    run(data, tmp_path / "run", *options, "--steps", 4, by=command, cwd=tmp_path)
+    resumed = command("alextrain", "run", data, "--resume", "--out", tmp_path / "run", "--steps", 0, *options, cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     weights = load_checkpoint(tmp_path / "run")["model"]
-    evaluated = called(
+    evaluated = command(
         "alextrain", "eval", "--checkpoint", tmp_path / "run", "--data", data, "--crops", 1, "--model", "mine:tiny", "--json", cwd=tmp_path
     )
 
@@ -35,12 +37,12 @@ def test_somebody_s_own_network_is_trained_resumed_and_evaluated(data, tmp_path,
 def test_nobody_s_code_runs_on_a_file_s_word(data, tmp_path):
     """A checkpoint or a config of a stranger's may name any function; it is called only if the user names it too."""
     (tmp_path / "mine.py").write_text(NETWORK)
-    run(data, tmp_path / "run", "--model", "mine:tiny", "--steps", 1, cwd=tmp_path)
+    run(data, tmp_path / "run", "--model", "mine:tiny", "--steps", 1, by=command, cwd=tmp_path)
     config = tmp_path / "run" / "config.toml"
     tries = [
-        called("alextrain", "eval", "--checkpoint", tmp_path / "run", "--data", data, cwd=tmp_path),
-        called("alextrain", "run", data, "--config", config, "--out", tmp_path / "b", cwd=tmp_path),
-        called("alextrain", "run", data, "--resume", "--out", tmp_path / "run", cwd=tmp_path),
+        command("alextrain", "eval", "--checkpoint", tmp_path / "run", "--data", data, cwd=tmp_path),
+        command("alextrain", "run", data, "--config", config, "--out", tmp_path / "b", cwd=tmp_path),
+        command("alextrain", "run", data, "--resume", "--out", tmp_path / "run", cwd=tmp_path),
     ]
 
     for done in tries:

@@ -35,6 +35,7 @@ def losses(folder):
     return [row["loss"] for row in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if row["event"] == "step"]
 
 
+@pytest.mark.process
 def test_a_job_runs_every_cell_once_and_tells_the_change(data, tmp_path):
     out = tmp_path / "out"
     first = ablate(data, out, "--study", "--only", "no-norm", "--seeds", "2", "--jobs", "2", "--json")
@@ -56,6 +57,7 @@ def test_a_job_runs_every_cell_once_and_tells_the_change(data, tmp_path):
     assert (out / "ablation.md").read_text() == again.stdout
 
 
+@pytest.mark.process
 def test_parts_do_all_of_it_between_them(data, tmp_path):
     for part in ("1/2", "2/2"):
         done = ablate(data, tmp_path / "out", "--vary", "dropout=true,false", "--part", part)
@@ -65,6 +67,7 @@ def test_parts_do_all_of_it_between_them(data, tmp_path):
     assert ablate(data, tmp_path / "out", "--vary", "dropout=true,false", "--part", "3/2").returncode == 2
 
 
+@pytest.mark.process
 def test_a_cell_is_the_run_that_the_command_line_would_make(data, tmp_path):
     assert ablate(data, tmp_path / "out", "--vary", "activation=tanh", "--seed", "5").returncode == 0
     alone = called("alextrain", "run", data, "--out", tmp_path / "alone", *QUICK, "--set", "activation=tanh", "--seed", "5")
@@ -72,6 +75,7 @@ def test_a_cell_is_the_run_that_the_command_line_would_make(data, tmp_path):
     assert losses(tmp_path / "out" / "activation=tanh" / "seed-5") == losses(tmp_path / "alone")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("number, code", [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
 def test_a_job_that_is_stopped_goes_on_where_it_was(data, tmp_path, number, code):
     out = tmp_path / "out"
@@ -93,6 +97,7 @@ def test_a_job_that_is_stopped_goes_on_where_it_was(data, tmp_path, number, code
     assert len(losses(run)) == len(losses(out / "norm=false" / "seed-0")) == 90
 
 
+@pytest.mark.process
 def test_other_settings_than_a_cells_and_cells_that_fail_are_named(data, tmp_path):
     out = tmp_path / "out"
     assert ablate(data, out, "--vary", "norm=true").returncode == 0
@@ -115,6 +120,7 @@ def test_a_job_needs_to_know_which_runs(data, tmp_path, arguments):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.process
 def test_a_killed_job_leaves_no_run_behind(data, tmp_path):
     out = tmp_path / "out"
     arguments = ["ablate", data, "--out", out, *TINY, "--epochs", "500", "--vary", "norm=true"]
@@ -140,6 +146,7 @@ def _threads_children(pid):
     return [child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
 
 
+@pytest.mark.process
 def test_changes_are_against_the_baseline_or_there_are_none(data, tmp_path):
     rows = grid(dict(RUN), ["norm=true,false"])
     made = trials(rows, 1, tmp_path / "out")
@@ -151,6 +158,7 @@ def test_changes_are_against_the_baseline_or_there_are_none(data, tmp_path):
     assert markdown([]).startswith("|")
 
 
+@pytest.mark.process
 def test_a_run_that_was_killed_between_its_results_is_not_finished(data, tmp_path):
     assert ablate(data, tmp_path / "out", "--vary", "norm=true").returncode == 0
     (trial,) = trials(grid(dict(RUN), ["norm=true"]), 1, tmp_path / "out")
@@ -162,6 +170,7 @@ def test_a_run_that_was_killed_between_its_results_is_not_finished(data, tmp_pat
     assert trial.finished()
 
 
+@pytest.mark.process
 def test_data_without_anything_to_compare_on_is_refused(data, tmp_path):
     make_shards(make_images(tmp_path / "src", {"train/ant": 20, "train/bee": 20}), tmp_path / "train", size=72)
     called("alexprep", "stats", tmp_path / "train", "--pca")

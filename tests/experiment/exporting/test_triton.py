@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 
-from ...support.commands import called, command
+from ...support.commands import command
 from ...support.images import jpeg, picture
 
 
 def exported(run, out, kind, *arguments):
-    by = called if kind in ("safetensors", "hub-folder") else command  # torch's exporters would see through the checks of shapes
-    done = by("alextrain", "export", run / "run", "--to", kind, "--out", out, *arguments)
+    done = command("alextrain", "export", run / "run", "--to", kind, "--out", out, *arguments)
     assert done.returncode == 0, done.stderr
     return done
 
 
+@pytest.mark.process
 def test_the_triton_repository_is_one_that_triton_can_parse(run, tmp_path):
     from google.protobuf import text_format
     from tritonclient.grpc import model_config_pb2

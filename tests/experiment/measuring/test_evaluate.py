@@ -18,6 +18,7 @@ def evaluated(two_runs, *arguments):
     return json.loads(done.stdout)
 
 
+@pytest.mark.process
 def test_a_checkpoint_is_evaluated_with_its_own_preset(two_runs):
     """Networks of other presets have the same shapes: only the numbers would tell."""
     value = evaluated(two_runs, "--checkpoint", two_runs / "0")
@@ -28,6 +29,7 @@ def test_a_checkpoint_is_evaluated_with_its_own_preset(two_runs):
     assert value["top1_error"] == logged["top1_error"]
 
 
+@pytest.mark.process
 def test_an_ensemble_of_two_checkpoints_averages_their_probabilities(two_runs):
     alone = [evaluated(two_runs, "--checkpoint", two_runs / seed, "--predictions", two_runs / f"{seed}.parquet") for seed in ("0", "1")]
     together = evaluated(two_runs, "--checkpoint", two_runs / "0", "--checkpoint", two_runs / "1", "--predictions", two_runs / "both.parquet")
@@ -42,8 +44,8 @@ def test_an_ensemble_of_two_checkpoints_averages_their_probabilities(two_runs):
     assert [row["name"] for row in together["classes"]] == ["ant", "bee"]
 
 
-def test_eval_says_it_for_people_too(two_runs):
-    done = called("alextrain", "eval", "--data", two_runs / "shards", "--checkpoint", two_runs / "0", "--precision", "bfloat16", "--crops", "1")
+def test_eval_says_it_for_people_too(run):
+    done = called("alextrain", "eval", "--data", run / "shards", "--checkpoint", run / "run", "--precision", "bfloat16", "--crops", "1")
 
     assert done.returncode == 0, done.stderr
     assert "17 images of val, the centre view" in done.stdout
@@ -51,20 +53,20 @@ def test_eval_says_it_for_people_too(two_runs):
     assert "classes, the worst first" in done.stdout
 
 
-def test_a_place_that_cannot_take_the_result_is_refused_before_the_work(two_runs, tmp_path):
+def test_a_place_that_cannot_take_the_result_is_refused_before_the_work(run, tmp_path):
     (tmp_path / "last.pt").write_text("mine")
     for place, message in ((tmp_path / "last.pt", "must end in .parquet"), (tmp_path / "no" / "p.parquet", "there is no folder")):
-        done = called("alextrain", "eval", "--data", two_runs / "shards", "--checkpoint", two_runs / "0", "--predictions", place)
+        done = called("alextrain", "eval", "--data", run / "shards", "--checkpoint", run / "run", "--predictions", place)
         assert done.returncode == 2
         assert message in done.stderr
     assert (tmp_path / "last.pt").read_text() == "mine"
 
 
-def test_a_command_of_one_process_says_so_under_torchrun(two_runs):
+def test_a_command_of_one_process_says_so_under_torchrun(run):
     for arguments in (
-        ("features", "--data", two_runs / "shards", "--checkpoint", two_runs / "0"),
-        ("figures", two_runs / "0"),
-        ("predict", "--checkpoint", two_runs / "0", "x.jpg"),
+        ("features", "--data", run / "shards", "--checkpoint", run / "run"),
+        ("figures", run / "run"),
+        ("predict", "--checkpoint", run / "run", "x.jpg"),
     ):
         done = called(
             "alextrain", *arguments, env={"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}

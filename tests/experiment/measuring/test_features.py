@@ -5,10 +5,10 @@ import pyarrow.parquet as pq
 from ...support.commands import called
 
 
-def test_features_are_written_a_row_a_record(two_runs):
-    done = called("alextrain", "features", "--data", two_runs / "shards", "--checkpoint", two_runs / "0", "--out", two_runs / "features.parquet")
+def test_features_are_written_a_row_a_record(run):
+    done = called("alextrain", "features", "--data", run / "shards", "--checkpoint", run / "run", "--out", run / "features.parquet")
     assert done.returncode == 0, done.stderr
-    table = pq.read_table(two_runs / "features.parquet")
+    table = pq.read_table(run / "features.parquet")
 
     assert table["record"].to_pylist() == list(range(17))
     assert [key.split("/")[1] for key in table["key"].to_pylist()] == [("ant", "bee")[label] for label in table["label"].to_pylist()]

@@ -9,6 +9,7 @@ from ...support.commands import called
 from ...support.images import picture
 
 
+@pytest.mark.process
 def test_images_are_predicted_as_the_evaluation_predicts_their_records(run, tmp_path):
     images = sorted((run / "images" / "val").rglob("*.JPEG"))
     done = called("alextrain", "predict", "--checkpoint", run / "run", *images, "--json")

@@ -8,9 +8,9 @@ from alexprep.experiment.measuring.predictions import read_predictions, write_pr
 from alexprep.pipeline import DataError, Records, read_manifest
 
 
-def test_predictions_are_read_back_and_damage_is_named(two_runs, tmp_path):
-    manifest = read_manifest(two_runs / "shards")
-    found, facts = read_predictions(two_runs / "0" / "predictions.parquet")
+def test_predictions_are_read_back_and_damage_is_named(run, tmp_path):
+    manifest = read_manifest(run / "shards")
+    found, facts = read_predictions(run / "run" / "predictions.parquet")
     assert (facts["split"], facts["views"], facts["plan"]) == ("val", 10, manifest.plan)
     assert found.records.tolist() == list(range(17))
 

@@ -14,6 +14,8 @@ from alexprep.experiment.checkpoint import load_checkpoint
 from ...support.commands import children_of, command
 from ...support.runs import EACH_STEP, SMALL, losses, rows, same_weights, started, wait_for
 
+pytestmark = pytest.mark.process
+
 
 def free_port():
     with socket.socket() as one:

@@ -7,6 +7,8 @@ import pytest
 from ...support.commands import command
 from ...support.runs import losses, run
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "trackio"])
 def test_metrics_reach_the_logger(data, tmp_path, name):

@@ -2,8 +2,12 @@
 
 import json
 
+import pytest
+
 from ...support.commands import command
 from ...support.runs import run
+
+pytestmark = pytest.mark.process
 
 
 def test_a_profile_is_a_trace_of_three_steps(data, tmp_path):

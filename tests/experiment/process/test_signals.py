@@ -10,6 +10,8 @@ from alexprep.experiment.checkpoint import load_checkpoint
 from ...support.commands import children_of, command
 from ...support.runs import SMALL, losses, rows, same_weights, started, wait_for
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1], ids=lambda number: number.name)
 def test_a_signal_stops_after_the_step_with_a_checkpoint_and_the_code_for_requeue(dozen, undisturbed, tmp_path, number):

@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from ...support.commands import children_of
 from ...support.runs import EACH_STEP, SMALL, rows, wait_for
+
+pytestmark = pytest.mark.process
 
 
 def test_a_rank_that_hangs_is_noticed_and_every_other_one_shows_its_stacks(dozen, tmp_path):

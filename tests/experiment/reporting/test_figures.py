@@ -9,6 +9,8 @@ import torch
 from ...support.commands import called
 from ...support.shards import training_shards
 
+pytestmark = pytest.mark.process
+
 
 def test_figures_3_and_4_are_drawn_with_neighbours_that_are_in_the_training_set(two_runs):
     done = called("alextrain", "figures", two_runs / "0", "--queries", "2", "--nearest", "3", "--json")

@@ -9,7 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from ...support.browser import needs_browser, opened
+
+pytestmark = pytest.mark.process
 
 
 class Watched:

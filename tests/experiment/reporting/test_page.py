@@ -6,6 +6,8 @@ import pytest
 
 from ...support.browser import needs_browser, opened
 
+pytestmark = pytest.mark.process
+
 
 def test_a_page_needs_nothing_but_itself(runs):
     for name in ("0/report.html", "both.html"):

@@ -4,9 +4,12 @@ import json
 import re
 import shutil
 
+import pytest
+
 from ...support.commands import called
 
 
+@pytest.mark.process
 def test_what_a_run_has_kept_is_on_its_page(runs):
     page = (runs / "0" / "report.html").read_text()
     for heading in ("Figure 3", "Figure 4: what it sees", "Figure 4: nearest training images", "Calibration", "What training sees", "Configuration"):
@@ -17,6 +20,7 @@ def test_what_a_run_has_kept_is_on_its_page(runs):
     assert "R, G, B " in page
 
 
+@pytest.mark.process
 def test_runs_are_told_apart_by_as_much_of_their_names_as_it_takes(runs, tmp_path):
     for name in ("a", "b"):
         shutil.copytree(runs / "0", tmp_path / name / "seed-0")
@@ -26,6 +30,7 @@ def test_runs_are_told_apart_by_as_much_of_their_names_as_it_takes(runs, tmp_pat
     assert '"name":"b/seed-0"' in page
 
 
+@pytest.mark.process
 def test_rows_that_cannot_be_are_passed_over(runs, tmp_path):
     shutil.copytree(runs / "0", tmp_path / "run")
     step = {"event": "step", "step": 99, "epoch": 9, "loss": 1.0, "error": 0.5, "lr": 0.1, "images_per_s": 1.0, "wait_share": 0.0}
@@ -40,6 +45,7 @@ def test_rows_that_cannot_be_are_passed_over(runs, tmp_path):
     assert "NaN" not in re.search(r'<script type="application/json" id="data">(.*?)</script>', page)[1]
 
 
+@pytest.mark.process
 def test_one_damaged_part_of_a_run_costs_only_its_section(runs, tmp_path):
     shutil.copytree(runs / "0", tmp_path / "run")
     for content in ("[]", '{"plan": 1}', "no"):
@@ -50,6 +56,7 @@ def test_one_damaged_part_of_a_run_costs_only_its_section(runs, tmp_path):
         assert "Worst mistakes" in page or "Calibration" in page
 
 
+@pytest.mark.process
 def test_a_page_of_a_run_whose_data_is_gone_says_so(runs, tmp_path):
     shutil.copytree(runs / "0", tmp_path / "run")
     text = (tmp_path / "run" / "metrics.jsonl").read_text().replace(str(runs / "shards"), "/nowhere/shards")
@@ -64,6 +71,7 @@ def test_a_page_of_a_run_whose_data_is_gone_says_so(runs, tmp_path):
     assert "What training sees" in (tmp_path / "run" / "report.html").read_text()
 
 
+@pytest.mark.process
 def test_the_kernels_of_a_run_are_kept_on_the_way_and_gone_steps_are_forgotten(runs):
     names = sorted(int(path.stem.removeprefix("step-")) for path in (runs / "0" / "kernels").iterdir())
     assert names[0] == 0

@@ -80,6 +80,7 @@ def _gathered(rank, _count, p, labels):
     return [found.records, found.labels, found.best, found.p, found.true_p]
 
 
+@pytest.mark.process
 def test_predictions_of_several_ranks_are_those_of_one_on_every_rank():
     p, labels = torch.rand(9, 6, generator=torch.Generator().manual_seed(1)).softmax(1), torch.arange(9) % 6
     whole = predictions(p, labels)

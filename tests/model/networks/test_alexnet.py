@@ -38,6 +38,7 @@ def test_the_55th_window_hangs_over_the_right_and_bottom_edge():
     assert torch.allclose(rows["out"][0, :, 0, 0], first[0, :, 0, 0], atol=1e-6)
 
 
+@pytest.mark.process
 def test_initial_weights_are_the_specs():
     for preset, std in (("paper", 0.01), ("source", 0.03)):
         model = AlexNet(preset, classes=100)
@@ -169,6 +170,7 @@ def torchvisions_alexnet(classes):
     return nn.ModuleDict({"features": features, "classifier": classifier})
 
 
+@pytest.mark.process
 def test_torchvisions_weights_load_into_owt_and_give_its_logits():
     theirs = torchvisions_alexnet(7).eval()
     ours = AlexNet("owt", classes=7).eval()

@@ -120,6 +120,7 @@ for place in ((6, 4096, 0), (7, 4096, 0), (7, 100, 1948)):
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_compiled_mask_is_the_same(device):
     """What a compiler makes of 64-bit constants and an index is its own affair. In a process that is not checked: it would compile the checks."""

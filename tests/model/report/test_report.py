@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 from alexprep.model.events import from_row
 from alexprep.model.report.report import Picture, RunView, curve_data, render
 
@@ -43,6 +44,7 @@ def test_names_from_the_data_cannot_run_in_the_page():
     assert "<script>alert" not in page
 
 
+@pytest.mark.process
 def test_a_hundred_thousand_rows_stay_small_and_whole():
     rows = steps(100_000, every=10)
     data = curve_data([RunView("long", rows)])["runs"][0]

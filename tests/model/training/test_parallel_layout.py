@@ -109,6 +109,7 @@ def together(request):
     return count, cases, on_ranks(count, on_a_rank, cases)
 
 
+@pytest.mark.process
 @pytest.mark.gpu(2)
 @pytest.mark.parametrize("layout", ["data", "towers", "hybrid"])
 def test_two_gpus_are_the_network_on_one_cpu(alone, layout):
@@ -124,6 +125,7 @@ def close(ours, theirs, bound):
     return float((ours - theirs).abs().max()) <= bound * float(theirs.abs().max())
 
 
+@pytest.mark.process
 def test_every_layout_is_the_network_on_one_rank(alone, together):
     _, cases, results = together
     for case in cases:
@@ -137,6 +139,7 @@ def test_every_layout_is_the_network_on_one_rank(alone, together):
                     assert close(result[kind][name], value, bound), (case, kind, name)
 
 
+@pytest.mark.process
 def test_ranks_send_as_many_bytes_as_was_reckoned(together):
     count, cases, results = together
     for layout, name in cases:
