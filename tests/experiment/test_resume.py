@@ -15,8 +15,9 @@ from ..support.commands import TINY, called, command
 from ..support.runs import EACH_STEP, SMALL, losses, rows, same_weights, started, wait_for, without_times
 from ..support.shards import damage
 
+pytestmark = pytest.mark.process
 
-@pytest.mark.process
+
 def test_twenty_kills_at_random_steps_change_no_loss_and_no_weight(dozen, undisturbed, tmp_path):
     out, draw, kills = tmp_path / "run", random.Random(8), 0
     while kills < 20:
@@ -37,7 +38,6 @@ def test_twenty_kills_at_random_steps_change_no_loss_and_no_weight(dozen, undist
     assert [row["top1_error"] for row in rows(out, "eval")] == [row["top1_error"] for row in rows(undisturbed, "eval")]
 
 
-@pytest.mark.process
 @pytest.mark.parametrize("stop", [4, 10, 25])
 def test_a_run_killed_mid_epoch_resumes_to_the_same_losses_and_weights(finished, few, tmp_path, stop):
     """kill -9 when step `stop` is logged; checkpoints every third step; then --resume."""
@@ -85,7 +85,6 @@ def test_resuming_takes_no_other_settings_by_the_back_door_and_no_lost_checkpoin
     assert (lost / "metrics.jsonl").read_text() == before
 
 
-@pytest.mark.process
 def test_a_run_that_a_damaged_record_stopped_goes_on_with_on_bad_skip(few, tmp_path):
     copy = shutil.copytree(few, tmp_path / "shards")
     for record in (77, 78, 129):

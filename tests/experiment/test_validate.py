@@ -37,11 +37,11 @@ from ..support.runs import NETWORK, SMALL
     ],
     ids=str,
 )
-def test_what_cannot_be_is_said_before_the_first_step(data, tmp_path, arguments, code, message):
+def test_what_cannot_be_is_said_before_the_first_step(few, tmp_path, arguments, code, message):
     if "trackio" in str(arguments) and find_spec("trackio"):
         pytest.skip("it is installed here")
     (tmp_path / "mine.py").write_text(NETWORK)
-    done = called("alextrain", "run", data, *SMALL, *arguments, "--out", tmp_path / "run", cwd=tmp_path)
+    done = called("alextrain", "run", few, *SMALL, *arguments, "--out", tmp_path / "run", cwd=tmp_path)
 
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
     assert message in done.stderr
