@@ -16,7 +16,7 @@ def test_the_page_on_runs_from_python_runs(tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "images")
     shutil.move(tmp_path / "pictures", tmp_path / "images")
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "experiment.md").read_text(), re.S | re.M)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "experiment.md").read_text(), re.DOTALL | re.MULTILINE)
     names = {"__name__": "notebook"}
     for block in blocks:
         exec(compile(block, "docs/experiment.md", "exec"), names)

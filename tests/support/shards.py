@@ -2,7 +2,6 @@
 
 import json
 
-from .commands import called
 from .images import make_images
 
 
@@ -21,8 +20,27 @@ def training_shards(root, a_class):
     """Shards of 72 pixels and their statistics: two classes, `a_class` training images each and some to validate on."""
     make_images(root / "images", {"train/ant": a_class, "train/bee": a_class, "val/ant": 9, "val/bee": 8})
     make_shards(root / "images", root / "shards", size=72)
-    assert called("alexprep", "stats", root / "shards", "--pca").returncode == 0
+    write_statistics(root / "shards")
     return root / "shards"
+
+
+def write_statistics(directory):
+    """What `alexprep stats --pca` writes."""
+    from alexprep.pipeline import compute_stats, read_manifest
+    from alexprep.pipeline.shards.stats import write_stats
+
+    manifest = read_manifest(directory)
+    write_stats(compute_stats(manifest), manifest, pca=True)
+
+
+def problems(directory, *, deep=False):
+    """What `alexprep verify` finds."""
+    from alexprep.pipeline import read_manifest
+    from alexprep.pipeline.preparation.verify import Verification
+
+    check = Verification(read_manifest(directory), deep=deep, workers=1)
+    list(check.run())
+    return check.problems
 
 
 def damage(folder, record, offset):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 from alexprep.model.config import Ablations
-from alexprep.model.networks.alexnet import PRESETS, TORCHVISION_MEAN, TORCHVISION_STD, AlexNet, from_torchvision
+from alexprep.model.networks.alexnet import TORCHVISION_MEAN, TORCHVISION_STD, AlexNet, from_torchvision
 from alexprep.model.networks.layers import WithinMapNorm, dropout_keys, mask
+from alexprep.model.networks.presets import PRESETS
 from alexprep.model.networks.summary import describe
 from alexprep.pipeline.imaging.codec import square
 from torch import nn

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from alexprep.model.networks.alexnet import PRESETS, AlexNet, parameters
+from alexprep.model.networks.alexnet import AlexNet, parameters
+from alexprep.model.networks.presets import PRESETS
 from alexprep.model.networks.summary import multiply_adds
 
 SIZES = {  # parameters, multiply-adds

@@ -7,7 +7,8 @@ import pytest
 from alexprep.pipeline import DataError, Loader
 from alexprep.pipeline.serving.auth import Secrets, Tokens, hmac
 from alexprep.pipeline.serving.protocol import Ticket
-from alexprep.pipeline.storage.flight_client import ExposedToken, Servers
+from alexprep.pipeline.storage.credentials import ExposedToken
+from alexprep.pipeline.storage.flight_client import Servers
 from pyarrow import flight
 
 from ...support.serving import SMALL_CROP, TOKEN, secret

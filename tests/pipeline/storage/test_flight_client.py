@@ -9,7 +9,8 @@ import time
 
 import pytest
 from alexprep.pipeline import DataError
-from alexprep.pipeline.storage.flight_client import NotHere, Servers, exposed
+from alexprep.pipeline.storage.credentials import exposed
+from alexprep.pipeline.storage.flight_client import NotHere, Servers
 from alexprep.pipeline.storage.flight_fs import _files
 
 from ...support.serving import TOKEN, secret
