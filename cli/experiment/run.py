@@ -145,7 +145,11 @@ class Run:
                 self._load()
             if self.ranks.first:
                 self.folder.write_settings(self.settings)
-            yield from self._train()
+            try:
+                yield from self._train()
+            finally:  # also when the loop is left in the middle
+                self._watchdog.rest()
+                self._checkpoints.settle()
 
     def _load(self) -> None:
         """Take the state of last.pt, if the run came that far."""
@@ -168,7 +172,7 @@ class Run:
     def _train(self) -> Iterator[Event]:
         self.ranks.check_same(f"plan {self.manifest.plan[:12]}, step {self.step}", "data set or checkpoint")
         yield from self._begin()
-        self._watchdog.alive()
+        self._watchdog.start()
         with profiling(self.folder.directory / "profile.json" if self._profile and self.ranks.first else None, self._tell) as profiled:
             try:
                 self._stop.at_once = False
@@ -192,7 +196,6 @@ class Run:
         yield from self._told()
         if self._metrics is not None:
             self._metrics.close()
-        self._watchdog.rest()
 
     def _begin(self) -> Iterator[Event]:
         """Prepare what rank 0 writes, and say how the run begins."""

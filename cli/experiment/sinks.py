@@ -61,6 +61,10 @@ class CheckpointSink:
         if name == "last" and self._settings.run.keep > 1:
             self._folder.keep(state["step"], self._settings.run.keep)
 
+    def settle(self) -> None:
+        """Wait for a checkpoint that is being written; what fails is a warning."""
+        self._saver.wait()
+
     def close(self) -> None:
         """Wait; raise DataError if the last checkpoint could not be written."""
         self._saver.close()

@@ -102,3 +102,22 @@ def test_evaluate_says_what_the_run_measured(data, whole):
 def test_a_resumed_run_refuses_another_width(whole):
     with pytest.raises(ValueError, match="a resumed run keeps its settings: width cannot change"):
         Run.resume(whole[0].folder.directory, width=0.1)
+
+
+@pytest.mark.process
+def test_a_run_that_is_left_watches_nothing_and_has_written_what_it_began(data, tmp_path, monkeypatch):
+    """The watchdog ends the process after half an hour without a step: of a run that nobody iterates over any more, it must not."""
+    import faulthandler
+
+    seen = []
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", lambda *_, **__: seen.append("watched"))
+    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: seen.append("rests"))
+    run = Run(TINY.changed(checkpoint_steps=1), data, tmp_path / "run")
+    for event in run:
+        if event.step == 2:
+            break
+    run.evaluate()
+
+    assert "watched" in seen
+    assert seen[-1] == "rests"
+    assert load_checkpoint(tmp_path / "run")["step"] in (1, 2)

@@ -9,7 +9,7 @@ from ..support.loaders import CROP
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 0}, "batch_size .* at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be 1..1048576, got 0"),
         ({"split": "val", "batch_size": 2, "world_size": 3}, "at least 3, got 2"),
         ({"crop": 65}, "crop 65 does not fit into records of 64 pixels"),
         ({"batch_size": 10, "world_size": 3}, "divisible by world_size: 10 by 3"),

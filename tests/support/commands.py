@@ -1,6 +1,5 @@
 """Our commands: as processes of their own, or in this one."""
 
-import faulthandler
 import os
 import subprocess
 import sys
@@ -32,14 +31,8 @@ def called(program, *arguments, cwd=None, env=None):
     else:
         from alexprep.cli.alextrain import main
     before = set(sys.modules)
-    later = faulthandler.dump_traceback_later
-    real = lambda seconds, **options: later(seconds, **options | {"file": sys.__stderr__})  # the runner's stderr is no file of the system
-    watch = patch.object(faulthandler, "dump_traceback_later", real)
-    try:
-        with patch.dict(os.environ, {name: str(value) for name, value in (env or {}).items()}), chdir(cwd or "."), watch:
-            done = CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name=program, catch_exceptions=False)
-    finally:
-        faulthandler.cancel_dump_traceback_later()  # a command that fails leaves the watch on: its process ends anyway
+    with patch.dict(os.environ, {name: str(value) for name, value in (env or {}).items()}), chdir(cwd or "."):
+        done = CliRunner().invoke(main, [str(argument) for argument in arguments], prog_name=program, catch_exceptions=False)
     for name in set(sys.modules) - before:  # a network of the user's: the next working directory has another of that name
         if cwd is not None and Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(Path(cwd).resolve()):
             del sys.modules[name]

@@ -189,7 +189,8 @@ def test_what_was_asked_for_and_never_used_makes_room(many, stored, tmp_path):
 
 KILLED = """
 import sys
-from alexprep.pipeline import cache, read_manifest
+from alexprep.pipeline import read_manifest
+from alexprep.pipeline.shards import cache
 from alexprep.pipeline.storage.uri import location
 from pathlib import Path
 cache.CHUNK = 1000

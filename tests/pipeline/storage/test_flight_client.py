@@ -60,7 +60,7 @@ def test_a_file_of_tokens_that_others_can_read_is_warned_of(tmp_path, mode, said
     ids=str,
 )
 def test_absurd_lists_of_files_are_a_refusal_of_that_server(files):
-    with pytest.raises(NotHere, match="as another release of alexprep would"):
+    with pytest.raises(NotHere, match="of another release of alexprep"):
         _files(json.dumps({"files": files, "identity": "x"}).encode())
     with pytest.raises(NotHere):
         _files(b"\xff")
