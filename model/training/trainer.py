@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -98,14 +98,15 @@ class Trainer:
             self.optimizer.set_rates(phase.lr, phase.conv1, self.config.lr)
             clock = _Clock()
             for images, labels, records in clock.watch(batches(self.step, phase.colour)):
-                loss, error, self.stopped, due = self._update(network, images, labels, records, stop)
+                taken = self._update(network, images, labels, records, stop)
+                self.stopped = taken.stopping
                 self.step += 1
-                self._seen = (self._seen[0] + error, self._seen[1] + 1)
+                self._seen = (self._seen[0] + taken.error, self._seen[1] + 1)
                 clock.images += len(labels) * self.layout.feed[1]
-                yield self._event(loss, error, phase.lr, epoch, clock)
+                yield self._event(taken, phase.lr, epoch, clock)
                 if self.stopped or self._out_of_steps():
                     break
-                if due and self.step % self.epoch_steps:
+                if taken.due and self.step % self.epoch_steps:
                     self._save(save, "last")
             self._save(save, "last")
             if self.stopped:
@@ -119,10 +120,8 @@ class Trainer:
     def _out_of_steps(self) -> bool:
         return 0 < self.config.steps <= self.step
 
-    def _update(
-        self, network: torch.nn.Module, images: Tensor, labels: Tensor, records: Tensor, stop: Callable[[], bool]
-    ) -> tuple[float, float, bool, bool]:
-        """Take one step; return the batch's mean loss and top-1 error, whether to stop, and whether a checkpoint is due, the same on all ranks.
+    def _update(self, network: torch.nn.Module, images: Tensor, labels: Tensor, records: Tensor, stop: Callable[[], bool]) -> "_Taken":
+        """Take one step; return what it came to, the same on all ranks.
 
         Raises NotFinite, before the weights have changed, if the loss is not finite.
         """
@@ -138,13 +137,13 @@ class Trainer:
             later = self._averaging.no_sync() if self._averaging is not None and number < last else nullcontext()
             with later:  # gradients are averaged once
                 sums += share * self._backward(network, part, its_labels, its_records, share)
-        mean, error, stopping, due = self._agreed(sums, stop)
-        if not abs(mean) < float("inf"):
-            raise NotFinite(f"the loss is {mean} at step {self.step + 1}: {_DIVERGED}", self.step, records)
+        taken = self._agreed(sums, stop)
+        if not abs(taken.loss) < float("inf"):
+            raise NotFinite(f"the loss is {taken.loss} at step {self.step + 1}: {_DIVERGED}", self.step, records)
         self.optimizer.step()
         if self.averages:
             torch._foreach_lerp_(list(self.averages.values()), [value.detach() for value in self.model.parameters()], 1 - self.config.ema)
-        return mean, error, stopping, due
+        return taken
 
     def evaluated(self) -> dict[str, Tensor]:
         """Return the whole network's state that evaluation is to see: with the mean weights, if there are; all ranks must call it."""
@@ -160,19 +159,19 @@ class Trainer:
         (loss * share).backward()  # type: ignore[no-untyped-call]
         return torch.stack([loss.detach(), (logits.argmax(1) != labels).float().mean()])
 
-    def _agreed(self, sums: Tensor, stop: Callable[[], bool]) -> tuple[float, float, bool, bool]:
-        """Return what the ranks say together: mean loss and error, whether to stop, whether a checkpoint is due."""
+    def _agreed(self, sums: Tensor, stop: Callable[[], bool]) -> "_Taken":
+        """Return what all ranks say together."""
         late = 0 < 60 * self.config.checkpoint_minutes <= time.monotonic() - self._saved
         said = torch.cat([sums.double(), torch.tensor([stop(), late], dtype=torch.float64, device=sums.device)])
         loss, error, stopping, due = self.layout.ranks.sum(said).tolist()
         ranks = self.layout.ranks.world_size
-        return loss / ranks, error / ranks, stopping > 0, due > 0 or (self.step + 1) % self.config.checkpoint_steps == 0
+        return _Taken(loss / ranks, error / ranks, stopping > 0, due > 0 or (self.step + 1) % self.config.checkpoint_steps == 0)
 
-    def _event(self, loss: float, error: float, lr: float, epoch: int, clock: "_Clock") -> RunEvent:
+    def _event(self, taken: "_Taken", lr: float, epoch: int, clock: "_Clock") -> RunEvent:
         if self.step % self.config.log_steps:
             return Tick(step=self.step)
         images_per_s, wait_share = clock.read()
-        return StepLog(step=self.step, epoch=epoch + 1, loss=loss, error=error, lr=lr, images_per_s=images_per_s, wait_share=wait_share)
+        return StepLog(step=self.step, epoch=epoch + 1, loss=taken.loss, error=taken.error, lr=lr, images_per_s=images_per_s, wait_share=wait_share)
 
     def _validate(self, evaluate: Callable[[], Evaluation | None], save: Callable[[str], None]) -> Iterator[RunEvent]:
         """Validate the epoch that has just ended, unless that was done."""
@@ -226,6 +225,15 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         for name, value in self.layout.part(state["averages"] if self.averages else {}).items():
             self.averages[name].copy_(value)
+
+
+class _Taken(NamedTuple):
+    """A step that was taken, as all ranks see it."""
+
+    loss: float  # mean of the batch
+    error: float  # share of wrong answers
+    stopping: bool  # some rank was asked to stop
+    due: bool  # a checkpoint is due
 
 
 class _Clock:

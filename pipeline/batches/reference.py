@@ -1,4 +1,4 @@
-"""Define a batch in plain, slow numpy; tests check that the DALI graph equals it bit for bit.
+"""Define a batch in plain, slow numpy; tests check that both engines equal it bit for bit.
 
 In:  records, config, statistics, step.    Out: float32 images.
 """

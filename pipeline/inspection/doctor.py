@@ -26,7 +26,7 @@ GIB = 1 << 30
 UNLIMITED = resource.RLIM_INFINITY
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Facts:
     """The facts of a machine that matter here."""
 
@@ -189,23 +189,23 @@ def look() -> Facts:
     cuda, _, sees = torch.rpartition(" ") if not torch.startswith("!") else ("", "", "0")
     driver, driver_version = _driver()
     return Facts(
-        platform.system(),
-        sys.version_info[:2],
-        "" if not kernels.COMPILED else "AVX2" if kernels.USES_AVX2 else "any processor",
-        kernels.COMPILED and kernels.HAS_AVX2,
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        packages,
-        cuda or None,
-        torch[1:] if torch.startswith("!") else "",
-        int(sees or 0),
-        dali[1:] if dali.startswith("!") else "",
-        driver,
-        driver_version,
-        any(Path(node).exists() for node in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")),
-        resource.getrlimit(resource.RLIMIT_MEMLOCK)[0],
-        resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None,  # noqa: S108  (only its size is read)
+        system=platform.system(),
+        python=sys.version_info[:2],
+        compiled="" if not kernels.COMPILED else "AVX2" if kernels.USES_AVX2 else "any processor",
+        avx2=kernels.COMPILED and kernels.HAS_AVX2,
+        cpus=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        packages=packages,
+        torch_cuda=cuda or None,
+        torch_error=torch[1:] if torch.startswith("!") else "",
+        torch_sees=int(sees or 0),
+        dali_error=dali[1:] if dali.startswith("!") else "",
+        driver=driver,
+        driver_version=driver_version,
+        nodes=any(Path(node).exists() for node in ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")),
+        memlock=resource.getrlimit(resource.RLIMIT_MEMLOCK)[0],
+        open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        shared_memory=shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else None,  # noqa: S108  (only its size is read)
     )
 
 

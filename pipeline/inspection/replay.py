@@ -24,7 +24,7 @@ from ..shards.stats import Stats
 from ..storage.files import published
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Receipt:
     """What made one sample of one step."""
 
@@ -74,20 +74,20 @@ def receipt_of(records: Records, config: LoaderConfig, stats: Stats, epoch: int,
     label = int(records.labels(np.array([record]))[0])
     shard, row = records.place(record)
     return Receipt(
-        step,
-        epoch,
-        index,
-        record,
-        label,
-        records.manifest.classes[label],
-        records.key(record),
-        shard,
-        row,
-        int(drawn.top[0]),
-        int(drawn.left[0]),
-        bool(drawn.flip[0]),
-        tuple(drawn.alpha[0].tolist()),
-        tuple(shift.tolist()),
+        step=step,
+        epoch=epoch,
+        index=index,
+        record=record,
+        label=label,
+        name=records.manifest.classes[label],
+        key=records.key(record),
+        shard=shard,
+        row=row,
+        top=int(drawn.top[0]),
+        left=int(drawn.left[0]),
+        flip=bool(drawn.flip[0]),
+        alphas=tuple(drawn.alpha[0].tolist()),
+        shift=tuple(shift.tolist()),
     )
 
 

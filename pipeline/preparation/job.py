@@ -168,18 +168,18 @@ class ShardJob:
         shuffle = self._shuffles[split]
         before = sum(self.plan.images[other] for other in list(self.plan.images)[: list(self.plan.images).index(split)])
         return ShardTask(
-            self.source.readers[split],
-            self.directory,
-            self.config,
-            self.plan.classes,
-            self.plan.versions,
-            self.plan.digest,
-            name,
-            index,
-            len(shuffle.starts) - 1,
-            shuffle.images(index),
-            before + shuffle.starts[index],
-            {key: reason for key, reason in self._crashers.items() if key.startswith(f"{split}/".encode())},
+            reader=self.source.readers[split],
+            directory=self.directory,
+            config=self.config,
+            classes=self.plan.classes,
+            versions=self.plan.versions,
+            plan=self.plan.digest,
+            file=name,
+            index=index,
+            count=len(shuffle.starts) - 1,
+            images=shuffle.images(index),
+            first=before + shuffle.starts[index],
+            crashers={key: reason for key, reason in self._crashers.items() if key.startswith(f"{split}/".encode())},
         )
 
     def _make(self, missing: list[tuple[str, int, str]], bad: list[Quarantined]) -> Iterator[Progress]:

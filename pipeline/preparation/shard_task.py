@@ -29,7 +29,7 @@ class Quarantined(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ShardTask:
     """All that a worker needs to make one shard."""
 

@@ -19,7 +19,7 @@ from .splits import CONTAINERS, EXPECTED, exact_split, folder_splits, names_a_sp
 from .tree import Tree, tree_of, under
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SourceLayout:
     """The folder, splits and data files of a source."""
 
@@ -46,7 +46,7 @@ def layout_of(root: Location, notes: list[str]) -> SourceLayout:
         refuse_compressed([root] if kind == "compressed" else [])
         split = split_in(root.name, root)
         default = _home(_absolute(root).parent)
-        return SourceLayout(root, root, files=(DataFile(kind, root, split),) if kind else (), default=default)
+        return SourceLayout(root=root, folder=root, files=(DataFile(kind, root, split),) if kind else (), default=default)
     folder = _data_folder(root, notes)
     tree = tree_of(folder)
     splits = _splits(folder, tree, notes)
@@ -72,7 +72,7 @@ def layout_of(root: Location, notes: list[str]) -> SourceLayout:
             notes.append(f"{folder}: nothing in it names a split, and the folder has the name of the split {default}: all is read as {default}")
         elif exact_split(_absolute(folder).name) not in (None, "train"):
             notes.append(f"{folder}: nothing in it names a split: all is read as train, though the folder is called {_absolute(folder).name}")
-    return SourceLayout(root, folder, splits, tuple(files), default)
+    return SourceLayout(root=root, folder=folder, splits=splits, files=tuple(files), default=default)
 
 
 def _home(folder: Location) -> str:

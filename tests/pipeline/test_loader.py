@@ -6,28 +6,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
-import numpy as np
 import pytest
 import torch
 from alexprep.pipeline import DataError, Loader
-from alexprep.pipeline.batches import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ..support.loaders import CROP, each, same
+from ..support.loaders import CROP, same
 from ..support.shards import stream
-
-
-@each
-def test_batches_are_the_references_bit_for_bit(every_loader):
-    loader, stats = every_loader, every_loader.stats
-    for step, batch in enumerate(stream(loader, len(loader) + 1)):  # into the second epoch
-        expected = reference.batch(loader.records, loader.config, stats, step)
-
-        assert batch.images.dtype == torch.float32
-        assert batch.images.shape == expected.shape
-        assert np.array_equal(batch.images.numpy(), expected)
-        assert batch.labels.tolist() == loader.records.labels(batch.records.numpy()).tolist()
 
 
 def test_channels_last_is_a_layout_not_a_shape(shards):
