@@ -20,7 +20,6 @@ from .build import build, started
 from .checkpoint import BEST, LAST, checkpoint_settings, checkpoint_stats, first_kernels, load_checkpoint
 from .config import RunConfig
 from .config import resume as resume_settings
-from .divergence import write_receipts
 from .events import Event, Finished, Notice, Stopped
 from .measuring.evaluate import VIEWS
 from .measuring.predictions import write_predictions
@@ -31,7 +30,7 @@ from .process.watchdog import Watchdog
 from .reporting.report_data import REPORT, write_report
 from .run_folder import PREDICTIONS, RunFolder
 from .run_loaders import RunLoaders
-from .sinks import CheckpointSink, MetricsSink
+from .sinks import CheckpointSink, MetricsSink, write_receipts
 from .splits import validation_split
 from .validate import check_data
 

@@ -1,10 +1,16 @@
-"""Where the events and the state of a run go: metrics.jsonl, loggers, checkpoints. Only rank 0 writes."""
+"""Where the events and the state of a run go: metrics.jsonl, loggers, checkpoints, the receipts of a step that diverged. Only rank 0 writes."""
 
+import json
+import shlex
+from pathlib import Path
 from typing import Any
 
 import torch
 from alexprep.model.events import RunEvent
-from alexprep.pipeline import Manifest, Stats
+from alexprep.model.training.trainer import NotFinite
+from alexprep.pipeline import Loader, Manifest, Stats
+from alexprep.pipeline.inspection.replay import receipt
+from alexprep.pipeline.storage.files import published
 
 from .checkpoint import Saver, first_kernels
 from .config import RunConfig
@@ -68,6 +74,16 @@ class CheckpointSink:
     def close(self) -> None:
         """Wait; raise DataError if the last checkpoint could not be written."""
         self._saver.close()
+
+
+def write_receipts(error: NotFinite, folder: Path, data: Path, loader: Loader, stats: Stats) -> str:
+    """Write the receipts of the step's whole batch to diverged.jsonl, beside diverged.pt; return the message with what to do next."""
+    config, path = loader.config, folder / "diverged.jsonl"
+    with published(path) as file:
+        for index in range(config.batch_size):
+            file.write(json.dumps(receipt(loader.records, config, stats, error.step, index).to_json()).encode() + b"\n")
+    drawn = shlex.join(map(str, ["alexprep", "replay", data, "--run", folder, "--step", error.step, "--index", 0]))
+    return f"{error}. The state before that step is {path.with_suffix('.pt')}, its batch {path}; {drawn} draws a sample of it"
 
 
 def _copied(state: Any) -> Any:  # noqa: ANN401  (tensors and plain values)

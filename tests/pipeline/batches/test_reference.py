@@ -1,6 +1,7 @@
 """The definition of a batch: every engine gives it, bit for bit. A wrong crop, mirror or colour breaks this test."""
 
 import numpy as np
+import torch
 from alexprep.pipeline.batches import reference
 
 from ...support.loaders import each
