@@ -1,4 +1,4 @@
-"""Options and outputs that several commands of `alexprep` have."""
+"""Options and printed output shared by several `alexprep` commands."""
 
 from collections.abc import Iterable
 from functools import wraps
@@ -34,7 +34,10 @@ def shard_setting(name: str) -> Decorator:
 
 
 def source_options(command: Any) -> Any:  # noqa: ANN401  (as click's decorators)
-    """Add the options that say how a source is to be read; the command gets them as `reading`, the keywords of `find_source`."""
+    """Add the options for reading a source.
+
+    The command receives them as `reading`, the keyword arguments of `find_source`.
+    """
 
     @wraps(command)
     def run(*arguments: Any, label_order: str, first_label: int | None, skip_unknown_classes: bool, **options: Any) -> Any:  # noqa: ANN401
@@ -50,7 +53,7 @@ MAX_BAD = click.option("--max-bad", default=0.01, show_default=True, type=click.
 
 
 def report(manifest: Any, seconds: float | None = None) -> None:  # noqa: ANN401  (a Manifest; its module is heavy to import)
-    """Print what a finished data set holds."""
+    """Print the contents of a finished data set."""
     for name, split in manifest.splits.items():
         bad = f", {split.quarantined} quarantined" if split.quarantined else ""
         classes, shards = f"{len(manifest.classes):,} classes", f"{len(split.shards)} shard{'s' if len(split.shards) > 1 else ''}"
@@ -63,7 +66,7 @@ def report(manifest: Any, seconds: float | None = None) -> None:  # noqa: ANN401
 
 
 def facts(manifest: Any) -> dict[str, Any]:  # noqa: ANN401  (a Manifest)
-    """Return what a finished data set holds, for machines."""
+    """Return the contents of a finished data set, for JSON output."""
     return {
         name: {"records": split.records, "shards": len(split.shards), "quarantined": split.quarantined, "bytes": split.bytes}
         for name, split in manifest.splits.items()
@@ -71,7 +74,7 @@ def facts(manifest: Any) -> dict[str, Any]:  # noqa: ANN401  (a Manifest)
 
 
 def show(steps: Iterable[Any], total: int, what: str) -> None:
-    """Run a job, whose steps are Progress, under a progress bar."""
+    """Run a job under a progress bar. `steps` yields the Progress of the job."""
     bar = Bar(what, total, "images")
     for progress in steps:
         bar.at(progress.done, f"{progress.bad} bad" if progress.bad else "")
@@ -79,7 +82,7 @@ def show(steps: Iterable[Any], total: int, what: str) -> None:
 
 
 def verified(manifest: Any, *, deep: bool, workers: int | None) -> Any:  # noqa: ANN401  (a Manifest; a Verification)
-    """Verify a data set under a progress bar."""
+    """Verify a data set under a progress bar; return the Verification."""
     from alexprep.pipeline.preparation.verify import Verification
 
     check = Verification(manifest, deep=deep, workers=workers or 0)

@@ -1,4 +1,7 @@
-"""Starts both programs. No process of theirs imports from the working directory."""
+"""Start `alexprep` and `alextrain`.
+
+No process of these programs imports modules from the working directory.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,8 @@ def alextrain() -> NoReturn:
 def _run(program: str) -> NoReturn:
     try:
         take_over()
-        os.environ.setdefault("PYTHONSAFEPATH", "1")  # workers start as `python -c`, which would look for modules in the working directory first
+        # workers start as `python -c`, which would search the working directory for modules first
+        os.environ.setdefault("PYTHONSAFEPATH", "1")
         if program == "alexprep":
             from .alexprep import main
         else:

@@ -1,4 +1,4 @@
-"""Errors of commands: one message and exit code 1, or exit code 2 for a wrong call."""
+"""Turn a command's errors into one message and exit code 1, or 2 for wrong usage."""
 
 import errno
 import io
@@ -18,15 +18,16 @@ _EXTRAS = {"cuda12": ("torch", "matplotlib", "jinja2"), "export": ("onnx", "onnx
 
 
 class Commands(click.Group):
-    """Turns the errors that a user can act on into `Error: ...` and exit code 1, for every command."""
+    """Turns errors that a user can act on into `Error: ...` and exit code 1, for every command."""
 
-    interrupted = "the same command continues where it can"
+    interrupted = "run the same command again; it continues where it can"
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  (click's own signature)
         """Run the command."""
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
-                stream.reconfigure(errors="backslashreplace")  # names may have what the terminal has not
+                # file names may contain characters that the terminal cannot show
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -35,15 +36,17 @@ class Commands(click.Group):
             extra = next((extra for extra, names in _EXTRAS.items() if error.name in names), None)
             if extra is None:
                 raise
-            raise click.ClickException(f"{error.name} is not installed: pip install 'alexprep[{extra}]' brings all that this needs") from error
+            raise click.ClickException(
+                f"{error.name} is not installed: pip install 'alexprep[{extra}]' installs all that this command needs"
+            ) from error
         except BrokenPipeError:
-            raise  # click ends quietly: nobody reads on
+            raise  # the reader closed the pipe; click exits without a message
         except OSError as error:
             if interrupted():
                 self._interrupted(ctx)
-            raise click.ClickException(_limit(error) or f"{error.filename or 'the system says'}: {error.strerror or error}") from error
+            raise click.ClickException(_limit(error) or f"{error.filename or 'operating system error'}: {error.strerror or error}") from error
         except Exception as error:
-            if interrupted():  # in the middle of an import, which made another exception of it
+            if interrupted():  # during an import, which may raise another exception
                 self._interrupted(ctx)
             rank = os.environ.get("RANK", "0")
             if _peer_failed(error):
@@ -61,9 +64,12 @@ class Commands(click.Group):
 
 
 def _limit(error: BaseException) -> str | None:
-    """Return a message for a limit of the system that starting a process or a thread met, None for any other error."""
+    """Return a message if a system limit on files, processes or threads caused the error.
+
+    None for any other error.
+    """
     cause: BaseException | None = error
-    while cause is not None and not _expected(cause):  # what has a message for users keeps it
+    while cause is not None and not _expected(cause):  # errors with a message for users keep it
         number = cause.errno if isinstance(cause, OSError) else None
         if number in (errno.EMFILE, errno.ENFILE):
             return "no more files can be opened (ulimit -n): allow more, or use fewer --workers"
@@ -76,7 +82,7 @@ def _limit(error: BaseException) -> str | None:
 
 
 def _starts_something(error: BaseException) -> bool:
-    """Tell whether an error comes from where Python starts processes."""
+    """Return whether an error was raised in Python's code that starts processes."""
     frame = error.__traceback__
     while frame is not None:
         if re.search(r"[/\\](multiprocessing[/\\]|subprocess\.py$)", frame.tb_frame.f_code.co_filename):
@@ -86,13 +92,16 @@ def _starts_something(error: BaseException) -> bool:
 
 
 def _peer_failed(error: Exception) -> bool:
-    """Tell the error that a collective raises when the process at its other end is gone."""
+    """Return whether a collective failed because the process at its other end is gone."""
     gone = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
     return "RANK" in os.environ and isinstance(error, RuntimeError) and any(text in str(error) for text in gone)
 
 
 def _expected(error: BaseException) -> bool:
-    """Tell errors with a message for users from our own mistakes, without importing what defines them."""
+    """Return whether an error has a message for users; any other is a bug of this project.
+
+    Classes are compared by name, so that the modules that define them need not be imported.
+    """
     names = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(error).__mro__}
     return bool(names & {"alexprep.pipeline.errors.DataError", "alexprep.model.errors.TrainingError"})
 
@@ -107,7 +116,7 @@ def wrong_values() -> Iterator[None]:
 
 
 def a_number(_ctx: click.Context, option: click.Parameter, value: float | None) -> float | None:
-    """Refuse what is not a number, which no range does."""
+    """Raise BadParameter for nan, which no click range rejects."""
     if value is not None and value != value:  # noqa: PLR0124
         raise click.BadParameter("nan is not a number", param=option)
     return value

@@ -1,4 +1,4 @@
-"""Options that several commands have, and groups of options in help texts."""
+"""Options shared by several commands, and groups of options in help texts."""
 
 import re
 from collections.abc import Callable
@@ -30,7 +30,10 @@ class Grouped(click.Command):
     """A command whose help shows its options in groups."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write a section for each group, in the order of definition; those without a group come last, as "Options"."""
+        """Write a section for each group, in the order of definition.
+
+        Options without a group come last, as "Options".
+        """
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
@@ -56,7 +59,10 @@ def group(title: str, *options: Decorator) -> Decorator:
 
 
 def option_of(name: str, hint: Hint, note: str = "", **attributes: Any) -> Decorator:  # noqa: ANN401  (click's)
-    """Return the option of an annotated field: its name, type, choices and meaning; `note` follows the meaning."""
+    """Return the click option of an annotated field.
+
+    Name, type, choices and help text come from the field; `note` is appended to the help text.
+    """
     word, text = name.replace("_", "-"), f"{hint.meaning}.{note}"
     if hint.kind is bool:
         return click.option(f"--{word}/--no-{word}", help=text, **attributes)
@@ -64,7 +70,7 @@ def option_of(name: str, hint: Hint, note: str = "", **attributes: Any) -> Decor
 
 
 def place_group() -> Decorator:
-    """Return a decorator that adds the options that say where the work is done."""
+    """Return a decorator that adds the options for device, ranks and shard cache."""
     return group(
         "Machine",
         click.option("--gpus", type=click.IntRange(1, 64), help="GPUs of this machine, one process each, over NCCL."),
@@ -75,10 +81,10 @@ def place_group() -> Decorator:
 
 
 def size_in_bytes(_ctx: click.Context, _option: click.Parameter, value: str) -> int:
-    """Return the bytes that such as 200G means."""
+    """Return the bytes of a size such as 200G (1 G is 1000**3 bytes)."""
     match = re.fullmatch(r"([0-9]{1,15})([KMGT]?)B?", value.strip().upper())
     if match is None or int(match[1]) == 0:
-        raise click.BadParameter(f"a size is a number of bytes, or such as 500M, 200G, 1T; got {value}")
+        raise click.BadParameter(f"a size is a number of bytes, or a number with a unit (500M, 200G, 1T); got {value}")
     return int(match[1]) * 1000 ** " KMGT".index(match[2] or " ")
 
 
@@ -89,22 +95,25 @@ CACHE = (
 
 
 def cache_options(command: Any) -> Any:  # noqa: ANN401  (click decorates anything)
-    """Add the options of shards in an object store."""
+    """Add the options for the cache of shards in an object store."""
     for option in reversed(CACHE):
         command = option(command)
     return command
 
 
 def cached(cache: Path | None, size: int) -> dict[str, Any]:
-    """Return LoaderConfig's part of the options of `cache_options`."""
+    """Return LoaderConfig's keyword arguments for the values of `cache_options`."""
     return {} if cache is None else {"cache": str(cache), "cache_size": size}
 
 
 def check_place(path: Path | None, ending: str) -> None:
-    """Check before the work that its result can be written; a usage error for a file of another kind, or a folder that is not there."""
+    """Check before the work that its result can be written to `path`.
+
+    UsageError if the name has another ending, or its folder does not exist.
+    """
     if path is None:
         return
     if path.suffix != ending:
-        raise click.UsageError(f"{path} must end in {ending}: that is what is written")
+        raise click.UsageError(f"{path} must end in {ending}, the format that is written")
     if not path.parent.is_dir():
         raise click.UsageError(f"there is no folder {path.parent} for {path.name}")

@@ -1,11 +1,11 @@
-"""Progress of long work: a bar on a terminal, lines elsewhere. On stderr."""
+"""Show the progress of long work on stderr: a bar on a terminal, lines elsewhere."""
 
 import sys
 import time
 
 from .text import say
 
-LINE_SECONDS = 10.0  # between two lines where there is no terminal
+LINE_SECONDS = 10.0  # between two lines if stderr is not a terminal
 
 
 class Bar:
@@ -22,9 +22,10 @@ class Bar:
         self._first: int | None = None
 
     def at(self, done: int, note: str = "") -> None:
-        """Show that `done` of the total is done."""
+        """Show that `done` units are finished."""
         if self._plain:
-            self._first = done if self._first is None else self._first  # what an earlier run did is not this run's speed
+            # work done by an earlier run does not count in this run's rate
+            self._first = done if self._first is None else self._first
             now = time.monotonic()
             if now - self._last >= LINE_SECONDS and done:
                 self._last = now

@@ -1,4 +1,7 @@
-"""Options of the settings of a run, made from the fields of `RunConfig`: name, type, choices, meaning and default stand there."""
+"""Options for the settings of a run, made from the fields of `RunConfig`.
+
+The fields define each option's name, type, choices, help text and default.
+"""
 
 from pathlib import Path
 
@@ -15,8 +18,9 @@ PRESET = click.option(
     help="Network and recipe. source: what the authors ran; paper: what the text says; one-gpu: half of source; caffe: bvlc_alexnet; "
     "owt: torchvision's; cifar, cifar-2012: the four-layer net with two initialisations.  [default: source]",
 )
-SETTINGS = ("batch_size", "epochs", "steps", "lr", "width", "crop", "seed", "precision", "compile")  # of both run and ablate
-RUN_SETTINGS = ("parallel", "shuffle", "on_bad", "deterministic")  # of run alone
+# options of both run and ablate
+SETTINGS = ("batch_size", "epochs", "steps", "lr", "width", "crop", "seed", "precision", "compile")
+RUN_SETTINGS = ("parallel", "shuffle", "on_bad", "deterministic")  # options of run only
 
 
 def setting(name: str) -> Decorator:
@@ -41,7 +45,9 @@ def settings_group(*names: str) -> Decorator:
 
 
 def served_or_synthetic(_ctx: click.Context, _option: click.Parameter, value: str | None) -> str | None:
-    """Return the value of `alextrain run --data`."""
+    """Return the value of `alextrain run --data`; BadParameter if it is invalid."""
     if value is not None and value != SYNTHETIC and not value.startswith(("grpc://", "grpc+tls://")):
-        raise click.BadParameter(f"it is {SYNTHETIC}, or where alexprep serve is (grpc://HOST:PORT); a folder of shards is DIRECTORY. Got {value!r}")
+        raise click.BadParameter(
+            f"must be {SYNTHETIC}, or the address of alexprep serve (grpc://HOST:PORT); give a folder of shards as DIRECTORY. Got {value!r}"
+        )
     return value

@@ -1,4 +1,4 @@
-"""What `alexprep replay` and `alexprep preview` share: options that say which samples are drawn."""
+"""Options of `alexprep replay` and `alexprep preview` that select the samples to draw."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,9 +19,10 @@ SHUFFLE = click.option("--shuffle", type=click.Choice(["full", "block"]), help="
 
 
 def opened(directory: str, run: Path | None, given: dict[str, Any]) -> Any:  # noqa: ANN401  (their modules are heavy)
-    """Return the records, what gives the loader's config in an epoch, and the statistics.
+    """Return the records, a function that returns the LoaderConfig of an epoch, and the statistics.
 
-    The config is the run's, or a loader's defaults, but for what is given; of a run, the colour is that of the schedule in the epoch.
+    The config is that of `run`, or a loader's defaults; values in `given` replace its fields. In an
+    epoch in which the run's schedule has no colour, colour is 0 unless it is given.
     """
     from alexprep.experiment.config import resolve, schedule_of
     from alexprep.pipeline import DataError, LoaderConfig, Records, read_manifest
@@ -42,7 +43,7 @@ def opened(directory: str, run: Path | None, given: dict[str, Any]) -> Any:  # n
 
     def config_in(epoch: int) -> LoaderConfig:
         if schedule is not None and schedule.finished(epoch):
-            raise DataError(f"{run} ends before epoch {epoch} (from 0)")
+            raise DataError(f"{run} ends before epoch {epoch} (the first is 0)")
         coloured = schedule is None or given["colour"] is not None or schedule.phase(epoch).colour
         return config if coloured else replace(config, colour=0.0)
 

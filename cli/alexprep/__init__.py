@@ -1,4 +1,7 @@
-"""`alexprep`: raw images to shards, and what is to be known about them. One module a command; none needs torch to start."""
+"""`alexprep`: pack raw images into shards, and inspect, check and serve them.
+
+Each command has its own module. Starting the program does not import torch.
+"""
 
 import click
 

@@ -1,4 +1,4 @@
-"""`alexprep append`: new images in a finished data set."""
+"""`alexprep append`: add images to a finished data set."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`alexprep bench`: what binds the loader on this machine."""
+"""`alexprep bench`: measure the stages of loading, and name the slowest."""
 
 import os
 import time
@@ -64,7 +64,7 @@ def bench(
         raise click.UsageError(f"cannot write --trace {trace}: it is a folder, or its parent does not exist")
     manifest = read_manifest(directory)
     if is_served(manifest.directory):
-        raise DataError(f"{manifest.directory} is on other machines; give bench the folder, where alexprep serve is")
+        raise DataError(f"{manifest.directory} is served from other machines; run bench where alexprep serve runs, with its folder")
     split = split or manifest.main_split
     recorded = Trace() if trace is not None else None
     on_gpu = device == "gpu" or (device == "auto" and torch.cuda.is_available())
@@ -98,7 +98,7 @@ def _show(stage: Any) -> None:  # noqa: ANN401  (a Stage)
 
 
 def whole(loader: Any, seconds: float) -> float:  # noqa: ANN401  (a Loader)
-    """Return a loader's images/s from its second batch on: the first one waits for everything."""
+    """Return a loader's images/s from its second batch on: the first waits for start-up."""
     import torch
 
     images, start = 0, None
@@ -116,7 +116,7 @@ def whole(loader: Any, seconds: float) -> float:  # noqa: ANN401  (a Loader)
 
 
 def copying(loader: Any, seconds: float) -> float:  # noqa: ANN401  (a Loader)
-    """Return how many records a second, as they are stored, can be copied to the device from pinned memory."""
+    """Return the records/s, in stored size, of copies from pinned memory to the device."""
     import torch
 
     each = sum(shard.bytes for shard in loader.records.shards) // len(loader.records)
@@ -132,7 +132,7 @@ def copying(loader: Any, seconds: float) -> float:  # noqa: ANN401  (a Loader)
 
 
 def _consumer(run: Path | None) -> float:
-    """Return a run's images/s if it never waited: the median of its last 50 logged steps."""
+    """Return a run's images/s without its waits: the median of its last 50 logged steps."""
     import statistics
 
     from alexprep.experiment.run_folder import RunFolder
@@ -141,5 +141,5 @@ def _consumer(run: Path | None) -> float:
     steps = of_kind(RunFolder.existing(run).events(), StepLog)
     usable = [step for step in steps if 0 < step.images_per_s < float("inf") and 0 <= step.wait_share <= 1]
     if not usable:
-        raise click.ClickException(f"{run} has no step with a rate in its metrics.jsonl")
+        raise click.ClickException(f"{run} has no step with a rate in its metrics.jsonl; give --consumer instead")
     return statistics.median(step.images_per_s / max(1 - step.wait_share, 0.01) for step in islice(reversed(usable), 50))

@@ -1,4 +1,4 @@
-"""`alexprep demo-data` and `alexprep demo`: a small data set that is drawn, and the whole job on it."""
+"""`alexprep demo-data` draws a small data set; `alexprep demo` runs the whole job on one."""
 
 import json
 import subprocess
@@ -30,7 +30,8 @@ def demo_data(out: Path, train: int, val: int, seed: int) -> None:
 
     total = (train + val) * len(CLASSES) + 1
     bar = Bar("draw", total, "files")
-    with closing(write_demo_data(out, train, val, seed)) as drawing:  # closed at Ctrl-C, too, it leaves nothing behind
+    # closing the generator, also at Ctrl-C, leaves no partial folder behind
+    with closing(write_demo_data(out, train, val, seed)) as drawing:
         for count in drawing:
             bar.at(count)
     bar.close()
@@ -47,8 +48,9 @@ def demo(out: Path) -> None:
     _run_demo(out)
 
 
-# Chosen so that it learns well within five minutes on two cores: a quarter of the kernels, small batches, so many steps. Seeds 0 and 1
-# end at 6.5 % and 2.5 % top-1 error with ten views (chance is 90 %; docs/performance.md).
+# Settings that train well within five minutes on two cores: a quarter of the kernels, and small
+# batches for many steps. Seeds 0 and 1 end at 6.5 % and 2.5 % top-1 error with ten views (chance is
+# 90 %; docs/performance.md).
 TRAINING = ("--width", "0.25", "--batch-size", "16", "--epochs", "28", "--set", "schedule=fixed", "--set", "drops=0.4,0.75")
 
 

@@ -1,4 +1,4 @@
-"""`alexprep diff`: two data sets side by side."""
+"""`alexprep diff`: compare two data sets."""
 
 import click
 

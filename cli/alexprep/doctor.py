@@ -1,4 +1,4 @@
-"""`alexprep doctor`: is this machine ready?"""
+"""`alexprep doctor`: check whether this machine has what alexprep needs."""
 
 import click
 
@@ -23,4 +23,4 @@ def doctor(as_json: bool) -> None:
         for finding in findings:
             click.echo(f"{finding.state:<6}{finding.what:<16}{finding.text}")
     if bad:
-        raise click.ClickException(f"{bad} thing{'s' if bad > 1 else ''} to mend")
+        raise click.ClickException(f"{bad} problem{'s' if bad > 1 else ''} to fix")

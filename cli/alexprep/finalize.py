@@ -1,4 +1,4 @@
-"""`alexprep finalize`: the manifest of a job that was made in parts."""
+"""`alexprep finalize`: write the manifest of a job that was run in parts."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""`alexprep inspect`: what a source holds."""
+"""`alexprep inspect`: print what a source holds."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""`alexprep preview`: a sheet of augmented samples, or statistical tests of order and draws."""
+"""`alexprep preview`: draw a sheet of augmented samples, or test order and draws statistically."""
 
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,6 @@ def _check(config: Any, epoch: int, room: int) -> None:  # noqa: ANN401  (Loader
     for found in findings:
         click.echo(f"{'ok' if found.good else 'WRONG':<6}{found.z:+6.2f}  {found.name}")
     bad = sum(not found.good for found in findings)
-    say(f"{len(findings)} tests on {RECORDS:,} records; standard deviations from what is expected, at most {BOUND} of which are chance")
+    say(f"{len(findings)} tests on {RECORDS:,} records; deviations from the expected value in standard deviations; up to {BOUND} is chance")
     if bad:
         raise click.ClickException(f"{bad} of {len(findings)} tests of seed {seed}, epoch {epoch} are beyond chance; please report it")

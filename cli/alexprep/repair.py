@@ -1,4 +1,4 @@
-"""`alexprep repair`: damaged shards made again."""
+"""`alexprep repair`: make damaged shards again."""
 
 from typing import Any
 

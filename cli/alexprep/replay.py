@@ -1,4 +1,4 @@
-"""`alexprep replay`: one sample of a training run, drawn again."""
+"""`alexprep replay`: draw one sample of a training run again."""
 
 from pathlib import Path
 from typing import Any

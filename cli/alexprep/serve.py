@@ -1,4 +1,4 @@
-"""`alexprep serve`: a data set for trainers on other machines; and `--status`, how its servers do."""
+"""`alexprep serve`: serve a data set to other machines; `--status` reports on servers."""
 
 import json
 import logging
@@ -23,8 +23,8 @@ BIND, HTTP = "127.0.0.1:8815", "127.0.0.1:8816"
 FILE = click.Path(path_type=Path, dir_okay=False)
 log = logging.getLogger("alexprep.serve")
 SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
-ORDERS = 16  # epochs, of all trainers, whose orders are kept
-STATUS_SECONDS = 5.0  # that a server is given to say how it does
+ORDERS = 16  # epochs, of all trainers together, whose record orders are cached
+STATUS_SECONDS = 5.0  # timeout of a status request
 
 
 @click.command(cls=Grouped)
@@ -138,8 +138,9 @@ def _serve(
     log_level: str,
     as_json: bool,
 ) -> None:
-    """Serve until a signal; see `serve` for the values."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # before the imports: numpy, OpenCV and Arrow start threads, any of which might get a signal
+    """Serve until a signal arrives; the arguments are the options of `serve`."""
+    # before the imports: numpy, OpenCV and Arrow start threads, any of which might get a signal
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     with _ended_by_signals():
         from alexprep.pipeline.addresses import Address
         from alexprep.pipeline.batches.sampler import keep_orders
@@ -151,7 +152,7 @@ def _serve(
         from alexprep.pipeline.storage.uri import is_served, location
 
         if is_served(location(directory)):
-            raise click.UsageError(f"{directory} is served already; give a folder of shards, or an object store's with --cache")
+            raise click.UsageError(f"{directory} is served already; give a folder of shards, or the URI of an object store with --cache")
         with wrong_values():
             address, side = Address.parse(bind), Address.parse(http) if http else None
         access = Secrets(*secrets)
@@ -159,7 +160,7 @@ def _serve(
         keep_orders(ORDERS)
         _log_to_stderr(log_level)
         _warn_of_exposed(secrets[3], secrets[1])
-        use_one_thread()  # OpenCV's own would be as many again
+        use_one_thread()  # OpenCV would start as many threads again
         _many_connections()
         answers = RequestHandler(directory, **cache)
     service = Service(answers, address, access, Limits(*limits))
@@ -181,9 +182,9 @@ def _serve(
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Have SIGTERM and Ctrl-C end the program while it imports and a data set is opened, which may take long.
+    """End the program at SIGTERM or Ctrl-C during imports and opening, which may take long.
 
-    SIGHUP asks for the tokens to be read again: they are not read yet.
+    SIGHUP, the signal to read the tokens again, is ignored: they have not been read yet.
     """
     opened = threading.Event()
 
@@ -203,7 +204,10 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def _until_stopped(service: Any) -> None:  # noqa: ANN401  (Service, imported late)
-    """Return at SIGTERM or Ctrl-C, after which these end the program at once; read the tokens again at SIGHUP."""
+    """Wait for SIGTERM or Ctrl-C; read the tokens again at SIGHUP.
+
+    After the return, SIGTERM or Ctrl-C ends the program at once.
+    """
     from alexprep.pipeline.errors import DataError
 
     log.info("ready", extra={"location": service.location})
@@ -214,12 +218,13 @@ def _until_stopped(service: Any) -> None:  # noqa: ANN401  (Service, imported la
                 log.info("tokens", extra={"count": len(service.tokens)})
                 _warn_of_exposed(service.tokens.path)
         except (DataError, OSError) as error:
-            log.error("tokens", extra={"reason": str(error), "kept": len(service.tokens)})  # noqa: TRY400  (no traceback for a typing mistake)
+            # without a traceback: the user has mistyped something
+            log.error("tokens", extra={"reason": str(error), "kept": len(service.tokens)})  # noqa: TRY400
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS - {signal.SIGHUP})
 
 
 def _warn_of_exposed(*files: Path | None) -> None:
-    """Log a warning of each file of secrets that others can read or change."""
+    """Log a warning for each file of secrets that other users can read or change."""
     from alexprep.pipeline.storage.credentials import exposed
 
     for path in files:
@@ -238,14 +243,17 @@ def _log_to_stderr(level: str) -> None:
 
 
 def _many_connections() -> None:
-    """Let the process have as many files open as the system allows: each client is one."""
+    """Raise the limit of open files to the most the system allows: each client is one file."""
     with suppress(OSError, ValueError):
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _print_status(addresses: str, *, as_json: bool) -> None:
-    """Print how each server does; DataError if one does not say."""
+    """Print the status of each server.
+
+    DataError if a server does not answer, or if servers have different data sets or statistics.
+    """
     from alexprep.pipeline.errors import DataError
     from alexprep.pipeline.storage.flight_client import Servers, locations
 
@@ -269,16 +277,16 @@ def _print_status(addresses: str, *, as_json: bool) -> None:
 
 
 def _status(answer: bytes) -> dict[str, Any]:
-    """Return what a server says of itself; NotHere if that cannot be."""
+    """Return the status in a server's answer; NotHere if it is not a valid status."""
     from alexprep.pipeline.storage.flight_client import NotHere
 
     try:
         facts = json.loads(answer)
         _status_line(facts)
         if not isinstance(facts["data"], dict) or facts["state"] == "away":
-            raise TypeError("it does not say what it serves")
+            raise TypeError("the status lacks its data set")
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise NotHere(f"it does not say how it does as this release would ({type(error).__name__}: {error})") from error
+        raise NotHere(f"its answer is not a status of this release ({type(error).__name__}: {error})") from error
     return dict(facts)
 
 

@@ -1,4 +1,4 @@
-"""`alexprep shard`: raw images to shards."""
+"""`alexprep shard`: pack raw images into shards."""
 
 import os
 import time
@@ -55,17 +55,18 @@ def shard(
     from alexprep.pipeline.preparation.process_pool import prepare
 
     if not src or not out:
-        raise click.UsageError("--src and --out must name something; one of them is empty")
+        raise click.UsageError("--src or --out is empty; give a folder or URI for both")
     if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(src)):
         raise click.UsageError(f"--out {out} lies inside --src {src}: the shards would become part of their own source")
     if engine == "processes":
-        prepare()  # before the imports below, which take as long as its own
+        prepare()  # before the imports below: its own take as long, at the same time
     from alexprep.pipeline.preparation.job import Part, ShardJob
     from alexprep.pipeline.sources import find_source
 
     start = time.monotonic()
     with wrong_values():
-        config = ShardConfig(size, encoding, quality, records_per_shard, subsampling)  # type: ignore[arg-type]  # click.Choice has checked it
+        # click.Choice has checked encoding and subsampling
+        config = ShardConfig(size, encoding, quality, records_per_shard, subsampling)  # type: ignore[arg-type]
         share, make_engine = Part.parse(part), _engine(engine, cluster)
     source = find_source(src, **reading)
     for note in source.notes():
@@ -86,7 +87,7 @@ def shard(
 
 
 def _engine(name: str, cluster: str | None) -> Any:  # noqa: ANN401  (makes an Engine)
-    """Return what makes the engine from a number of workers."""
+    """Return a function that makes the engine for a number of workers."""
     from alexprep.pipeline.preparation.executors import DaskEngine, RayEngine, Workers
 
     if name == "processes":

@@ -1,4 +1,4 @@
-"""`alexprep stats`: mean image and colour statistics."""
+"""`alexprep stats`: compute the mean image and the colour statistics."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""`alexprep verify`: is a data set what was written?"""
+"""`alexprep verify`: check that a data set is what was written."""
 
 import click
 

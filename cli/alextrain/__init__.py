@@ -1,4 +1,7 @@
-"""`alextrain`: train AlexNet on shards, evaluate it, and report. One module a command."""
+"""`alextrain`: train AlexNet on shards, evaluate it, and report.
+
+Each command has its own module.
+"""
 
 import click
 
@@ -18,12 +21,12 @@ __all__ = ["main"]
 
 
 class TrainCommands(Commands):
-    """Remembers its arguments, so that it can start itself again as several ranks."""
+    """Keeps its arguments, so that a command can start itself again as several ranks."""
 
     interrupted = "alextrain run --resume continues a run from its last checkpoint, if it has one"
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keep a copy in ctx.obj."""
+        """Parse the arguments, and keep a copy of them in ctx.obj."""
         ctx.obj = list(args)
         return super().parse_args(ctx, args)
 

@@ -1,4 +1,4 @@
-"""`alextrain ablate`: a grid of settings and seeds as one job."""
+"""`alextrain ablate`: train a grid of settings and seeds as one job."""
 
 from pathlib import Path
 from typing import Any
@@ -100,14 +100,14 @@ def _show(job: Any, *, as_json: bool) -> None:  # noqa: ANN401  (an Ablation, im
 
 
 def _end(job: Any) -> None:  # noqa: ANN401  (an Ablation, imported late)
-    """Exit as the job has ended."""
+    """Exit with the code of the signal that stopped the job; DataError if runs failed."""
     from alexprep.experiment.process.signals import REQUEUE
     from alexprep.pipeline import DataError
 
     from ..interrupts import INTERRUPTED
 
     if job.stopped:
-        say(f"stopped by {job.stopped}; the same command goes on")
+        say(f"stopped by {job.stopped}; run the same command again to continue")
         raise SystemExit(INTERRUPTED if job.stopped == "SIGINT" else REQUEUE)
     if job.failed:
         raise DataError(f"{len(job.failed)} runs failed: " + "; ".join(f"{label}: {why}" for label, why in job.failed.items()))

@@ -1,4 +1,4 @@
-"""`alextrain describe`: the layers of a network."""
+"""`alextrain describe`: print the layers of a network."""
 
 from typing import Any
 

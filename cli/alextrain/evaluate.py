@@ -1,4 +1,4 @@
-"""`alextrain eval`: the errors of a checkpoint, or of several together."""
+"""`alextrain eval`: measure a checkpoint, or several as an ensemble."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -101,7 +101,10 @@ def evaluate(
 
 
 def _start_ranks(arguments: list[str], count: int, checkpoints: tuple[Path, ...], data: Path, split: str | None) -> None:
-    """Start the ranks, and exit with their exit code; what is wrong with the files is said once, before."""
+    """Start the ranks, and exit with their exit code.
+
+    The files are checked first, so that an error is reported once instead of by every rank.
+    """
     from alexprep.experiment.checkpoint import load_checkpoint
     from alexprep.experiment.process.launch import launch
     from alexprep.experiment.process.programs import again
@@ -118,7 +121,7 @@ def _start_ranks(arguments: list[str], count: int, checkpoints: tuple[Path, ...]
 
 
 def _as_json(found: Any) -> dict[str, Any]:  # noqa: ANN401  (a Measurement, imported late)
-    """Return a measurement for machines."""
+    """Return a measurement for JSON output."""
     names, result = found.classes, found.evaluation
     classes = [asdict(row) | {"name": names[row.label]} for row in found.by_class()]
     confused = [asdict(pair) | {"name": names[pair.label], "predicted_name": names[pair.predicted]} for pair in found.confusions()[:100]]

@@ -1,4 +1,4 @@
-"""`alextrain export`: a trained network for other programs."""
+"""`alextrain export`: write a trained network for other programs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`alextrain features`: the last hidden vectors of a split."""
+"""`alextrain features`: write the last hidden vectors of a split."""
 
 from pathlib import Path
 

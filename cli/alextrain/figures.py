@@ -1,4 +1,4 @@
-"""`alextrain figures`: the paper's figures 3 and 4 of a run."""
+"""`alextrain figures`: draw the paper's figures 3 and 4 of a run."""
 
 from pathlib import Path
 

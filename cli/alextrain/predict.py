@@ -1,4 +1,4 @@
-"""`alextrain predict`: the classes of images in files."""
+"""`alextrain predict`: classify images in files."""
 
 from pathlib import Path
 from typing import Any

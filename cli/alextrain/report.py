@@ -1,4 +1,4 @@
-"""`alextrain report`: the page of a run, or of several."""
+"""`alextrain report`: write the page of a run, or of several."""
 
 from pathlib import Path
 

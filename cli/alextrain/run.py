@@ -89,7 +89,10 @@ def run(
 
 
 def _resumes(out: Path | None, *, resume: bool) -> bool:
-    """Return whether a run goes on: because the user says so, or because a launcher has started us again."""
+    """Return whether to resume, because the user asks for it or a launcher restarted the process.
+
+    DataError if a launcher may have restarted it, and the folder of the run is unknown.
+    """
     from alexprep.experiment.process.signals import restarted
     from alexprep.experiment.run_folder import RunFolder
     from alexprep.pipeline import DataError
@@ -97,7 +100,7 @@ def _resumes(out: Path | None, *, resume: bool) -> bool:
     if not restarted():
         return resume
     if out is None and not resume:
-        raise DataError("under torchrun --max-restarts, or put back by SLURM, it must be known which run to go on with: give --out")
+        raise DataError("under torchrun --max-restarts, or requeued by SLURM, the run to resume must be known: give --out")
     return resume or (out is not None and RunFolder(out).begun())
 
 
@@ -110,7 +113,11 @@ def _stored(out: Path | None) -> "RunConfig":
 def _settings(
     stored: "RunConfig | None", preset: str | None, config: Path | None, options: dict[str, Any], assignments: tuple[str, ...]
 ) -> "RunConfig":
-    """Return the configuration of a new run, or of one that goes on from `stored`; a usage error for what cannot be."""
+    """Return the configuration of a new run, or of one that resumes from `stored`.
+
+    UsageError for an invalid setting; DataError if the settings name a network of the user's that
+    --model does not.
+    """
     from alexprep.experiment.config import collect, resolve, resume
     from alexprep.pipeline import DataError
 
@@ -118,8 +125,8 @@ def _settings(
         settings = resolve(preset, config, options, assignments) if stored is None else resume(stored, collect(preset, config, options, assignments))
         asked = collect(preset, None, options, assignments).get("model", "")
     own = settings.network.model
-    if own != asked:  # a file's word is not enough to run code
-        raise DataError(f"these settings are of the network {own}: give --model {own} too, if you trust what it runs")
+    if own != asked:  # a file alone must not decide which code runs
+        raise DataError(f"these settings name the network {own}: give --model {own} too, if you trust its code")
     return settings
 
 
@@ -133,7 +140,11 @@ def _start_ranks(
     resume: bool,
     max_restarts: int,
 ) -> "Place":
-    """Return the place of this process; if several ranks are wanted and nobody has started them, start them and exit with their exit code."""
+    """Return the place of this process.
+
+    If several ranks are wanted and no launcher has started them, start them, and exit with their
+    exit code.
+    """
     from alexprep.experiment.process.launch import choose_place, launch
     from alexprep.experiment.process.programs import again
     from alexprep.experiment.process.signals import REQUEUE, die_with_parent, stopped_before
@@ -148,8 +159,8 @@ def _start_ranks(
         check_data(source, settings, place.ranks)
     if (place.ranks > 1 or max_restarts) and not launched():
         if not resume and out is not None and RunFolder(out).begun():
-            RunFolder.new(out)  # says why not
-        if max_restarts and out is None:  # ranks which are started again must know it
+            RunFolder.new(out)  # raises DataError with the reason
+        if max_restarts and out is None:  # restarted ranks must know the folder
             arguments = [*arguments, "--out", str((RunFolder.existing(None) if resume else RunFolder.new(None)).directory)]
         code, message = launch(place.ranks, [*again("alextrain"), *arguments], max_restarts)
         if message:
@@ -171,7 +182,8 @@ def _train(
     from alexprep.model.distributed import joined
 
     stop = Stop(say)
-    with stop.listening(), joined(place.device, 1.2 * settings.run.hang_seconds, say) as ranks:  # the watchdog speaks first
+    # factor 1.2: the watchdog reports a hang before the collectives time out
+    with stop.listening(), joined(place.device, 1.2 * settings.run.hang_seconds, say) as ranks:
         if dry_run:
             text = try_out(source, settings, ranks, cache, stop, follow)
             if ranks.first:
@@ -183,7 +195,7 @@ def _train(
 
 
 def follow(training: "Run") -> None:
-    """Train, and show what happens, on rank 0."""
+    """Train; rank 0 prints the events."""
     from alexprep.experiment.events import Finished, Notice, Started, StepLog, Stopped, Tick, Validation
 
     bar: Bar | None = None
@@ -212,7 +224,7 @@ def follow(training: "Run") -> None:
 
 @contextmanager
 def _damage_shown() -> Iterator[None]:
-    """Show every warning of a damaged record, as a line of ours."""
+    """Print every warning of a damaged record, as one line on stderr."""
     from alexprep.pipeline import DamagedRecord
 
     with warnings.catch_warnings():

@@ -26,7 +26,7 @@ def layers(model: AlexNet, crop: int) -> str:
 
 
 def layers_json(model: AlexNet, crop: int) -> dict[str, Any]:
-    """Return the same for machines."""
+    """Return the layers, with totals, for JSON output."""
     rows = describe(model, crop)
     totals = {name: sum(getattr(row, name) for row in rows) for name in ("parameters", "multiply_adds", "activation_bytes")}
     return {"layers": [asdict(row) for row in rows], "towers": model.preset.towers, **totals}
@@ -44,7 +44,11 @@ def _total(rows: Sequence[LayerRow]) -> tuple[str, ...]:
 
 
 def evaluated(found: Measurement, most: int = 10) -> str:
-    """Return an evaluation as text: the errors with their intervals, the worst classes, the confusions, calibration."""
+    """Return an evaluation as text.
+
+    It has the errors with their intervals, calibration, and the `most` worst classes and
+    confusions.
+    """
     result, rows, pairs, trust, names = found.evaluation, found.by_class(), found.confusions(), found.calibration(), found.classes
     what = f"{found.split}, {'ten views averaged' if found.views == 10 else 'the centre view'}"
     low1, high1, low5, high5 = (100 * end for both in result.intervals().values() for end in both)

@@ -1,4 +1,4 @@
-"""`alextrain watch`: the page of runs, served while they train."""
+"""`alextrain watch`: serve the page of runs while they train."""
 
 from pathlib import Path
 
@@ -23,6 +23,6 @@ def watch(directories: tuple[Path, ...], data: Path | None, port: int) -> None:
 
     folders = [RunFolder.existing(directory) for directory in directories]
     if data is not None:
-        read_manifest(data)  # what is wrong is said here, not in the browser
+        read_manifest(data)  # reports errors here instead of in the browser
     shown = ", ".join(str(folder.directory) for folder in folders)
     serve(folders, data, port, lambda address: say(f"{address} shows {shown}; Ctrl-C ends it"))

@@ -1,7 +1,8 @@
 """Training runs as a library: everything between a command and the two packages it joins.
 
     from alexprep.experiment import Run, RunConfig
-    for event in Run(RunConfig.from_preset("source", width=0.25), data="shards", out="runs/first"): ...
+    config = RunConfig.from_preset("source", width=0.25)
+    for event in Run(config, data="shards", out="runs/first"): ...
 
 Names are loaded on first use.
 """

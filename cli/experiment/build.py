@@ -1,4 +1,4 @@
-"""The parts of a run, built from its configuration: network, layout on the ranks, trainer."""
+"""Build the parts of a run from its configuration: network, layout on the ranks, trainer."""
 
 import copy
 import os
@@ -23,27 +23,31 @@ from alexprep.pipeline import Manifest
 from .config import RunConfig, schedule_of
 from .user_network import load_network
 
-BYTES = {"float32": 4, "bfloat16": 2}  # of a number
+BYTES = {"float32": 4, "bfloat16": 2}  # bytes per number
 
 
 def builder(settings: RunConfig, classes: int) -> Callable[..., AlexNet]:
-    """Return what makes the network of these settings, or with `convs` and `fcs` a part of it."""
+    """Return a function that makes the network of these settings.
+
+    With `convs` and `fcs`, the function makes that part of the network.
+    """
+    # return-value is ignored below: the trainer uses only what all three classes have
     network, crop, seed = settings.network, settings.data.crop, settings.data.seed
     if network.model:
-        return partial(load_network, settings, classes)  # type: ignore[return-value]  # the trainer asks no more of it
+        return partial(load_network, settings, classes)  # type: ignore[return-value]
     if network.preset in INITIAL:
         options: dict[str, Any] = {"activation": network.ablations.activation, "norm": network.ablations.norm}
-        return partial(FourLayers, network.preset, classes=classes, width=network.width, crop=crop, seed=seed, **options)  # type: ignore[return-value]  # the trainer asks no more of it
+        return partial(FourLayers, network.preset, classes=classes, width=network.width, crop=crop, seed=seed, **options)  # type: ignore[return-value]
     return partial(AlexNet, network.preset, classes=classes, width=network.width, crop=crop, seed=seed, switches=network.ablations)
 
 
 def on_device(model: AlexNet, ranks: Ranks) -> AlexNet:
-    """Return the network where this rank computes."""
+    """Return the network on this rank's device, in channels-last memory format."""
     return model.to(ranks.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def choose_layout(settings: RunConfig, whole: AlexNet, world_size: int) -> tuple[Name, str]:
-    """Return how the network lies on so many ranks, and why, if that was left open."""
+    """Return the layout for `world_size` ranks, and the reason if it was chosen automatically."""
     trainer = settings.trainer
     if not settings.alexnet or (trainer.compile and trainer.parallel == "auto"):
         return "data", ""
@@ -55,17 +59,17 @@ def choose_layout(settings: RunConfig, whole: AlexNet, world_size: int) -> tuple
 class Parts:
     """A network and its trainer, on this rank."""
 
-    whole: AlexNet  # at first with the initial weights; later what all ranks evaluate
-    model: AlexNet  # this rank's part of it
+    whole: AlexNet  # initial weights at first; later the weights that all ranks evaluate
+    model: AlexNet  # this rank's part of the network
     layout: ParallelLayout
     trainer: Trainer
-    note: str  # why the layout was chosen, if that was left open
+    note: str  # reason for the layout, if it was chosen automatically
 
 
 def build(settings: RunConfig, manifest: Manifest, ranks: Ranks) -> Parts:
     """Return the parts of a run on this rank."""
-    if settings.trainer.deterministic:  # it imports torch's compiler, 2 seconds
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+    if settings.trainer.deterministic:  # conditional: it imports torch's compiler, 2 seconds
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS
         torch.use_deterministic_algorithms(True)  # noqa: FBT003
     make = builder(settings, len(manifest.classes))
     whole = on_device(make(), ranks)
@@ -92,7 +96,7 @@ def build(settings: RunConfig, manifest: Manifest, ranks: Ranks) -> Parts:
 
 
 def started(settings: RunConfig, manifest: Manifest, parts: Parts, ranks: Ranks, step: int) -> Started:
-    """Return the event with which a run begins or goes on: what is trained, on what, by which versions."""
+    """Return the event that starts or resumes a run: settings, data, network, device, versions."""
     device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else f"{platform.machine()} CPU"
     return Started(
         step=step,

@@ -1,4 +1,7 @@
-"""Checkpoints: files of tensors and plain values. They are written beside the training and read without executing anything."""
+"""Write and read checkpoints: files of tensors and plain values.
+
+They are written in a thread while training goes on, and read without executing anything.
+"""
 
 import zipfile
 from collections.abc import Callable
@@ -21,23 +24,24 @@ LAST, BEST = "last.pt", "best.pt"
 class Saver:
     """Writes one checkpoint at a time in a thread of its own, while training goes on.
 
-    What cannot be written (a full disk) is a warning: the checkpoint before it is kept, and the next one is tried when it is due.
+    A write error, such as a full disk, becomes a warning: the previous checkpoint is kept, and the
+    next one is written when it is due.
     """
 
     def __init__(self, warn: Callable[[str], None]) -> None:
-        """Prepare the thread; `warn` is told of a checkpoint that could not be written."""
+        """Prepare the thread; `warn` is called with the message of a failed write."""
         self._warn = warn
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[None] | None = None
         self._error: DataError | None = None
 
     def submit(self, write: Callable[[], None]) -> None:
-        """Write when the one before is written."""
+        """Call `write` in the thread, after the previous write has ended."""
         self.wait()
         self._pending = self._pool.submit(write)
 
     def wait(self) -> None:
-        """Wait for what is being written."""
+        """Wait for the write under way; a failure is passed to `warn`."""
         pending, self._pending, self._error = self._pending, None, None if self._pending is not None else self._error
         try:
             if pending is not None:
@@ -55,25 +59,31 @@ class Saver:
 
 
 def write_checkpoint(path: Path, state: dict[str, Any], settings: RunConfig, classes: tuple[str, ...], stats: Stats, plan: str) -> None:
-    """Publish a checkpoint: tensors and plain values, and all that evaluation needs; DataError if it cannot be written."""
+    """Publish a checkpoint: `state`, and all else that evaluation needs.
+
+    DataError if it cannot be written.
+    """
     extra = {"format": CHECKPOINT_FORMAT, "settings": settings.flat(), "classes": list(classes), "stats": _stats_state(stats), "plan": plan}
     try:
         with published(path) as file:
             torch.save(state | extra, file)
-    except (OSError, RuntimeError) as error:  # torch's archive raises the latter for a file that takes no more
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError if its archive cannot grow
         cause = next((one for one in (error, error.__context__) if isinstance(one, OSError)), None)
         why = cause.strerror if cause else error
-        raise DataError(f"cannot write {path}: {why}; the one before it is kept, --resume continues from there") from error
+        raise DataError(f"cannot write {path}: {why}; the previous checkpoint is kept, --resume continues from it") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Return a checkpoint file, or a run folder's last.pt. Nothing in it is executed (no pickle); DataError if it is not one of ours."""
+    """Return the content of a checkpoint file, or of a run folder's last.pt.
+
+    Nothing in it is executed (no pickle). DataError if it is not a checkpoint of this project.
+    """
     if path.is_dir():
         path = path / LAST
     if not path.is_file():
         raise DataError(f"no checkpoint {path}: give a run folder or one of its .pt files")
     try:
-        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+        with zipfile.ZipFile(path) as archive:  # torch does not check the checksums
             bad = archive.testzip()
         if bad is not None:
             raise ValueError(f"the checksum of its part {bad} differs")
@@ -85,19 +95,20 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     except DataError:
         raise
-    except Exception as error:  # torch.load raises anything on strange bytes
-        what = f": {error}" if isinstance(error, ValueError) else f" ({type(error).__name__})"  # torch's own texts advise to run its code
+    except Exception as error:  # torch.load may raise anything on damaged bytes
+        # torch's own messages are not shown: they advise to run the file's code
+        what = f": {error}" if isinstance(error, ValueError) else f" ({type(error).__name__})"
         raise DataError(f"{path} is not a checkpoint of ours, or it is damaged{what}; best.pt or a step-<n>.pt beside it may be good") from error
     return dict(state)
 
 
 def first_kernels(weights: dict[str, torch.Tensor]) -> torch.Tensor | None:
-    """Return the weights of the first layer [c,3,h,w], if it has kernels that one can look at."""
+    """Return the first layer's RGB kernels [c,3,h,w]; None if no weight has that shape."""
     return next((weight.detach().cpu() for weight in weights.values() if weight.ndim == 4 and weight.shape[1] == 3), None)
 
 
 def checkpoint_settings(state: dict[str, Any]) -> RunConfig:
-    """Return the settings a checkpoint was trained with."""
+    """Return the settings that a checkpoint was trained with; DataError if they are invalid."""
     try:
         return resolve(None, None, state["settings"], ())
     except (ValueError, TypeError, AttributeError) as error:
@@ -110,7 +121,10 @@ def _stats_state(stats: Stats) -> dict[str, Any]:
 
 
 def checkpoint_stats(state: dict[str, Any]) -> Stats:
-    """Return the statistics of the training split that a checkpoint was trained with."""
+    """Return the statistics of the training split that a checkpoint was trained with.
+
+    DataError if they are damaged.
+    """
     value = state["stats"]
     try:
         colours = Colours(*(value[name].numpy() for name in ("mean", "covariance", "eigenvalues", "eigenvectors")))

@@ -1,7 +1,8 @@
-"""Configuration of a run: one nested, typed, frozen value, which is saved with the run as config.toml.
+"""Configuration of a run: one nested, typed, frozen value, saved with the run as config.toml.
 
-Every setting has a name of its own, so that `lr` and `trainer.lr` mean the same in --set, in config.toml and in
-`RunConfig.from_preset`. Order of precedence: preset < config file < options < --set.
+Every setting has a unique name, so that `lr` and `trainer.lr` mean the same in --set, in
+config.toml and in `RunConfig.from_preset`.
+Order of precedence: preset < config file < options < --set.
 """
 
 import json
@@ -22,12 +23,13 @@ from annotated_types import Interval, doc
 from .presets import RECIPES, SOURCE
 from .process.loggers import LOGGERS, names_of
 
-MOST_TOML = 1 << 20  # bytes of a config file
+MOST_TOML = 1 << 20  # maximum bytes of a config file
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 # fields of LoaderConfig that a run decides itself, or that belong to the machine
 NOT_OF_A_RUN = ("split", "rank", "world_size", "device", "views", "layout", "dtype", "device_id", "cache", "cache_size")
-EARLIER_NAMES = {"patience": "plateau_epochs"}  # of settings
-# what may change when a run is resumed: how far it goes, how often it is saved, and how the same steps are computed
+EARLIER_NAMES = {"patience": "plateau_epochs"}  # renamed settings: old name -> current name
+# settings that may change when a run is resumed: how far it goes, how often it is saved, and how
+# the same steps are computed
 MAY_CHANGE = (
     *("lr", "steps", "until", "on_bad", "log_steps", "checkpoint_steps", "checkpoint_minutes", "keep", "hang_seconds", "eval_batch_size", "threads"),
     *("prefetch", "form", "server_patience", "precision", "compile", "accumulate", "parallel", "gradients", "deterministic", "loggers"),
@@ -36,7 +38,7 @@ MAY_CHANGE = (
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """What a run keeps and reports."""
+    """Settings of what a run keeps and reports."""
 
     eval_batch_size: Annotated[int, Interval(ge=1, le=1 << 20), doc("Records of a batch of evaluation")] = 32
     keep: Annotated[int, Interval(ge=1), doc("Checkpoints kept beside best.pt: last.pt, and from 2 on step-<n>.pt of the newest")] = 1
@@ -48,10 +50,11 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """A run, completely, but for its folders and the machine: those are arguments of `Run`.
+    """All settings of a run, except its folders and the machine, which are arguments of `Run`.
 
     network   which network is trained
-    data      which batches it sees; split, rank, world_size, device, views, layout and dtype are set by the run
+    data      which batches it sees; the run sets split, rank, world_size, device, views, layout and
+              dtype
     trainer   how it is trained
     run       what is kept and reported
 
@@ -64,7 +67,7 @@ class RunConfig:
     run: RunOptions = field(default_factory=RunOptions)
 
     def __post_init__(self) -> None:
-        """Refuse values that no run can have; ValueError."""
+        """Raise ValueError for values that no run can have."""
         for part in (self.network, self.network.ablations, self.trainer, self.run):
             check_fields(part)
         check(self.network.preset in RECIPES, f"preset must be one of {', '.join(RECIPES)}; got {self.network.preset!r}")
@@ -76,7 +79,7 @@ class RunConfig:
         )
         self.trainer.drop_shares()
         unknown = sorted(set(names_of(self.run.loggers)) - set(LOGGERS))
-        check(not unknown, f"loggers must be of {', '.join(LOGGERS)}; got {', '.join(unknown)}")
+        check(not unknown, f"loggers must be among {', '.join(LOGGERS)}; got {', '.join(unknown)}")
         module, colon, function = self.network.model.partition(":")
         names = [*module.split("."), function]
         check(
@@ -89,20 +92,32 @@ class RunConfig:
 
     @classmethod
     def from_preset(cls, preset: str = "source", **settings: Any) -> "RunConfig":  # noqa: ANN401  (any setting)
-        """Return the recipe of a preset with some settings changed: RunConfig.from_preset("paper", width=0.25, lr=0.02)."""
+        """Return the recipe of a preset with some settings changed.
+
+        Example: RunConfig.from_preset("paper", width=0.25, lr=0.02).
+        """
         return completed(_known({"preset": preset, **settings}))
 
     @property
     def alexnet(self) -> bool:
-        """Whether the network is one of the five of model/networks/alexnet.py, which can be described and split over ranks."""
+        """Whether the network is one of the five in model/networks/alexnet.py.
+
+        Only these can be described and split over ranks.
+        """
         return not self.network.model and not self.network.preset.startswith("cifar")
 
     def loader(self, **changes: Any) -> LoaderConfig:  # noqa: ANN401  (fields of LoaderConfig)
-        """Return the loader's configuration of this run, for one rank on a CPU unless `changes` say more."""
+        """Return this run's loader configuration, for one rank on a CPU.
+
+        `changes` replace its fields.
+        """
         return replace(self.data, layout="channels_last", **changes)
 
     def flat(self) -> dict[str, Any]:
-        """Return every setting by its own name, as checkpoints and metrics.jsonl have them; threads 0 is "one a CPU"."""
+        """Return every setting by its own name, as stored in checkpoints and metrics.jsonl.
+
+        `threads` 0 means one thread per CPU.
+        """
         values = {}
         for name, path in paths().items():
             part: Any = self
@@ -116,7 +131,7 @@ class RunConfig:
         return _built(self.flat() | _known(settings))
 
     def to_toml(self) -> str:
-        """Return a config file that gives these settings again."""
+        """Return the text of a config file with these settings."""
         values, lines = self.flat(), list[str]()
         section: tuple[str, ...] = ()
         for name, path in paths().items():
@@ -129,7 +144,7 @@ class RunConfig:
 
 @lru_cache
 def paths() -> dict[str, tuple[str, ...]]:
-    """Return where each setting stands in a RunConfig, by its own name: lr -> (trainer, lr)."""
+    """Return the path of each setting in a RunConfig, by its own name: lr -> (trainer, lr)."""
     found: dict[str, tuple[str, ...]] = {}
 
     def add(config: type, *section: str) -> None:
@@ -144,7 +159,7 @@ def paths() -> dict[str, tuple[str, ...]]:
 
 @lru_cache
 def hints() -> dict[str, Hint]:
-    """Return what each setting may be and means, by its own name."""
+    """Return the type, choices, limits and meaning of each setting, by its own name."""
     found = {}
     for name, path in paths().items():
         config: Any = RunConfig
@@ -155,19 +170,25 @@ def hints() -> dict[str, Hint]:
 
 
 def resolve(preset: str | None, file: Path | None, options: Mapping[str, Any], assignments: tuple[str, ...]) -> RunConfig:
-    """Return the configuration; ValueError names a key that does not exist or a value that cannot be."""
+    """Return the configuration; ValueError names an unknown key or an invalid value."""
     return completed(collect(preset, file, options, assignments))
 
 
 def completed(given: Mapping[str, Any]) -> RunConfig:
-    """Return the settings that were given, and for the rest the preset's recipe; ValueError for a value that cannot be."""
+    """Return the given settings, completed by the preset's recipe.
+
+    ValueError for an invalid value.
+    """
     name = given.get("preset", NetworkConfig.preset)
     check(isinstance(name, str) and name in RECIPES, f"preset must be one of {', '.join(RECIPES)}; got {name!r}")
     return _built({**RECIPES[name], **given})
 
 
 def resume(stored: RunConfig, given: Mapping[str, Any]) -> RunConfig:
-    """Return the configuration of a resumed run: its own, but for what may change under way; ValueError for any other change."""
+    """Return the configuration of a resumed run: `stored`, with the changes in `given`.
+
+    ValueError for a change of a setting that is not in MAY_CHANGE.
+    """
     wanted = stored.changed(**given)
     before, after = stored.flat(), wanted.flat()
     fixed = [name for name in before if before[name] != after[name] and name not in MAY_CHANGE]
@@ -185,7 +206,10 @@ def schedule_of(config: RunConfig) -> Schedule:
 
 
 def collect(preset: str | None, file: Path | None, options: Mapping[str, Any], assignments: tuple[str, ...]) -> dict[str, Any]:
-    """Return what the user gave, by the settings' own names, file < options < --set; ValueError for a key that is no setting."""
+    """Return the settings that the user gave, by their own names; file < options < --set.
+
+    ValueError for a key that is no setting.
+    """
     given: dict[str, Any] = {}
     if file is not None:
         given |= _known(_unnested(read_toml(file)))
@@ -198,7 +222,7 @@ def collect(preset: str | None, file: Path | None, options: Mapping[str, Any], a
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Return the settings in a file; DataError if it is no TOML."""
+    """Return the settings in a file; DataError if it cannot be read or is not TOML."""
     try:
         return tomllib.loads(read_file(path, MOST_TOML).decode())
     except OSError as error:
@@ -216,7 +240,10 @@ def _unnested(values: Mapping[str, Any], *section: str) -> dict[str, Any]:
 
 
 def _known(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings by their own names: dotted and earlier names are translated; ValueError for a name that is no setting."""
+    """Return settings by their own names, with dotted and earlier names translated.
+
+    ValueError for a name that is no setting.
+    """
     dotted = {".".join(path): name for name, path in paths().items()}
     values, unknown = {}, []
     for name, value in given.items():
@@ -237,7 +264,10 @@ def _value(text: str) -> Any:  # noqa: ANN401  (a TOML value)
 
 
 def _built(given: Mapping[str, Any]) -> RunConfig:
-    """Return a RunConfig of the fields' own types: an integer may stand for a float, nothing else for anything."""
+    """Return a RunConfig; ValueError for a value of the wrong type.
+
+    An integer is accepted for a float; no other type is converted.
+    """
     tree: dict[str, Any] = {}
     for name, value in given.items():
         *section, last = paths()[name]

@@ -1,4 +1,4 @@
-"""Everything that a run does, once, with one batch, in a folder that is deleted afterwards."""
+"""Try everything that a run does once, with one batch, in a folder that is deleted afterwards."""
 
 import resource
 import shutil
@@ -17,7 +17,9 @@ from .run import Run
 
 
 def try_out(data: Path, settings: RunConfig, ranks: Ranks, cache: dict[str, Any], stop: Stop, follow: Callable[[Run], None]) -> str:
-    """Take one step, write a checkpoint, evaluate a batch with each number of views, write the report; return what it took, in words.
+    """Take one step, write a checkpoint, evaluate, write the report; return a summary for people.
+
+    One batch is evaluated with each number of views.
 
     `follow` iterates over the run.
     """

@@ -1,4 +1,4 @@
-"""Events of a run: those of the trainer, and what a run says of itself."""
+"""Events of a run: those of the trainer, and those of the run itself."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ class Stopped:
 
 @dataclass(frozen=True)
 class Finished:
-    """The run has come to its end; `report` is its page, None if it has none."""
+    """The run has finished; `report` is the path of its page, None if it has none."""
 
     step: int
     report: Path | None

@@ -1,32 +1,36 @@
-"""How a long piece of work tells how far it is: a library says it, a program shows it."""
+"""Protocols for progress: the library reports it, a program displays it."""
 
 from typing import Protocol, runtime_checkable
 
 
 @runtime_checkable
 class ProgressBar(Protocol):
-    """Shows one piece of work."""
+    """Displays the progress of one piece of work."""
 
     def at(self, done: int, note: str = "") -> None:
-        """Take how much is done, and a short note."""
+        """Show that `done` units are finished, and a short note."""
 
     def close(self) -> None:
-        """End."""
+        """End the display."""
 
 
 @runtime_checkable
 class Progress(Protocol):
-    """Begins a piece of work, such as "eval", of a known or unknown total of units, such as "batches"."""
+    """Begins the display of a piece of work.
+
+    `what` names it ("eval"), `total` is its size in units, None if unknown, `unit` names the units
+    ("batches").
+    """
 
     def __call__(self, what: str, total: int | None, unit: str) -> ProgressBar:
-        """Return what shows it."""
+        """Return its display."""
 
 
 class Silent:
     """Shows nothing."""
 
     def __init__(self, what: str = "", total: int | None = None, unit: str = "") -> None:
-        """Take the same as any other Progress."""
+        """Accept the arguments of any Progress."""
 
     def at(self, done: int, note: str = "") -> None:
         """Show nothing."""

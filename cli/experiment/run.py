@@ -1,4 +1,4 @@
-"""A training run, from its first step to its report: pipeline and model put together."""
+"""Train one run, from its first step to its report: joins pipeline and model."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
@@ -36,14 +36,14 @@ from .validate import check_data
 
 
 class Run:
-    """One training run. Iterating over it trains, and yields what happens.
+    """One training run. Iterating over it trains, and yields events.
 
         run = Run(RunConfig.from_preset("source", width=0.25), data="shards", out="runs/first")
         for event in run:
             ...
 
-    It writes checkpoints, metrics.jsonl and report.html into its folder, and prints nothing. A run that was stopped goes
-    on with `Run.resume("runs/first")`.
+    It writes checkpoints, metrics.jsonl and report.html into its folder, and prints nothing.
+    `Run.resume("runs/first")` continues a run that was stopped.
     """
 
     def __init__(
@@ -59,17 +59,18 @@ class Run:
         profile: bool = False,
         most_evaluated: int | None = None,
     ) -> None:
-        """Build everything that the first step needs; DataError or ValueError for what cannot be trained.
+        """Build all that the first step needs; DataError or ValueError if that is impossible.
 
         config          RunConfig(): the preset "source"
         data            folder of shards, or grpc://HOST:PORT
         out             folder of the run; None: the next runs/<n>
-        ranks           this process among its peers (`alexprep.model.distributed.joined`); None: alone, on a GPU if there is one
+        ranks           this process among its peers (`alexprep.model.distributed.joined`);
+                        None: alone, on a GPU if there is one
         cache           LoaderConfig's `cache` and `cache_size`, for shards in an object store
-        stop            what asks the run to stop; `run.stop()` does too
-        resumed         the run in `out` goes on (see `resume`)
-        profile         what torch does in steps 5 to 7 is written to profile.json
-        most_evaluated  batches of an evaluation; None: all
+        stop            object that asks the run to stop; `run.stop()` does so too
+        resumed         whether the run in `out` continues (see `resume`)
+        profile         whether torch's profile of steps 5 to 7 is written to profile.json
+        most_evaluated  maximum batches of an evaluation; None: all
         """
         self.settings = RunConfig() if config is None else config
         self.ranks = this_process() if ranks is None else ranks
@@ -86,15 +87,15 @@ class Run:
         self.trainer = self._parts.trainer
         self._loaders = RunLoaders(self.data, self.settings, self.ranks, self._parts.layout.feed, cache or {})
         self._notices = [Notice(self._parts.note)] if self._parts.note else []
-        self._metrics: MetricsSink | None = None  # of rank 0, while it trains
+        self._metrics: MetricsSink | None = None  # on rank 0 only, while it trains
         self._checkpoints = CheckpointSink(self.folder, self.settings, self.manifest, self._notices)
 
     @classmethod
     def resume(cls, out: str | Path | None = None, data: str | Path | None = None, **changes: Any) -> "Run":  # noqa: ANN401  (settings)
-        """Return the run in `out` (None: the newest of runs/) as it goes on from its last checkpoint.
+        """Return the run in `out` (None: the newest in runs/), to continue from last.pt.
 
-        data      None: where its shards were
-        changes   settings that may change under way, such as lr or steps
+        data      folder of shards; None: the one it was trained on
+        changes   settings that a resumed run may change, such as lr or steps
 
         DataError if there is no such run; ValueError for a setting that cannot change.
         """
@@ -104,7 +105,7 @@ class Run:
         return cls(settings, data or (start.data if start and start.data else "shards"), folder.directory, resumed=True)
 
     def __repr__(self) -> str:
-        """Return the folder, the network and how far it is."""
+        """Return the folder, the network and the steps taken."""
         network = self.settings.network.model or self.settings.network.preset
         return f"Run({str(self.folder.directory)!r}, network={network!r}, step={self.step:,} of {self.total:,})"
 
@@ -115,13 +116,13 @@ class Run:
 
     @property
     def total(self) -> int:
-        """Steps of the whole run, unless an error or a plateau ends it before."""
+        """Steps of the whole run, unless an error or a plateau ends it earlier."""
         steps, whole = self.settings.trainer.steps, self.settings.trainer.epochs * self.trainer.epoch_steps
         return min(steps, whole) if steps else whole
 
     @property
     def stopped(self) -> bool:
-        """Whether it was asked to stop before its end."""
+        """Whether the run stopped on request before its end."""
         return self.trainer.stopped
 
     @property
@@ -134,10 +135,11 @@ class Run:
         self._stop.ask("stop()")
 
     def __iter__(self) -> Iterator[Event]:
-        """Train to the end, evaluate with ten views and with one, and write the report; or stop after the step in which that was asked for.
+        """Train to the end, evaluate with ten views and with one, and write the report.
 
-        Yields every event; TrainingError if the loss is not finite: then the state before that step and the receipts of its
-        batch are in the run's folder.
+        Yields every event. On request, the run stops after the step under way. TrainingError if the
+        loss is not finite: the run's folder then has the state before that step and the receipts of
+        its batch.
         """
         with self.folder.held() if self.ranks.first else nullcontext():
             if self._resumed:
@@ -151,12 +153,12 @@ class Run:
                 self._checkpoints.settle()
 
     def _load(self) -> None:
-        """Take the state of last.pt, if the run came that far."""
+        """Load the state of last.pt, if there is one."""
         path = self.folder.directory / LAST
         if not path.is_file():
             if (self.folder.directory / BEST).exists():
                 raise DataError(f"{path} is gone, and with it the state to continue from; restore it, or start a new run in another --out")
-            self._notices.append(Notice(f"{self.folder.directory} was stopped before its first checkpoint: beginning again"))
+            self._notices.append(Notice(f"{self.folder.directory} was stopped before its first checkpoint; it starts again at step 0"))
             return
         state = load_checkpoint(path)
         if state["plan"] != self.manifest.plan:
@@ -165,7 +167,7 @@ class Run:
         try:
             resume_settings(checkpoint_settings(state), self.settings.flat())
             self.trainer.load_state_dict(state)
-        except Exception as error:  # a file's content can be wrong in any way
+        except Exception as error:  # a damaged file may raise anything
             raise DataError(f"{path} does not fit this run's config.toml, or it is damaged: {(str(error) or repr(error)).splitlines()[0]}") from error
 
     def _train(self) -> Iterator[Event]:
@@ -185,7 +187,8 @@ class Run:
                 if self._metrics is not None:
                     self._metrics.flush()
             yield from self._closed()
-            self.ranks.sum(torch.zeros(1, device=self.ranks.device))  # nobody leaves before it is written: that would end the others
+            # barrier: a rank that exits before the checkpoint is written would end the others
+            self.ranks.sum(torch.zeros(1, device=self.ranks.device))
             if not self.stopped:
                 self._stop.at_once = True
                 yield from self._finish()
@@ -197,7 +200,7 @@ class Run:
             self._metrics.close()
 
     def _begin(self) -> Iterator[Event]:
-        """Prepare what rank 0 writes, and say how the run begins."""
+        """Open rank 0's outputs, and yield the start event and its notices."""
         if self.ranks.first:
             self._metrics = MetricsSink(self.folder, self.settings)
             before = last_start(self.folder.rewind(self.step, self.trainer.validated))
@@ -205,14 +208,14 @@ class Run:
                 self._tell(f"continuing {self.folder.directory} at step {self.step}")
                 ranks, now = before.ranks if before else 1, self.ranks.world_size
                 if ranks != now:
-                    self._tell(f"so far {ranks} ranks have trained it, now {now}: the same batches, but float32 sums are rounded differently")
+                    self._tell(f"the run had {ranks} ranks and continues on {now}: the same batches, but float32 sums are rounded differently")
             if not self.step:
                 self.folder.keep_kernels(0, first_kernels(self._parts.whole.state_dict()))
         yield from self._logged(started(self.settings, self.manifest, self._parts, self.ranks, self.step))
 
     def _finish(self) -> Iterator[Event]:
         found = {views: self.predict(views) for views in VIEWS}
-        weights = self.trainer.evaluated()  # all ranks have a part in it
+        weights = self.trainer.evaluated()  # collective: all ranks must call it
         for views, predictions in found.items():
             if predictions is not None:
                 yield from self._logged(Measured(step=self.step, views=views, **asdict(predictions.evaluation())))
@@ -228,7 +231,7 @@ class Run:
         yield Finished(self.step, report)
 
     def _logged(self, event: RunEvent) -> Iterator[Event]:
-        """Write an event on rank 0 and yield it, after what is to be said first."""
+        """Write an event on rank 0 and yield it, after pending notices."""
         if isinstance(event, StepLog):
             event = replace(event, batches_ready=self._loaders.ready)
         if self._metrics is not None and not isinstance(event, Tick):
@@ -246,7 +249,7 @@ class Run:
             yield self._notices.pop(0)
 
     def _closed(self) -> Iterator[Notice]:
-        """Wait for the last checkpoint; DataError, after the warnings, if it could not be written."""
+        """Wait for the last checkpoint; DataError, after the warnings, if it was not written."""
         try:
             self._checkpoints.close()
         except DataError:
@@ -254,7 +257,7 @@ class Run:
             raise
 
     def _keep_divergence(self, error: NotFinite) -> str:
-        state = self.trainer.state_dict()  # all ranks have a part in it
+        state = self.trainer.state_dict()  # collective: all ranks must call it
         if not self.ranks.first:
             return str(error)
         self._checkpoints.write("diverged", state, self.stats)
@@ -262,12 +265,18 @@ class Run:
         return str(error) if loader is None else write_receipts(error, self.folder.directory, self.data, loader, self.stats)
 
     def evaluate(self) -> Evaluation | None:
-        """Return the validation errors of the centre view; None without a split to validate on. All ranks must call it."""
+        """Return the validation errors of the centre view; None without a split to validate on.
+
+        All ranks must call it.
+        """
         found = self.predict(1)
         return None if found is None else found.evaluation()
 
     def predict(self, views: int) -> Predictions | None:
-        """Return what the network says of the validation images, with 1 or 10 views; None without a split to validate on. All ranks must call it."""
+        """Return the predictions for the validation images, with 1 or 10 views.
+
+        None without a split to validate on. All ranks must call it.
+        """
         split = validation_split(self.manifest)
         if split is None:
             return None
@@ -282,6 +291,6 @@ class Run:
         return self._loaders.training(step, self.trainer.epoch_steps, self.stats, colour=colour)
 
     def _save(self, name: str) -> None:
-        state = self.trainer.state_dict()  # all ranks have a part in it
+        state = self.trainer.state_dict()  # collective: all ranks must call it
         if self.ranks.first:
             self._checkpoints.submit(name, state, self.stats)

@@ -1,4 +1,7 @@
-"""The folder of a run: config.toml, metrics.jsonl, last.pt, best.pt, report.html. A run writes nowhere else."""
+"""The folder of a run: config.toml, metrics.jsonl, last.pt, best.pt, report.html.
+
+A run writes nowhere else.
+"""
 
 import json
 import re
@@ -19,20 +22,21 @@ from .config import RunConfig, resolve
 
 CONFIG, METRICS, KERNELS = "config.toml", "metrics.jsonl", "kernels"
 PREDICTIONS = "predictions.parquet"
-MOST_METRICS = 1 << 30  # bytes; a run of ImageNet has 20 million at most
-KERNELS_GROWTH = 1.3  # the next frame of the kernels is kept after so many times the steps: 25 of a run of ImageNet
+MOST_METRICS = 1 << 30  # maximum bytes; a run of ImageNet has at most 20 million
+# factor between the steps of two kept frames of the kernels: 25 frames in a run of ImageNet
+KERNELS_GROWTH = 1.3
 
 
 class RunFolder:
     """The files of one run."""
 
     def __init__(self, directory: Path) -> None:
-        """Name the folder; it need not be there."""
+        """Take the folder, which need not exist."""
         self.directory = directory
 
     @classmethod
     def new(cls, directory: Path | None) -> "RunFolder":
-        """Make `directory`, or the next free runs/<n>; DataError if it already holds a run."""
+        """Make `directory`, or the next free runs/<n>; DataError if it holds a run's files."""
         if directory is None:
             return cls(_next_folder())
         directory.mkdir(parents=True, exist_ok=True)
@@ -55,7 +59,7 @@ class RunFolder:
         return cls(directory)
 
     def begun(self) -> bool:
-        """Tell whether a run has been started here."""
+        """Return whether a run has been started here."""
         return (self.directory / CONFIG).is_file()
 
     @contextmanager
@@ -66,7 +70,7 @@ class RunFolder:
             yield
 
     def settings(self) -> RunConfig:
-        """Return the settings the run was started with."""
+        """Return the settings in config.toml; DataError if they are invalid."""
         path = self.directory / CONFIG
         try:
             return resolve(None, path, {}, ())
@@ -80,11 +84,14 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """The file of its rows."""
+        """Path of metrics.jsonl."""
         return self.directory / METRICS
 
     def events(self) -> list[RunEvent]:
-        """Return the events of metrics.jsonl; a line cut off by a kill, or that is none of ours, is passed over."""
+        """Return the events of metrics.jsonl.
+
+        Lines that were cut off by a kill, or hold no known event, are skipped.
+        """
         return [event for _, event in self._lines()]
 
     def _lines(self) -> Iterator[tuple[dict[str, Any], RunEvent]]:
@@ -92,7 +99,7 @@ class RunFolder:
         if not path.is_file():
             return
         if path.stat().st_size > MOST_METRICS:
-            raise DataError(f"{path} has {path.stat().st_size:,} bytes, more than {MOST_METRICS:,}: not a file of ours")
+            raise DataError(f"{path} has {path.stat().st_size:,} bytes, more than {MOST_METRICS:,}: not a file of a run")
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 row = json.loads(line)
@@ -103,11 +110,15 @@ class RunFolder:
                 yield row, event
 
     def start(self) -> Started | None:
-        """Return its last start: what it trains on, with what; None before the first."""
+        """Return the last Started event; None if there is none yet."""
         return last_start(self.events())
 
     def rewind(self, step: int, validated: int) -> list[RunEvent]:
-        """Drop the rows after `step` and epoch `validated`, which will be written again, and a finished run's results; return the other events."""
+        """Drop what a run resumed at `step` writes again; return the remaining events.
+
+        Dropped are the rows after `step` and after epoch `validated`, a finished run's results, its
+        predictions, and the kernels of later steps.
+        """
 
         def stays(event: RunEvent) -> bool:
             if isinstance(event, Validation):
@@ -118,7 +129,7 @@ class RunFolder:
         with published(self.directory / METRICS) as file:
             file.write("".join(json.dumps(row) + "\n" for row, _ in kept).encode())
         later = [path for number, path in self.kernels().items() if number > step]
-        for path in (*later, self.directory / PREDICTIONS):  # the run writes them again at its end
+        for path in (*later, self.directory / PREDICTIONS):  # the run writes them again
             path.unlink(missing_ok=True)
         return [event for _, event in kept]
 
@@ -132,7 +143,10 @@ class RunFolder:
         write_checkpoint(self.directory / f"{name}.pt", state, settings, classes, stats, plan)
 
     def keep_kernels(self, step: int, kernels: torch.Tensor | None, *, always: bool = False) -> None:
-        """Keep the first layer's kernels as kernels/step-<n>.npy (float16), if enough steps have passed since the last ones, or `always`.
+        """Keep the first layer's kernels [c,3,h,w] as kernels/step-<n>.npy (float16).
+
+        They are kept if there are none yet, if the step is at least KERNELS_GROWTH times that of
+        the last ones, or if `always`.
 
         Write errors are ignored; the report shows one frame fewer.
         """
@@ -146,14 +160,17 @@ class RunFolder:
             return
 
     def kernels(self) -> dict[int, Path]:
-        """Return the files of the kernels that were kept, by step, in order."""
+        """Return the files of the kept kernels by step, in ascending order."""
         names = {
             int(match[1]): path for path in (self.directory / KERNELS).glob("*.npy") if (match := re.fullmatch(r"step-([0-9]+)\.npy", path.name))
         }
         return dict(sorted(names.items()))
 
     def keep(self, step: int, most: int) -> None:
-        """Keep a copy of last.pt as step-<n>.pt, and of those up to this step the `most` newest; later ones are of a course that was left."""
+        """Keep a copy of last.pt as step-<n>.pt; delete all such copies but the `most` newest.
+
+        Copies of later steps are deleted too: the run was resumed from before them.
+        """
         directory = self.directory
         here = directory / f"step-{step}.pt"
         try:
@@ -164,11 +181,11 @@ class RunFolder:
             for number in set(numbered) - set(kept):
                 numbered[number].unlink(missing_ok=True)
         except OSError as error:
-            raise DataError(f"cannot keep {here}: {error.strerror}; {LAST} is written") from error
+            raise DataError(f"cannot write {here}: {error.strerror}; {LAST} was written") from error
 
 
 def _next_folder() -> Path:
-    """Make the next runs/<n>; two runs that start together get two."""
+    """Make the next runs/<n>; two runs that start at the same time get different folders."""
     while True:
         number = 1 + max((int(path.name) for path in Path("runs").glob("*") if path.name.isdecimal()), default=0)
         directory = Path("runs") / str(number)

@@ -16,12 +16,15 @@ class RunLoaders:
     """Loaders of the training batches, with and without colour, and of the validation views."""
 
     def __init__(self, data: Path, settings: RunConfig, ranks: Ranks, feed: tuple[int, int], cache: Mapping[str, Any]) -> None:
-        """Take where the batches come from; `feed` is this rank's part of a training batch: (number, of so many)."""
+        """Take the source of the batches; nothing is opened.
+
+        `feed` is this rank's part of a training batch: (index of the part, number of parts).
+        """
         self._data, self._settings, self._ranks, self._feed, self._cache = data, settings, ranks, feed, cache
         self._open: dict[tuple[str, Any], Loader] = {}
 
     def training(self, step: int, epoch_steps: int, stats: Stats, *, colour: bool) -> Iterable[Any]:
-        """Return the rest of the epoch from `step` on."""
+        """Return the training batches from `step` to the end of its epoch."""
         if self._data == synthetic.NOWHERE:
             return synthetic.batches(step, epoch_steps, self._settings, self._feed, self._ranks.device)
         rank, world_size = self._feed
@@ -36,12 +39,12 @@ class RunLoaders:
 
     @property
     def of_training(self) -> Loader | None:
-        """One of the training loaders; None if there is none yet."""
+        """One of the training loaders; None if none is open yet."""
         return next((loader for (name, _), loader in self._open.items() if name == "train"), None)
 
     @property
     def ready(self) -> int:
-        """Training batches that are made and wait to be taken."""
+        """Number of finished training batches that wait in the loader."""
         ready = (loader.ready for (name, _), loader in self._open.items() if name == "train")
         return next((count for count in ready if count), 0)
 

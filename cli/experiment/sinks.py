@@ -1,4 +1,4 @@
-"""Where the events and the state of a run go: metrics.jsonl, loggers, checkpoints, the receipts of a step that diverged. Only rank 0 writes."""
+"""Write a run's events and state: metrics.jsonl, loggers, checkpoints. Only rank 0 writes."""
 
 import json
 import shlex
@@ -23,52 +23,55 @@ class MetricsSink:
     """Writes events to metrics.jsonl and to the loggers of the run."""
 
     def __init__(self, folder: RunFolder, settings: RunConfig) -> None:
-        """Open the loggers, or go on with them."""
+        """Open the loggers, new or of the run that is resumed."""
         self._folder = folder
         self._loggers = Loggers(settings.run.loggers, folder.directory, settings.flat())
 
     def write(self, event: RunEvent) -> Notice | None:
-        """Write an event; return a warning if it could not be written: a full disk does not stop a run."""
+        """Write an event; return a warning on a write error: a full disk does not stop a run."""
         try:
             self._folder.log(event)
             self._loggers.log(event.row())
         except OSError as error:
             place = error.filename or self._folder.directory
-            return Notice(f"a row of step {event.step} is not in {place}: {error.strerror}", warning=True)
+            return Notice(f"a row of step {event.step} was not written to {place}: {error.strerror}", warning=True)
         return None
 
     def flush(self) -> None:
-        """Write out what is there, whatever comes next."""
+        """Flush the loggers."""
         self._loggers.flush()
 
     def close(self) -> None:
-        """Write out what is left."""
+        """Flush and close the loggers."""
         self._loggers.close()
 
 
 class CheckpointSink:
-    """Writes checkpoints in a thread beside the training."""
+    """Writes checkpoints in a thread while training goes on."""
 
     def __init__(self, folder: RunFolder, settings: RunConfig, manifest: Manifest, notices: list[Notice]) -> None:
-        """Prepare; what cannot be written becomes a warning in `notices`."""
+        """Prepare the thread; a write error becomes a warning in `notices`."""
         self._folder, self._settings, self._manifest = folder, settings, manifest
         self._saver = Saver(lambda text: notices.append(Notice(text, warning=True)))
 
     def submit(self, name: str, state: dict[str, Any], stats: Stats) -> None:
-        """Write <name>.pt when the one before is written; `state` may change from now on."""
-        self._saver.wait()  # so that there are two copies at most
+        """Write <name>.pt after the previous checkpoint. `state` is copied and may change."""
+        self._saver.wait()  # at most two copies of the state exist
         kept = _copied(state)
         self._saver.submit(lambda: self.write(name, kept, stats))
 
     def write(self, name: str, state: dict[str, Any], stats: Stats) -> None:
-        """Write <name>.pt, and beside last.pt the kernels and the older checkpoints that the settings ask for."""
+        """Write <name>.pt, and the first layer's kernels.
+
+        With last.pt, keep also the older checkpoints that the setting `keep` asks for.
+        """
         self._folder.save(name, state, self._settings, self._manifest.classes, stats, self._manifest.plan)
         self._folder.keep_kernels(state["step"], first_kernels(state["model"] | state.get("averages", {})))
         if name == "last" and self._settings.run.keep > 1:
             self._folder.keep(state["step"], self._settings.run.keep)
 
     def settle(self) -> None:
-        """Wait for a checkpoint that is being written; what fails is a warning."""
+        """Wait for the checkpoint that is being written; a write error is a warning."""
         self._saver.wait()
 
     def close(self) -> None:
@@ -77,17 +80,20 @@ class CheckpointSink:
 
 
 def write_receipts(error: NotFinite, folder: Path, data: Path, loader: Loader, stats: Stats) -> str:
-    """Write the receipts of the step's whole batch to diverged.jsonl, beside diverged.pt; return the message with what to do next."""
+    """Write the receipts of the step's whole batch to diverged.jsonl, beside diverged.pt.
+
+    Return the error message, with what to do next.
+    """
     config, path = loader.config, folder / "diverged.jsonl"
     with published(path) as file:
         for index in range(config.batch_size):
             file.write(json.dumps(receipt(loader.records, config, stats, error.step, index).to_json()).encode() + b"\n")
     drawn = shlex.join(map(str, ["alexprep", "replay", data, "--run", folder, "--step", error.step, "--index", 0]))
-    return f"{error}. The state before that step is {path.with_suffix('.pt')}, its batch {path}; {drawn} draws a sample of it"
+    return f"{error}. The state before that step is in {path.with_suffix('.pt')}, its batch in {path}; {drawn} draws a sample of it"
 
 
 def _copied(state: Any) -> Any:  # noqa: ANN401  (tensors and plain values)
-    """Return a copy in the CPU's memory."""
+    """Return a copy in CPU memory."""
     if isinstance(state, dict):
         return {name: _copied(value) for name, value in state.items()}
     return state.detach().to("cpu", copy=True) if isinstance(state, torch.Tensor) else state

@@ -1,4 +1,7 @@
-"""`alextrain run --data synthetic`: noise from memory in the place of a data set, so that nothing but the trainer is measured."""
+"""`alextrain run --data synthetic`: noise from memory in place of a data set.
+
+It measures the trainer alone.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,25 +17,28 @@ from torch import Tensor
 from .config import RunConfig
 
 NOWHERE = Path("--data synthetic")  # stands for the data set's folder
-RECORDS = 1_281_167  # as ILSVRC 2012 has, of 1000 classes
+RECORDS = 1_281_167  # training images of ILSVRC 2012, in 1000 classes
 CLASSES = 1000
 
 
 def manifest(settings: RunConfig) -> Manifest:
-    """Return a data set that is nowhere."""
+    """Return the manifest of a data set that has no files."""
     shards = (Shard("synthetic", RECORDS, 2 * RECORDS, "0" * 64),)
     classes = tuple(f"class {number}" for number in range(CLASSES))
     return Manifest(NOWHERE, "synthetic", ShardConfig(size=max(256, settings.data.crop)), classes, {"train": Split(shards, 0)}, {})
 
 
 def stats(settings: RunConfig) -> Stats:
-    """Return statistics for checkpoints, which must have some."""
+    """Return placeholder statistics: checkpoints must have some."""
     size = max(256, settings.data.crop)
     return Stats("train", 1, 1, Colours(np.zeros(3), np.eye(3), np.ones(3), np.eye(3)), np.zeros((size, size, 3), np.float32))
 
 
 def batches(step: int, epoch_steps: int, settings: RunConfig, feed: tuple[int, int], device: torch.device) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield the rest of the epoch from `step` on: one batch of noise, this rank's part of it, again and again."""
+    """Yield this rank's part of each batch from `step` to the end of the epoch.
+
+    It is the same noise at every step: images float32[n,3,crop,crop], labels, record numbers.
+    """
     rank, count = feed
     share = settings.data.batch_size // count
     generator = torch.Generator().manual_seed(settings.data.seed + rank)

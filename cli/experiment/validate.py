@@ -1,4 +1,4 @@
-"""What keeps a run from starting, said before anything is made."""
+"""Check that a run can start, before anything is made."""
 
 from pathlib import Path
 
@@ -14,24 +14,30 @@ from .splits import validation_split
 
 
 def check_data(directory: Path, settings: RunConfig, world_size: int) -> Manifest:
-    """Return the data set if it can be trained on; DataError or ValueError says why not, before anything is started or made."""
+    """Return the data set if it can be trained on with these settings.
+
+    DataError or ValueError says why not, before anything is started or made.
+    """
     manifest = synthetic.manifest(settings) if directory == synthetic.NOWHERE else read_manifest(directory)
     records = manifest.split("train").records
     check_installed(settings.run.loggers)
     name: Name = "data"
     if not settings.alexnet:
         if settings.trainer.parallel not in ("auto", "data"):
-            raise DataError(f"--parallel {settings.trainer.parallel} is for the AlexNets of this project; any other network is trained with data")
+            raise DataError(
+                f"--parallel {settings.trainer.parallel} is for the AlexNets of this project; train any other network with --parallel data"
+            )
         if not settings.network.model:
             with torch.device("meta"):
                 builder(settings, max(2, len(manifest.classes)))()
     else:
         with torch.device("meta"):
-            whole = builder(settings, max(2, len(manifest.classes)))()  # ValueError for a network that cannot be
+            # ValueError for an impossible network
+            whole = builder(settings, max(2, len(manifest.classes)))()
         name = choose_layout(settings, whole, world_size)[0]
         why_not = unfit(name, whole, world_size)
         if settings.trainer.compile and name != "data" and world_size > 1:
-            why_not = f"--compile does not see through the exchanges of --parallel {name}; use --parallel data, or no --compile"
+            why_not = f"--compile cannot compile the exchanges between ranks of --parallel {name}; use --parallel data, or no --compile"
         if why_not:
             raise DataError(why_not)
     settings.loader(world_size=world_size // TOWERS if name == "towers" and world_size > 1 else world_size)

@@ -19,7 +19,7 @@ def test_a_disk_too_small_for_a_checkpoint_keeps_the_run_going_and_says_so(data,
     assert [row["step"] for row in rows(out)] == [1, 2, 3, 4]
     assert process.returncode == 1
     assert told.count("warning: cannot write") >= 3
-    assert "last.pt: File too large; the one before it is kept, --resume continues from there" in told
+    assert "last.pt: File too large; the previous checkpoint is kept, --resume continues from it" in told
     assert not list(out.glob("*.pt")) + list(out.glob(".*.partial"))
 
 

@@ -46,7 +46,7 @@ def test_nobody_s_code_runs_on_a_file_s_word(data, tmp_path):
     ]
 
     for done in tries:
-        assert (done.returncode, "if you trust what it runs" in done.stderr) == (1, True), done.stderr
+        assert (done.returncode, "if you trust its code" in done.stderr) == (1, True), done.stderr
     assert not (tmp_path / "b").exists()
 
 

@@ -1,4 +1,4 @@
-"""A grid of settings and seeds, trained and compared."""
+"""Train and compare a grid of settings and seeds."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +17,9 @@ from .table import summary, write_table
 
 
 class Ablation:
-    """Trains every row with every seed, each trial as a process of its own. Iterate over it, then read `table()`.
+    """Trains every row with every seed, each trial in its own process.
+
+    Iterate over it, then read `table()`:
 
         rows = study({"epochs": 10}, only=["no-norm"])     # or grid({}, ["norm=true,false"])
         job = Ablation(rows, data="shards", out="ablation", seeds=3)
@@ -39,11 +41,12 @@ class Ablation:
     ) -> None:
         """Check that every row can be trained; `part` is this machine's share of the trials.
 
-        ValueError for settings that cannot be; DataError for data that cannot be trained on, or a folder with runs of other settings.
+        ValueError for invalid settings; DataError for data that cannot be trained on, or a folder
+        with runs of other settings.
         """
         self.at_once, self._out, self._base = at_once, Path(out), next(iter(rows))
         if any(row.network.model for row in rows.values()):
-            raise ValueError("ablate is for the networks of this project")
+            raise ValueError("ablate cannot train a network of your own: leave out the setting model")
         for row in rows.values():
             if validation_split(check_data(Path(data), row, 1)) is None:
                 raise DataError(f"{data} has neither val nor test: there would be nothing to compare")
@@ -52,12 +55,12 @@ class Ablation:
         self._runner = AblationRunner(Path(data), at_once, torch.cuda.device_count())
 
     def __iter__(self) -> Iterator[TrialEnded]:
-        """Train what is not finished; yield each trial as it ends."""
+        """Train the unfinished trials; yield each as it ends."""
         return self._runner.run(self.todo)
 
     @property
     def stopped(self) -> str:
-        """Name of the signal that has stopped the job; empty if none did."""
+        """Name of the signal that stopped the job; empty if none did."""
         return self._runner.stopped
 
     @property
@@ -66,13 +69,16 @@ class Ablation:
         return self._runner.failed
 
     def finished(self) -> list[Trial]:
-        """Return the trials that have come to their results."""
+        """Return the trials that have results."""
         return [trial for trial in self.trials if trial.finished()]
 
     def table(self) -> list[dict[str, Any]]:
-        """Return a row for each name: its finished runs, means and spreads, and the change against the first row, in percent."""
+        """Return a row for each name: its finished runs, means and standard deviations.
+
+        Each row also has the change against the first row, in percentage points.
+        """
         return summary(self.finished(), self._base)
 
     def write_table(self) -> Path:
-        """Publish ablation.md, with the paper's figures beside; return its path."""
+        """Publish ablation.md, with the paper's numbers beside; return its path."""
         return write_table(self._out, self.table())

@@ -1,4 +1,4 @@
-"""The trials of `alextrain ablate`: which runs they are."""
+"""Choose the trials of `alextrain ablate`."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,8 @@ from alexprep.pipeline import DataError
 from ..config import RunConfig, collect, completed
 from ..run_folder import RunFolder
 
-# What the paper switches off, one at a time: settings, and by how much the top-1 / top-5 error changed in the paper and in its authors' logs.
+# Settings that the paper switches off, one at a time, and the change of the top-1 / top-5 error in
+# the paper and in its authors' logs.
 PAPER: dict[str, tuple[dict[str, Any], str, str]] = {
     "baseline": ({}, "", ""),
     "no-norm": ({"norm": False}, "+1.4 / +1.2", "+1.37 / +1.15"),
@@ -23,7 +24,8 @@ PAPER: dict[str, tuple[dict[str, Any], str, str]] = {
     "no-dropout": ({"dropout": False}, '"substantial overfitting"', ""),
     "tanh": ({"activation": "tanh"}, "", ""),
 }
-# Other values of these give the same result, or the same but for rounding: a finished run need not be trained again for them.
+# Settings that do not change the result, except for rounding: a finished run with other values of
+# them need not be trained again.
 ALIKE = (
     *(
         "log_steps",
@@ -45,17 +47,17 @@ ALIKE = (
 class Trial:
     """One run of the grid."""
 
-    name: str  # of its row
+    name: str  # name of its row
     settings: RunConfig
     folder: RunFolder
 
     @property
     def label(self) -> str:
-        """What to call it."""
+        """Name for people: the row and the seed."""
         return f"{self.name}, seed {self.settings.data.seed}"
 
     def finished(self) -> bool:
-        """Tell whether its run has come to its results; DataError if the folder holds a run of other settings."""
+        """Return whether its run has results; DataError if the folder's run has other settings."""
         if not self.folder.begun():
             return False
         stored, wanted = self.folder.settings().flat(), self.settings.flat()
@@ -67,16 +69,19 @@ class Trial:
 
 
 def study(given: Mapping[str, Any], only: Sequence[str]) -> dict[str, RunConfig]:
-    """Return the rows of the paper's table, each with one thing off; ValueError for a row that there is not, or that changes nothing."""
+    """Return the rows of the paper's table, each with one thing switched off.
+
+    ValueError for an unknown row, or one that changes nothing.
+    """
     unknown = sorted(set(only) - set(PAPER))
     if unknown:
         raise ValueError(f"no row {', '.join(unknown)}; there are {', '.join(PAPER)}")
     base = completed(dict(given))
     if base.network.preset not in ("source", "paper"):
-        raise ValueError(f"--study is of the presets source and paper, not of {base.network.preset}: use --vary")
+        raise ValueError(f"--study needs the preset source or paper, got {base.network.preset}: use --vary for others")
     wanted = [name for name in PAPER if name == "baseline" or name in only or (not only and (name != "one-gpu" or base.network.preset == "source"))]
     if base.network.preset != "source" and "one-gpu" in wanted:
-        raise ValueError("the row one-gpu is half of the preset source: the paper's text has no such net")
+        raise ValueError("the row one-gpu is half of the preset source, and the paper's text has no such net: leave it out of --only")
     rows = {name: completed({**given, **PAPER[name][0]}) for name in wanted}
     same = [name for name, row in rows.items() if name != "baseline" and row == base]
     if same:
@@ -85,7 +90,10 @@ def study(given: Mapping[str, Any], only: Sequence[str]) -> dict[str, RunConfig]
 
 
 def grid(given: Mapping[str, Any], axes: Sequence[str]) -> dict[str, RunConfig]:
-    """Return every combination of such axes as "norm=true,false", the first of each first; ValueError for one that cannot be."""
+    """Return every combination of axes such as "norm=true,false"; the first has each first value.
+
+    ValueError for an invalid axis or setting.
+    """
     values: dict[str, list[str]] = {}
     for axis in axes:
         name, equals, listed = (part.strip() for part in axis.partition("="))
@@ -98,13 +106,13 @@ def grid(given: Mapping[str, Any], axes: Sequence[str]) -> dict[str, RunConfig]:
         combination = tuple(f"{name}={word}" for name, word in zip(values, chosen, strict=True))
         name = ",".join(combination).replace("/", "-")
         if name in rows:
-            raise ValueError(f"--vary has {name} twice")
+            raise ValueError(f"--vary gives {name} twice")
         rows[name] = completed({**given, **collect(None, None, {}, combination)})
     return rows
 
 
 def trials(rows: Mapping[str, RunConfig], seeds: int, out: Path) -> list[Trial]:
-    """Return a run for each row and seed, all rows' first seed first."""
+    """Return a trial for each row and seed; the first seed of all rows comes first."""
     return [
         Trial(name, row.changed(seed=row.data.seed + seed), RunFolder(out / name / f"seed-{row.data.seed + seed}"))
         for seed in range(seeds)

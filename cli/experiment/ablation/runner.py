@@ -1,4 +1,4 @@
-"""Trials of a grid as processes of their own, several at a time."""
+"""Run the trials of a grid in processes of their own, several at a time."""
 
 import os
 import queue
@@ -22,7 +22,7 @@ class TrialEnded:
     """A trial has ended."""
 
     label: str
-    failure: str = ""  # why it failed, and its log
+    failure: str = ""  # reason of a failure, and the path of its log
 
 
 @dataclass
@@ -31,13 +31,16 @@ class AblationRunner:
 
     data: Path
     at_once: int = 1
-    gpus: int = 0  # of this machine, which the trials take in turn
-    stopped: str = ""  # the signal that asked for it
-    failed: dict[str, str] = field(default_factory=dict)  # label -> why
+    gpus: int = 0  # GPUs of this machine, which the trials take in turn
+    stopped: str = ""  # name of the signal that asked to stop
+    failed: dict[str, str] = field(default_factory=dict)  # label -> reason
     _running: set["subprocess.Popen[bytes]"] = field(default_factory=set)
 
     def run(self, todo: Sequence[Trial]) -> Iterator[TrialEnded]:
-        """Run them all and yield each as it ends; what fails is noted in `failed`, and the others go on. After a signal, none is begun."""
+        """Run the trials and yield each as it ends.
+
+        A failure is noted in `failed`, and the others continue. After a signal, none is started.
+        """
         places: queue.SimpleQueue[int] = queue.SimpleQueue()
         for place in range(self.at_once):
             places.put(place)
@@ -60,7 +63,7 @@ class AblationRunner:
             places.put(place)
         if not self.stopped and not (code == 0 and trial.finished()):
             log = _log(trial)
-            last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+            last = log.read_text(errors="replace").strip().splitlines()[-1:] or ["it printed nothing"]
             self.failed[trial.label] = f"{last[0]} ({log})"
 
     def _start(self, trial: Trial, place: int, scratch: Path) -> int:
@@ -73,18 +76,20 @@ class AblationRunner:
         begun = ["--resume"] if trial.folder.begun() else ["--config", str(config)]
         command = [*again("alextrain"), "run", str(self.data)]
         threads = str(max(1, len(os.sched_getaffinity(0)) // self.at_once))
-        # the loader shares the CPUs among LOCAL_WORLD_SIZE; STOPPED makes a run end with us, if we are killed
+        # the loader shares the CPUs among LOCAL_WORLD_SIZE; STOPPED makes a run end when this
+        # process is killed
         environment = os.environ | {"OMP_NUM_THREADS": threads, "LOCAL_WORLD_SIZE": str(self.at_once), STOPPED: str(scratch / "stopped")}
         if self.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = _visible(place % self.gpus)
         command += ["--out", str(directory), *begun]
-        # in a session of their own: Ctrl-C is for us, and they stop with a checkpoint
+        # in sessions of their own: Ctrl-C reaches this process only, which stops them with a
+        # checkpoint
         with (
             _log(trial).open("ab") as output,
             subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True) as process,
         ):
             self._running.add(process)
-            if self.stopped:  # since we looked
+            if self.stopped:  # a signal came after the check in `_run`
                 process.send_signal(signal.SIGTERM)
             code = process.wait()
             self._running.discard(process)
@@ -92,7 +97,7 @@ class AblationRunner:
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
-        """Have the runs stop with a checkpoint when we are to stop."""
+        """Stop the runs with a checkpoint when a signal asks this process to stop."""
 
         def take(number: int, _frame: FrameType | None) -> None:
             self.stopped = signal.Signals(number).name
@@ -112,6 +117,6 @@ def _log(trial: Trial) -> Path:
 
 
 def _visible(number: int) -> str:
-    """Return the number-th of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names it."""
+    """Return GPU `number` of those that this process may use, as CUDA_VISIBLE_DEVICES names it."""
     given = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return given[number] if number < len(given) else str(number)

@@ -1,4 +1,4 @@
-"""The table of a grid's finished runs, beside the paper's."""
+"""Make the table of a grid's finished runs, beside the paper's numbers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from .grid import PAPER, Trial
 
 
 def outcome(trial: Trial) -> dict[str, Any]:
-    """Return what a finished run has come to: errors are shares of 1."""
+    """Return the results of a finished run; errors are fractions."""
     events = trial.folder.events()
     results = {result.views: result for result in of_kind(events, Measured)}
     last = next(reversed(of_kind(events, Validation)), None)
@@ -27,7 +27,11 @@ def outcome(trial: Trial) -> dict[str, Any]:
 
 
 def summary(done: Sequence[Trial], base: str) -> list[dict[str, Any]]:
-    """Return a row for each name: its runs, and the change against those of the row `base` with the same seed, in percent with its spread."""
+    """Return a row for each name: its runs, and the mean and standard deviation of their errors.
+
+    Each row also has the change against the runs of the row `base` with the same seeds. Errors and
+    changes are in percent.
+    """
     by_name: dict[str, list[dict[str, Any]]] = {}
     for trial in done:
         by_name.setdefault(trial.name, []).append(outcome(trial))

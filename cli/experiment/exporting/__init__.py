@@ -1,1 +1,1 @@
-"""Trained networks for other programs."""
+"""Export of trained networks for other programs."""

@@ -1,4 +1,7 @@
-"""The formats of `alextrain export`. What is written is read back and compared before it gets its name."""
+"""Write the formats of `alextrain export`.
+
+An export is read back and compared with torch before it gets its name.
+"""
 
 import io
 import json
@@ -23,9 +26,9 @@ from ..run_folder import RunFolder
 from .model_card import card, preprocessing
 from .triton import triton_configs, triton_notes
 
-CLOSE = 1e-5  # of probabilities: what another engine's may differ by
+CLOSE = 1e-5  # maximum difference of another engine's probabilities
 NAMES = {"safetensors": WEIGHTS, "onnx": "model.onnx", "torch-export": "model.pt2", "hub-folder": "hub", "triton": "triton"}
-Written = tuple[Path, str]  # and what is to be said of it
+Written = tuple[Path, str]  # path and a note on it
 
 
 def export(checkpoint: str | Path, kind: str, out: str | Path | None = None, *, model: str = "", device: str = "gpu") -> list[Written]:
@@ -34,10 +37,10 @@ def export(checkpoint: str | Path, kind: str, out: str | Path | None = None, *, 
     checkpoint   folder of a run (its last.pt) or a .pt file
     kind         "safetensors", "onnx", "torch-export", "hub-folder" or "triton"
     out          new file or folder; None: in the run's folder
-    model        package:function that made the network, if it is none of this project's
+    model        package:function that made the network, if it is the user's own
     device       where Triton's preprocessing decodes images, "gpu" or "cpu"
 
-    DataError if `out` is there already, or what was written gives other probabilities than torch.
+    DataError if `out` exists, or the export gives other probabilities than torch.
     """
     checkpoint, own = Path(checkpoint), model
     if kind not in NAMES:
@@ -48,7 +51,7 @@ def export(checkpoint: str | Path, kind: str, out: str | Path | None = None, *, 
     out = folder / NAMES[kind] if out is None else Path(out)
     _refuse_existing(out)
     if kind in ("hub-folder", "triton") and own:
-        raise DataError(f"{kind} is for the networks of this project, which others can build from its config")
+        raise DataError(f"{kind} works only for networks of this project, which others can build from its config")
     return _Export(trained, _deployed(trained), RunFolder(folder)).write(kind, out, device)
 
 
@@ -69,7 +72,7 @@ class _Export:
     def _file(self, out: Path, make: Callable[[], bytes], note: str) -> list[Written]:
         notes = out.with_name(f"{out.name}.md")
         _refuse_existing(notes)
-        content = make()  # checked, before anything is written
+        content = make()  # compared with torch before anything is written
         for path, data in ((out, content), (notes, preprocessing(self.trained).encode())):
             with published(path) as file:
                 file.write(data)
@@ -155,12 +158,13 @@ class _Export:
                 (folder / name / "config.pbtxt").write_text(text, encoding="utf-8")
             (folder / "preprocess" / "1" / "model.dali").write_bytes(serving(self._size, self.trained.settings.data.crop, device))
             (folder / "network" / "1" / "model.onnx").write_bytes(self._onnx())
-            (folder / "classify" / "1" / ".keep").touch()  # an ensemble has no file, but its version must be there
+            # an ensemble has no file, but the folder of its version must exist
+            (folder / "classify" / "1" / ".keep").touch()
             (folder / "README.md").write_text(triton_notes(self.trained, device), encoding="utf-8")
-        return [(out, "tritonserver --model-repository; the graph is checked, Triton itself was not there to try it")]
+        return [(out, "tritonserver --model-repository; the graph is checked, but was not tried in Triton itself")]
 
     def _inputs(self) -> torch.Tensor:
-        """Return three images' worth of pixels: noise, and the mean image itself."""
+        """Return float32[3,3,crop,crop]: two images of noise, and the mean image."""
         crop = self.trained.settings.data.crop
         noise = torch.rand(2, 3, crop, crop, generator=torch.Generator().manual_seed(0)) * 255
         return torch.cat([noise, self.model.mean[None]])
@@ -173,7 +177,7 @@ class _Export:
 
 
 def _refuse_diverged(trained: Trained, checkpoint: Path) -> None:
-    """Raise DataError if a number of the network, or of what is subtracted from images, is not finite."""
+    """Raise DataError if a number of the network or of the mean image is not finite."""
     numbers = {name: value for name, value in trained.model.state_dict().items() if value.is_floating_point()}
     numbers["the mean image"] = torch.from_numpy(trained.stats.mean_image)
     bad = [name for name, value in numbers.items() if not bool(torch.isfinite(value).all())]
@@ -187,7 +191,7 @@ def _refuse_existing(path: Path) -> None:
 
 
 def _deployed(trained: Trained) -> Deployed:
-    """Return the network with what is subtracted from a centre view."""
+    """Return the network with the mean that is subtracted from a centre view."""
     crop = trained.settings.data.crop
     mean = np.zeros((crop, crop, 3), np.float32)
     if trained.settings.data.mean in ("pixel", "center"):
@@ -199,7 +203,7 @@ def _deployed(trained: Trained) -> Deployed:
 
 @contextmanager
 def _folder(out: Path) -> Iterator[Path]:
-    """Yield a folder that gets the name `out` when all of it is written."""
+    """Yield a folder that gets the name `out` when it is complete."""
     try:
         with published_folder(out) as folder:
             yield folder
@@ -209,7 +213,7 @@ def _folder(out: Path) -> Iterator[Path]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch's exporters from warning of their own parts."""
+    """Silence the warnings of torch's exporters about their own parts."""
     import logging
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Documents of an exported network: how images become its input, and a model card."""
+"""Write the documents of an exported network: notes on preprocessing, and a model card."""
 
 import json
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from ..measuring.evaluate import Trained
 
 
 def preprocessing(trained: Trained) -> str:
-    """Return the notes on preprocessing, Markdown."""
+    """Return the notes on preprocessing, as Markdown."""
     size, crop, mean = trained.stats.mean_image.shape[0], trained.settings.data.crop, trained.settings.data.mean
     words = {
         "center": f"the centre {crop}x{crop} of the mean image of the training set, from every view",
-        "pixel": f"the mean image of the training set at the view's own place; inside is its centre {crop}x{crop}, which is that of the centre view",
+        "pixel": f"the mean image of the training set at the view's own position; the network holds its centre {crop}x{crop}, for the centre view",
         "channel": "the mean of each channel over the training set",
         "none": "nothing",
     }[mean]
-    corners = " (What was measured subtracts the mean image at each corner's own place: a little else.)" if mean == "pixel" else ""
+    corners = " (The measured errors subtract the mean image at each corner's own position, which differs slightly.)" if mean == "pixel" else ""
     return f"""# Input and output
 
 `pixels`: float32 [batch, 3, {crop}, {crop}], RGB, 0 to 255, not scaled. `probabilities`: float32 [batch, {len(trained.classes)}], after softmax.
@@ -29,7 +29,7 @@ def preprocessing(trained: Trained) -> str:
 2. Scale the shorter side to {size} pixels (area averaging to shrink, cubic to enlarge).
 3. Cut out the central {size}x{size}, and of it the central {crop}x{crop}.
 
-The mean is subtracted inside: {words}. Do not subtract it, and do not divide by a standard deviation.
+The network itself subtracts the mean: {words}. Do not subtract it, and do not divide by a standard deviation.
 
 Ten views, as in the paper: the four corners and the centre {crop}x{crop} of the {size}x{size}, and their mirrors;
 average the ten probabilities.{corners}
@@ -37,7 +37,10 @@ average the ten probabilities.{corners}
 
 
 def card(trained: Trained, start: Started | None, results: Sequence[Measured]) -> str:
-    """Return a model card, filled from the run's "start" and "result" rows; its head is YAML (of which JSON is a part)."""
+    """Return a model card, filled from the run's "start" and "result" rows.
+
+    Its head is YAML; the model index in it is JSON, a subset of YAML.
+    """
     settings = trained.settings
     versions = ", ".join(f"{name} {value}" for name, value in (start.versions if start else {}).items())
     chosen = "\n".join(f"| {name} | {value} |" for name, value in settings.flat().items())
@@ -88,7 +91,7 @@ Its errors are not the same for all classes: `alextrain eval` lists them.
 
 
 def _index(trained: Trained, results: Sequence[Measured]) -> list[dict[str, Any]]:
-    """Return the results in the words of Hugging Face's model index."""
+    """Return the results in the format of Hugging Face's model index."""
     metrics = [
         {"type": kind, "name": f"{name} accuracy, {_views(result)}", "value": round(1 - getattr(result, key), 4)}
         for result in results

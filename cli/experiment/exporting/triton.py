@@ -1,13 +1,13 @@
-"""Configurations and notes of a model repository for NVIDIA Triton."""
+"""Write the configurations and the README of a model repository for NVIDIA Triton."""
 
 from ..measuring.evaluate import Trained
 from .model_card import preprocessing
 
-LARGEST_BATCH = 128  # images
+LARGEST_BATCH = 128  # maximum images of a batch
 
 
 def triton_configs(trained: Trained, device: str) -> dict[str, str]:
-    """Return config.pbtxt of each model of the repository, by its folder's name."""
+    """Return the config.pbtxt of each model of the repository, by its folder's name."""
     crop, classes = trained.settings.data.crop, len(trained.classes)
     place = "KIND_GPU" if device == "gpu" else "KIND_CPU"
     image, pixels, p = ("TYPE_UINT8", "[ -1 ]"), ("TYPE_FP32", f"[ 3, {crop}, {crop} ]"), ("TYPE_FP32", f"[ {classes} ]")
@@ -47,11 +47,11 @@ def triton_notes(trained: Trained, device: str) -> str:
 
     tritonserver --model-repository .
 
-It needs Triton's DALI and ONNX Runtime backends. DALI scales images with its own filter, which is not the one that the network
-was trained behind: pixels differ by about one grey level on average, and probabilities accordingly. A batch may hold images of
+It needs Triton's DALI and ONNX Runtime backends. DALI scales images with its own filter, which is not the one used in
+training: pixels differ by about one grey level on average, and probabilities accordingly. A batch may hold images of
 any sizes; clients pad their bytes to one length (JPEG decoders ignore what follows the end of an image).
 
 What was checked when this was written: the DALI graph was built and its operators are in the registry of the DALI that built it; the ONNX network
-equals torch to 1e-5 in onnxruntime. Triton itself was not there.
+equals torch to 1e-5 in onnxruntime. It was not tried in Triton itself.
 
 {preprocessing(trained).replace("# Input", "## Input")}"""

@@ -1,1 +1,1 @@
-"""Trained networks, measured and used."""
+"""Evaluation and use of trained networks."""

@@ -1,4 +1,4 @@
-"""Loaders for the trainer, checkpoints made ready for use, and the measuring of one or several."""
+"""Open loaders, load checkpoints for use, and evaluate one or several of them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ VIEWS: dict[int, Views] = {10: "ten", 1: "center"}
 
 
 def open_loader(data: Location, settings: RunConfig, stats: Stats, ranks: Ranks, **changes: Any) -> Loader:  # noqa: ANN401  (fields of LoaderConfig)
-    """Return this rank's loader."""
+    """Return this rank's loader; `changes` replace fields of its config."""
     gpu = ranks.device.type == "cuda"
     defaults = {
         "rank": ranks.rank,
@@ -44,36 +44,42 @@ def open_loader(data: Location, settings: RunConfig, stats: Stats, ranks: Ranks,
 
 
 def evaluation(split: str, views: int, settings: RunConfig, ranks: Ranks) -> dict[str, Any]:
-    """Return the loader's options for evaluation; every rank needs a place in a batch, and every record counts once, or none does."""
+    """Return the loader's options for evaluation.
+
+    The batch size is at least the number of ranks. Every record counts once; a damaged record is an
+    error.
+    """
     return {"split": split, "views": VIEWS[views], "batch_size": max(settings.run.eval_batch_size, ranks.world_size), "on_bad": "raise"}
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A checkpoint, ready to be used."""
+    """A checkpoint that was loaded for use."""
 
     path: Path
     settings: RunConfig
     classes: tuple[str, ...]
     stats: Stats
-    model: AlexNet  # with the mean weights, if it has them; on its device
+    model: AlexNet  # on its device, with the averaged weights if the checkpoint has them
     step: int
-    plan: str  # of its data set
+    plan: str  # plan of its data set
 
     @classmethod
     def load(cls, path: Path, ranks: Ranks, own: str | None = "") -> "Trained":
-        """Return the checkpoint in a file or a run's folder; DataError if it is damaged, or not of this network.
+        """Return the checkpoint in a file or a run's folder.
 
-        `own` is the package:function that makes the network, if it is none of this project's: a checkpoint's word is not enough to run code.
-        None: only the AlexNets of this project will do.
+        own   package:function that makes the network, if it is the user's own: a checkpoint alone
+              must not decide which code runs. None: only this project's AlexNets are accepted.
+
+        DataError if the checkpoint is damaged, or of another network.
         """
         state = load_checkpoint(path)
         settings, stats = checkpoint_settings(state), checkpoint_stats(state)
         if own is None and not settings.alexnet:
-            raise DataError(f"{path} is of a network without an fc7: this is for the AlexNets of this project")
+            raise DataError(f"{path} is of a network without an fc7: give a checkpoint of one of this project's AlexNets")
         if settings.network.model != (own or ""):
             wanted = f"--model {settings.network.model}" if settings.network.model else "no --model"
-            raise DataError(f"{path} is of a network that is made with {wanted}: give that, if you trust what it runs")
+            raise DataError(f"{path} is of a network that is made with {wanted}: give that, if you trust its code")
         try:
             classes, step = tuple(map(str, state["classes"])), int(state["step"])
             if len(stats.mean_image) < settings.data.crop:
@@ -93,7 +99,7 @@ class Trained:
             raise DataError(f"{manifest.directory} has other classes than the checkpoint was trained on ({counts}; {different})")
 
     def loader(self, data: Location, split: str, views: int, ranks: Ranks, cache: dict[str, Any]) -> Loader:
-        """Return a loader of the views that it is measured on, less the mean image that it was trained with."""
+        """Return a loader of the evaluation views, less the mean image of the training."""
         return open_loader(data, self.settings, self.stats, ranks, **cache, **evaluation(split, views, self.settings, ranks))
 
 
@@ -108,7 +114,10 @@ def measure(
     dtype: torch.dtype = torch.float32,
     progress: Progress = Silent,
 ) -> tuple[Predictions, Records]:
-    """Return what the checkpoints say together of every record of a split (the mean of their probabilities), and the records."""
+    """Return the predictions of the checkpoints for every record of a split, and the records.
+
+    The probabilities are the mean of the checkpoints' probabilities.
+    """
     manifest = read_manifest(data)
     for one in checkpoints:
         one.check(manifest)
@@ -124,7 +133,7 @@ def measure(
 
 
 def watched(loader: Loader, what: str, progress: Progress) -> Iterator[Any]:
-    """Yield a loader's batches, and tell how far it is."""
+    """Yield a loader's batches, and report progress."""
     bar = progress(what, len(loader), "batches")
     for number, batch in enumerate(loader, 1):
         yield batch
@@ -134,11 +143,11 @@ def watched(loader: Loader, what: str, progress: Progress) -> Iterator[Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """What one or several checkpoints say of a split, and how often they are wrong."""
+    """Predictions of one or several checkpoints for a split, and their errors."""
 
     checkpoints: tuple[Path, ...]
     split: str
-    views: int  # a record: 10 or 1
+    views: int  # views per record: 10 or 1
     predictions: Predictions
     records: Records
 
@@ -149,7 +158,7 @@ class Measurement:
 
     @property
     def evaluation(self) -> Evaluation:
-        """Top-1 and top-5 error, shares of 1, and the loss."""
+        """Top-1 and top-5 error, as fractions, and the loss."""
         return self.predictions.evaluation()
 
     def by_class(self) -> list[ClassRow]:
@@ -161,7 +170,7 @@ class Measurement:
         return confusions(self.predictions)
 
     def calibration(self) -> Calibration:
-        """Return how far probabilities agree with frequencies."""
+        """Return how closely probabilities agree with frequencies."""
         return calibration(self.predictions)
 
     def write(self, path: str | Path) -> None:
@@ -182,13 +191,15 @@ def evaluate(
     cache: Mapping[str, Any] | None = None,
     progress: Progress = Silent,
 ) -> Measurement:
-    """Measure a checkpoint on a split of the shards in `data`; several checkpoints as an ensemble, by their mean probabilities.
+    """Measure a checkpoint on a split of the shards in `data`.
+
+    Several checkpoints are measured as an ensemble, by their mean probabilities.
 
     checkpoint   folder of a run (its last.pt) or a .pt file; or several
     split        None: val, or test where there is no val
     views        of a record: 10 averaged, or 1
     ranks        this process among its peers; None: alone, on a GPU if there is one
-    model        package:function that made the network, if it is none of this project's
+    model        package:function that made the network, if it is the user's own
 
     DataError if a file is damaged, or the data set has other classes.
     """

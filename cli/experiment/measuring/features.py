@@ -1,4 +1,4 @@
-"""The last hidden layer of a split, as a parquet file; and which training images lie nearest to some others in it."""
+"""Write the last hidden layer of a split as a parquet file, and find nearest neighbours in it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from .evaluate import Trained, watched
 def write_features(
     checkpoint: Path, manifest: Manifest, split: str, ranks: Ranks, cache: dict[str, Any], out: Path, progress: Progress = Silent
 ) -> tuple[int, int]:
-    """Publish the features of a split's centre views; return how many there are, of how many numbers each."""
+    """Publish the features of a split's centre views; return their count and their width."""
     trained = Trained.load(checkpoint, ranks, None)
     trained.check(manifest)
     loader = trained.loader(manifest.directory, split, 1, ranks, cache)
@@ -51,12 +51,16 @@ def neighbours(
     cache: dict[str, Any],
     progress: Progress = Silent,
 ) -> Neighbours:
-    """Return the records of split `among` that are nearest to some records of another split: (its name, their numbers)."""
+    """Return the `count` records of split `among` that are nearest to each query.
+
+    queries   (split, record numbers)
+    """
     split, numbers = queries
     found = dict.fromkeys(numbers, torch.empty(0))
     loader = trained.loader(manifest.directory, split, 1, ranks, cache)
     size = loader.config.batch_size
-    for batch in sorted({number // size for number in numbers}):  # stored order: a record's batch is known
+    # evaluation is in stored order, so a record's batch is known
+    for batch in sorted({number // size for number in numbers}):
         loader.load_state_dict({"step": batch})
         values, _, records = next(features(trained.model, loader))
         found |= {number: values[i] for i, number in enumerate(records.tolist()) if number in found}

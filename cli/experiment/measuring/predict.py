@@ -1,4 +1,4 @@
-"""Images from files, classified with ten views."""
+"""Classify images from files with ten views."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,11 +19,14 @@ from ..process.launch import this_process
 from .evaluate import Trained
 
 TopClasses = list[tuple[str, int, float]]  # class, label, probability; the most probable first
-MOST_BYTES = 1 << 30  # of an image's file
+MOST_BYTES = 1 << 30  # maximum bytes of an image's file
 
 
 def classify(checkpoint: str | Path, images: Sequence[str | Path], ranks: Ranks | None = None, model: str = "") -> Iterator[tuple[Path, TopClasses]]:
-    """Yield the five most probable classes of each image; DataError names one that is none, before any is classified."""
+    """Yield the five most probable classes of each image.
+
+    DataError names a file that is not an image, before any image is classified.
+    """
     ranks = this_process() if ranks is None else ranks
     paths = [Path(image) for image in images]
     trained = Trained.load(Path(checkpoint), ranks, model)
@@ -48,9 +51,12 @@ def ten_views(pixels: UInt8[np.ndarray, "s s 3"], trained: Trained) -> torch.Ten
 
 
 def _pixels(path: Path, trained: Trained) -> UInt8[np.ndarray, "s s 3"]:
-    """Return the record that `alexprep shard` would make of an image, before it is encoded; DataError if it is none."""
+    """Return the record that `alexprep shard` would make of an image, before encoding.
+
+    DataError if the file is not an image.
+    """
     if not path.is_file():
-        raise DataError(f"{path} is no file; give images, not folders")
+        raise DataError(f"{path} is not a file; give images, not folders")
     if path.stat().st_size > MOST_BYTES:
         raise DataError(f"{path} has {path.stat().st_size:,} bytes; an image has at most {MOST_BYTES:,}")
     try:

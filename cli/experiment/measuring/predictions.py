@@ -1,4 +1,4 @@
-"""A file of predictions: parquet, a row a record."""
+"""Write and read predictions as parquet, one row per record."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,10 @@ from alexprep.pipeline.storage.files import published
 
 
 def write_predictions(path: Path, found: Predictions, records: Records, facts: dict[str, Any]) -> None:
-    """Publish predictions as parquet: a row a record, with its key; `facts` (split, views, plan, step) go into the schema's metadata."""
+    """Publish predictions as parquet, one row per record, with its key.
+
+    `facts` (split, views, plan, step) go into the schema's metadata.
+    """
     keys = records.keys()
     keys = keys.take(pa.array(found.records.numpy())) if len(found.records) else keys.slice(0, 0)
     columns = {
@@ -30,7 +33,7 @@ def write_predictions(path: Path, found: Predictions, records: Records, facts: d
 
 
 def read_predictions(path: Path) -> tuple[Predictions, dict[str, Any]]:
-    """Return what `write_predictions` wrote, and its facts; DataError if it is not that."""
+    """Return the predictions and facts in a file of `write_predictions`; DataError if invalid."""
     try:
         table = pq.read_table(path)
         facts = json.loads((table.schema.metadata or {})[b"alexprep"])
@@ -44,7 +47,9 @@ def read_predictions(path: Path) -> tuple[Predictions, dict[str, Any]]:
             raise ValueError("its columns or facts are of other types")
         named = torch.cat([found.best.flatten(), found.labels])
         if count and not 0 <= int(named.min()) <= int(named.max()) < classes:
-            raise ValueError("a label is beyond its classes")
-    except Exception as error:  # a file's content can be wrong in any way
-        raise DataError(f"{path} does not hold predictions of ours, or it is damaged: {error}; alextrain eval --predictions writes them") from error
+            raise ValueError("a label is outside its classes")
+    except Exception as error:  # a damaged file may raise anything
+        raise DataError(
+            f"{path} is not a predictions file of alextrain, or it is damaged: {error}; alextrain eval --predictions writes them"
+        ) from error
     return found, facts

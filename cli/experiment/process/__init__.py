@@ -1,1 +1,1 @@
-"""Processes of a run: ranks, loggers, the profiler."""
+"""Processes of a run: ranks, signals, watchdog, loggers, profiler."""

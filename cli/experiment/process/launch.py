@@ -1,6 +1,7 @@
-"""One process or several: a command does the work itself, or starts itself again as the ranks of torchrun's elastic agent.
+"""Choose device and ranks; start a command again as the ranks of torchrun's elastic agent.
 
-A process that torchrun started (ours or the user's own) finds RANK and its like in its environment (model/environment.py) and joins.
+A process that torchrun started (this module's or the user's) finds RANK and related variables in
+its environment (model/environment.py), and joins the other ranks.
 """
 
 import logging
@@ -18,29 +19,31 @@ from alexprep.pipeline.errors import DataError
 
 from .signals import REQUEUE, SIGNALS, STOPPED
 
-INTERRUPTED = 130  # exit code: 128 and the number of SIGINT
+INTERRUPTED = 130  # exit code: 128 plus the number of SIGINT
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where the work is done."""
+    """Device and number of ranks that do the work."""
 
     device: str  # "cpu" or "gpu"
     ranks: int
-    note: str = ""  # how it differs from what was asked for
+    note: str = ""  # difference from what was asked for, if any
 
 
 def choose_place(device: str, gpus: int | None, cpu_ranks: int | None) -> Place:
-    """Return the place asked for, or the nearest that this machine has, with a note that says so.
+    """Return the place asked for, or the closest one that this machine has, with a note.
 
-    Raises DataError if `device` "gpu" is asked for and cannot be had, ValueError for a contradiction.
+    Raises DataError if `device` is "gpu" and no GPU can be used, ValueError for contradictory
+    arguments.
     """
     if cpu_ranks and (gpus or device == "gpu"):
         raise ValueError("--cpu-ranks trains on the CPU: it cannot be combined with --gpus or --device gpu")
     if gpus and device == "cpu":
         raise ValueError("--gpus cannot be combined with --device cpu")
     launcher = launched()
-    joining = None if launcher is None else launcher.world_size  # then it is not for us to say how many there are
+    # ranks that a launcher has started: their number is fixed
+    joining = None if launcher is None else launcher.world_size
     if cpu_ranks or device == "cpu":
         return Place("cpu", joining or cpu_ranks or 1)
     count = _gpus()
@@ -56,9 +59,9 @@ def choose_place(device: str, gpus: int | None, cpu_ranks: int | None) -> Place:
 
 
 def alone(device: str) -> Place:
-    """Return the place of one process; DataError under torchrun, where several would do the same work."""
+    """Return the place of one process; DataError under torchrun: every rank would do the work."""
     if launched():
-        raise DataError("this command is one process: start it without torchrun")
+        raise DataError("this command runs in one process: start it without torchrun")
     return choose_place(device, None, None)
 
 
@@ -71,7 +74,7 @@ def this_process() -> Ranks:
 def _gpus() -> int:
     if not torch.cuda.device_count():
         return 0
-    from alexprep.pipeline.batches.dali_engine import gpu_count  # imports DALI, which a CPU does not need
+    from alexprep.pipeline.batches.dali_engine import gpu_count  # imports DALI; only GPUs need it
 
     return min(torch.cuda.device_count(), gpu_count())
 
@@ -87,11 +90,16 @@ def _why_no_gpu() -> str:
 
 
 def launch(ranks: int, command: Sequence[str], max_restarts: int = 0) -> tuple[int, str]:
-    """Run a command as that many ranks on this machine, again if one fails; return the exit code, and a message for people or nothing."""
+    """Run a command as `ranks` ranks on this machine; restart all if one fails.
+
+    Return the exit code, and a message for people or "".
+    """
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the rank itself has said what was wrong
-    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")  # a step and a checkpoint, before the ranks are killed
+    # the failed rank has already printed its error
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # seconds for a step and a checkpoint before the ranks are killed
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "600")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // ranks)))
     config = LaunchConfig(
         min_nodes=1,
@@ -102,7 +110,7 @@ def launch(ranks: int, command: Sequence[str], max_restarts: int = 0) -> tuple[i
         rdzv_endpoint="localhost:0",
         max_restarts=max_restarts,
         monitor_interval=0.2,
-        signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",  # the ranks get the same one
+        signals_to_handle="SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1",  # the ranks receive it too
     )
     program, *arguments = command
     with tempfile.TemporaryDirectory() as folder:
@@ -119,7 +127,10 @@ def launch(ranks: int, command: Sequence[str], max_restarts: int = 0) -> tuple[i
 
 
 def _run(ranks: Callable[[], object]) -> tuple[int, str]:
-    """Run the ranks; return the exit code, REQUEUE if a signal that asks for it has ended them, and what to say."""
+    """Run the ranks; return the exit code and a message.
+
+    The code is REQUEUE if SIGTERM or SIGUSR1 ended them.
+    """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
@@ -131,7 +142,7 @@ def _run(ranks: Callable[[], object]) -> tuple[int, str]:
         return INTERRUPTED, "interrupted; --resume continues from the last checkpoint, if there is one"
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        if failure.exitcode < 0:  # killed: it could not say so itself
+        if failure.exitcode < 0:  # killed, so the rank printed nothing
             killed = f"Error: rank {rank} was killed by signal {-failure.exitcode}"
             return 1, f"{killed}; --resume continues from the last checkpoint, if there is one"
         return 1, ""

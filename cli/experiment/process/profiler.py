@@ -1,4 +1,4 @@
-"""`alextrain run --profile`: what torch does in a few steps."""
+"""`alextrain run --profile`: profile torch in a few steps."""
 
 import shutil
 import tempfile
@@ -13,7 +13,11 @@ from alexprep.pipeline.storage.files import published
 
 @contextmanager
 def profiling(path: Path | None, tell: Callable[[str], None]) -> Iterator[Callable[[], None]]:
-    """Yield what is to be called after each step; `path` gets what torch did when in steps 5 to 7, None: nothing. `tell` gets the result in words."""
+    """Yield a function to call after each step.
+
+    path   file for the timeline of torch in steps 5 to 7; None: no profile
+    tell   called with a line that says what was written
+    """
     if path is None:
         yield lambda: None
         return

@@ -1,8 +1,8 @@
-"""The programs of this project, started as other processes."""
+"""Commands that start the programs of this project as other processes."""
 
 import sys
 
 
 def again(program: str) -> list[str]:
-    """Return the command that starts `program` ("alexprep" or "alextrain") as another process of the same interpreter."""
+    """Return the command that starts "alexprep" or "alextrain" with the same interpreter."""
     return [sys.executable, "-P", "-c", f"from alexprep.cli.entry import {program}; {program}()"]

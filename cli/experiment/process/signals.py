@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop, and what a launcher and its ranks tell each other about it."""
+"""Handle signals that ask a run to stop, and share the request between launcher and ranks."""
 
 import ctypes
 import os
@@ -10,37 +10,47 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-REQUEUE = 75  # exit code: stopped on demand with a checkpoint, start it again (EX_TEMPFAIL of sysexits.h)
-AGAIN = 20  # seconds
-PR_SET_PDEATHSIG = 1  # of linux/prctl.h
-STOPPED = "ALEXPREP_STOPPED"  # names the file that rank 0 makes when it has stopped as it was asked to
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # torchrun and SLURM (--signal=USR1@60) send these before they kill
+# exit code: stopped on request with a checkpoint, start it again (EX_TEMPFAIL of sysexits.h)
+REQUEUE = 75
+AGAIN = 20  # seconds within which a second signal counts as the same request
+PR_SET_PDEATHSIG = 1  # from linux/prctl.h
+# environment variable: path of the file that a rank makes when it has stopped on request
+STOPPED = "ALEXPREP_STOPPED"
+# signals that torchrun and SLURM (--signal=USR1@60) send before they kill
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Stop:
-    """Remembers that a signal asked to stop; the step under way is finished first. While `at_once`, there is nothing to lose: it ends the process."""
+    """Remembers that a signal asked to stop; the step under way is finished first.
+
+    While `at_once`, no work can be lost, and the signal ends the process.
+    """
 
     def __init__(self, announce: Callable[[str], None] = lambda _: None) -> None:
-        """Know of none yet; `announce` is told why the process ends, if it does at once."""
+        """Begin without a signal; `announce` gets the reason if the process ends at once."""
         self._announce = announce
         self.name, self._since, self.at_once = "", 0.0, True
 
     def __call__(self) -> bool:
-        """Tell whether one came."""
+        """Return whether a stop was requested."""
         return bool(self.name)
 
     def ask(self, name: str) -> None:
-        """Ask for it in the name of something other than a signal."""
+        """Request a stop without a signal; `name` says who asks."""
         self.name, self._since = name, time.monotonic()
 
     @contextmanager
     def listening(self) -> Iterator["Stop"]:
-        """Take the signals. One that comes again soon is the same, from the launcher or the group; a later one ends the process as usual."""
+        """Handle SIGNALS.
+
+        A second signal within AGAIN seconds is the same request, sent by the launcher or to the
+        process group. A later one ends the process as usual.
+        """
         before = {number: signal.signal(number, self._take) for number in SIGNALS}
         try:
             yield self
         finally:
-            if not self.name:  # else the process is about to end by itself
+            if not self.name:  # otherwise the process is about to end
                 for number, handler in before.items():
                     signal.signal(number, handler)
 
@@ -57,25 +67,26 @@ class Stop:
 
 
 def tell_launcher() -> None:
-    """Have our launcher, if it is ours, answer with REQUEUE, and start no rank again."""
+    """Make `launch`, if it started this rank, exit with REQUEUE and restart no rank."""
     if STOPPED in os.environ:
         Path(os.environ[STOPPED]).touch()
 
 
 def stopped_before() -> bool:
-    """Tell whether the ranks have stopped as they were asked to, and the launcher took it for a failure."""
+    """Return whether the ranks stopped on request, and the launcher took it for a failure."""
     return STOPPED in os.environ and Path(os.environ[STOPPED]).exists()
 
 
 def die_with_parent() -> None:
-    """Have the system end this rank, with a checkpoint, when our launcher is killed."""
+    """On Linux, stop this process with a checkpoint when the parent that set STOPPED dies."""
     if STOPPED in os.environ and sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def restarted() -> bool:
-    """Tell whether torchrun may have started the ranks again, after one failed or joined, or SLURM has put the job back into the queue.
+    """Return whether torchrun may have restarted the ranks, or SLURM has requeued the job.
 
-    Where ranks come and go, torchrun does not count it: with --max-restarts, a run that has begun is always gone on with.
+    torchrun restarts them after one failed or joined. It does not count restarts when ranks join or
+    leave, so with --max-restarts a run that has begun is always resumed.
     """
     return any((value := os.environ.get(name, "")).isdecimal() and int(value) > 0 for name in ("TORCHELASTIC_MAX_RESTARTS", "SLURM_RESTART_COUNT"))

@@ -1,30 +1,31 @@
-"""A watch over hangs."""
+"""End a process that hangs."""
 
 import faulthandler
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-STDERR = 2  # file descriptor: a notebook's sys.stderr has none
+STDERR = 2  # file descriptor, for a notebook, whose sys.stderr has none
 
 
 class Watchdog:
-    """Ends the process with every thread's stack when nothing moves for some time: a collective whose other end hangs, a dead disk.
+    """Prints every thread's stack and ends the process after some time without a sign of life.
 
-    It watches between `start` and `rest`.
+    Causes are a collective whose other end hangs, or a dead disk. It watches between `start` and
+    `rest`.
     """
 
     def __init__(self, seconds: float) -> None:
-        """Take the patience; 0: for ever."""
+        """Take the timeout in seconds; 0: none."""
         self._seconds, self._watches = seconds, False
 
     def start(self) -> None:
-        """Watch from now on."""
+        """Start watching."""
         self._watches = bool(self._seconds)
         self.alive()
 
     def alive(self) -> None:
-        """Start counting anew."""
+        """Restart the timeout."""
         if self._watches:
             faulthandler.dump_traceback_later(self._seconds, exit=True, file=_descriptor())
 

@@ -1,1 +1,1 @@
-"""What a run looks like: its page, its figures."""
+"""Pages and figures of runs."""

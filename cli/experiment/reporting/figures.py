@@ -1,4 +1,4 @@
-"""The paper's figures 3 and 4 of a run, as PNG files, and the neighbours for its report."""
+"""Draw the paper's figures 3 and 4 of a run as PNG files; find the neighbours for its report."""
 
 import io
 from pathlib import Path
@@ -34,11 +34,16 @@ def draw_figures(
     cache: dict[str, Any],
     progress: Progress = Silent,
 ) -> dict[str, Any]:
-    """Publish the figures of a checkpoint of the run; `wanted`: queries, nearest images of each, seed. Return what they show."""
+    """Publish the figures of a checkpoint of the run; return their content and the files written.
+
+    wanted   number of queries, number of nearest images of each, seed
+
+    DataError if the checkpoint or the data set is not that of the run.
+    """
     queries, nearest, seed = wanted
     name = checkpoint or LAST
     if Path(name).name != name:
-        raise DataError(f"--checkpoint names one of the files in {folder.directory}, got {name}")
+        raise DataError(f"--checkpoint must be the name of a file in {folder.directory}, got {name}")
     trained = Trained.load(folder.directory / name, ranks, None)
     manifest = read_manifest(data or (start.data if (start := folder.start()) and start.data else "shards"))
     if manifest.plan != trained.plan:
@@ -67,7 +72,11 @@ def draw_figures(
 
 
 def _figure_4(guesses: tuple[Picture, ...], rows: tuple[tuple[Picture, ...], ...]) -> bytes:
-    """Return a PNG: images with the bars of their five most probable classes; below, queries with what is nearest to them."""
+    """Return figure 4 as a PNG.
+
+    Above are images with bars of their five most probable classes; below, queries with their
+    nearest images.
+    """
     from matplotlib.figure import Figure
 
     columns = 4

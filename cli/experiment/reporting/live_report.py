@@ -1,4 +1,4 @@
-"""`alextrain watch`: the page of runs, served on this machine while they train."""
+"""Serve the page of runs on this machine while they train (`alextrain watch`)."""
 
 import hashlib
 import json
@@ -17,7 +17,10 @@ LOOPBACK = "127.0.0.1"
 
 
 def serve(folders: Sequence[RunFolder], data: Path | None, port: int, announce: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C; DataError if the port is taken. `announce` is called with the page's address when it is there."""
+    """Serve until Ctrl-C; DataError if the server cannot listen on the port.
+
+    `announce` is called with the page's address when the server listens.
+    """
     try:
         server = QuietServer((LOOPBACK, port), _handler(folders, data))
     except OSError as error:
@@ -29,22 +32,23 @@ def serve(folders: Sequence[RunFolder], data: Path | None, port: int, announce: 
 
 def _handler(folders: Sequence[RunFolder], data: Path | None) -> type[QuietHandler]:
     class Handler(QuietHandler):
-        """Answers / with the page and /data.json with what its curves are drawn from; nothing else, and no path of a disk."""
+        """Serves the page at / and the data of its curves at /data.json; no files of the disk."""
 
-        timeout = 30  # seconds that a connection may say nothing
+        timeout = 30  # seconds after which an idle connection is closed
         server_version = "alextrain"
 
         def do_GET(self) -> None:  # noqa: N802  (the name that http.server calls)
             try:
                 self._respond()
-            except (DataError, ValueError) as error:  # of the run's files, which anything may have happened to
+            except (DataError, ValueError) as error:  # the run's files may be damaged
                 self._answer(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8", f"{error}\n".encode())
             except ConnectionError:
-                self.close_connection = True  # nobody reads on
+                self.close_connection = True  # the client has closed the connection
 
         def _respond(self) -> None:
             host = self.headers.get("Host", "").rsplit(":", 1)[0]
-            if host not in (LOOPBACK, "localhost"):  # another site's name that leads here is not for us
+            # refuses a foreign host name that resolves to this address (DNS rebinding)
+            if host not in (LOOPBACK, "localhost"):
                 self._answer(HTTPStatus.FORBIDDEN, "text/plain", b"ask 127.0.0.1\n")
             elif self.path == "/":
                 self._answer(HTTPStatus.OK, "text/html; charset=utf-8", render(views(folders, data), live=True).encode())
@@ -76,7 +80,7 @@ def _handler(folders: Sequence[RunFolder], data: Path | None) -> type[QuietHandl
 
 
 def _state(folders: Sequence[RunFolder]) -> str:
-    """Return what changes when there is news."""
+    """Return a digest that changes whenever a metrics or kernel file changes."""
     found = []
     for folder in folders:
         for path in (folder.metrics, *folder.kernels().values()):

@@ -1,4 +1,7 @@
-"""Gathers what the report page shows of runs. Whatever is gone (the data, a checkpoint, predictions) is left out, with a note."""
+"""Gather what the report page shows of runs.
+
+Parts whose files are missing (the data, a checkpoint, predictions) are left out, with a note.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -27,14 +30,15 @@ from ..run_folder import PREDICTIONS, RunFolder
 from .timeline import marks
 
 REPORT, NEIGHBOURS = "report.html", "neighbours.json"
-GUESSES = 8  # images of figure 4, left
+GUESSES = 8  # images on the left of figure 4
+# confused pairs of classes, images of a pair, wrong answers, records with sample views
 PAIRS, OF_A_PAIR, MISTAKES, SAMPLES = 6, 4, 14, 4
-MOST_FRAMES = 40  # of the kernels
-MOST_NUMBERS = 1 << 24  # of a frame
+MOST_FRAMES = 40  # maximum frames of the kernels
+MOST_NUMBERS = 1 << 24  # maximum numbers of a frame
 
 
 def write_report(folders: Sequence[RunFolder], out: Path, data: Path | None = None) -> Path:
-    """Publish the page of these runs; `data`: where their shards are now, if they were moved."""
+    """Publish the page of these runs; `data` is the folder of their shards, if they were moved."""
     page = render(views(folders, data))
     with published(out) as file:
         file.write(page.encode())
@@ -42,14 +46,17 @@ def write_report(folders: Sequence[RunFolder], out: Path, data: Path | None = No
 
 
 def views(folders: Sequence[RunFolder], data: Path | None = None, *, pictures: bool = True) -> list[RunView]:
-    """Return what the page shows of runs; without `pictures`, the curves and kernels alone. Names are as long as it takes to tell them apart."""
+    """Return what the page shows of runs; without `pictures`, the curves and kernels alone.
+
+    A run's name is the end of its path, as long as is needed to distinguish the runs.
+    """
     paths = [folder.directory.resolve().parts for folder in folders]
     length = next((n for n in range(1, max(map(len, paths))) if len({path[-n:] for path in paths}) == len(set(paths))), 1)
     return [view(folder, "/".join(path[-length:]), data, pictures=pictures) for folder, path in zip(folders, paths, strict=True)]
 
 
 def view(folder: RunFolder, name: str, data: Path | None, *, pictures: bool) -> RunView:
-    """Return what the page shows of one run under that name."""
+    """Return what the page shows of one run, under the name `name`."""
     events = folder.events()
     settings = folder.settings()
     plain = RunView(name, events, marks=marks(events, settings), kernels=_kernels(folder, settings, also_last=pictures))
@@ -76,7 +83,10 @@ def view(folder: RunFolder, name: str, data: Path | None, *, pictures: bool) -> 
 
 
 def _kernels(folder: RunFolder, settings: RunConfig, *, also_last: bool) -> dict[int, tuple[np.ndarray, list[float]]]:
-    """Return figure 3 and the chroma fractions at each step of which the kernels are kept; `also_last`: if none are, of the last checkpoint."""
+    """Return figure 3 and the chroma fractions at each step of which the kernels are kept.
+
+    `also_last`: if no kernels are kept, use those of the last checkpoint.
+    """
     towers = PRESETS[settings.network.preset].towers if settings.alexnet else 1
     frames = {}
     for step, path in list(folder.kernels().items())[-MOST_FRAMES:]:
@@ -86,7 +96,7 @@ def _kernels(folder: RunFolder, settings: RunConfig, *, also_last: bool) -> dict
             continue
         if frame is not None:
             frames[step] = frame
-    if not frames and also_last:  # of a release that kept none
+    if not frames and also_last:  # the run of a release that kept none
         try:
             state = load_checkpoint(folder.directory)
         except DataError:
@@ -98,7 +108,10 @@ def _kernels(folder: RunFolder, settings: RunConfig, *, also_last: bool) -> dict
 
 @lru_cache(maxsize=4 * MOST_FRAMES)
 def _frame(path: Path, _changed: int, towers: int) -> tuple[np.ndarray, list[float]] | None:
-    """Return figure 3 of a file of kernels, and the chroma fractions; None if it is none: a frame less."""
+    """Return figure 3 of a file of kernels, and the chroma fractions.
+
+    None if the file does not hold kernels; the report shows one frame fewer.
+    """
     try:
         values = torch.from_numpy(np.asarray(read_array(path, 4 * MOST_NUMBERS), np.float32))
     except (DataError, ValueError, OSError, TypeError):
@@ -141,13 +154,13 @@ def _pictures(folder: RunFolder, manifest: Manifest, settings: RunConfig, notes:
 
 
 def _said(path: Path, manifest: Manifest, seed: int) -> dict[str, Any]:
-    """Return the pictures that a file of predictions tells of."""
+    """Return pictures and calibration from a predictions file; DataError if it does not fit."""
     found, facts = read_predictions(path)
     if facts.get("plan") != manifest.plan:
-        raise DataError(f"{path} is of another data set than {manifest.directory}")
+        raise DataError(f"{path} is from another data set than {manifest.directory}")
     records = Records(manifest, str(facts.get("split")))
     if len(found.records) and not 0 <= int(found.records.min()) <= int(found.records.max()) < len(records):
-        raise DataError(f"{path} has records beyond those of {manifest.directory}")
+        raise DataError(f"{path} has record numbers beyond those of {manifest.directory}")
     seen = Seen(records, found, manifest.classes)
     return {"guesses": seen.guesses(seed), "confused": seen.confused(), "mistakes": seen.mistakes(), "calibration": calibration(found)}
 
@@ -168,18 +181,18 @@ def _samples(records: Records, settings: RunConfig, stats: Stats) -> tuple[tuple
 
 @dataclass(frozen=True)
 class Seen:
-    """Predictions with the images that they are of."""
+    """Predictions and their images."""
 
     records: Records
     found: Predictions
     classes: tuple[str, ...]
 
     def guesses(self, seed: int) -> tuple[Picture, ...]:
-        """Return eight images with their five most probable classes: a sample that the seed draws, not a choice."""
+        """Return eight images, drawn by the seed, with their five most probable classes."""
         return tuple(self._picture(i, self._name(int(self.found.labels[i])), bars=True) for i in self._sample(seed, GUESSES))
 
     def mistakes(self) -> tuple[Picture, ...]:
-        """Return the wrong answers of the greatest confidence."""
+        """Return the wrong answers with the highest probability."""
         return tuple(self._picture(i, *self._wrong(i)) for i in worst_mistakes(self.found, MISTAKES))
 
     def confused(self) -> tuple[tuple[str, tuple[Picture, ...]], ...]:
@@ -211,25 +224,28 @@ class Seen:
 
 
 def _neighbours(path: Path, manifest: Manifest, train: Records) -> tuple[tuple[Picture, ...], ...]:
-    """Return the pictures of figure 4, right; DataError if the file is not what `alextrain figures` has written."""
+    """Return the pictures on the right of figure 4.
+
+    DataError if the file is not what `alextrain figures` writes for this data set.
+    """
     value = read_json(path)
     try:
         if value["plan"] != manifest.plan:
-            raise DataError(f"{path} is of another data set than {manifest.directory}")
+            raise DataError(f"{path} is from another data set than {manifest.directory}")
         queries, step = Records(manifest, str(value["split"])), int(value["step"])
         rows: list[dict[str, Any]] = [
             {"record": int(one["record"]), "nearest": [(int(number), float(distance)) for number, distance in one["nearest"]]}
             for one in value["queries"]
         ]
         if not all(0 <= row["record"] < len(queries) and all(0 <= number < len(train) for number, _ in row["nearest"]) for row in rows):
-            raise ValueError("a record is beyond the data")
+            raise ValueError("the data set does not have one of its records")
     except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path} is damaged: {error}; alextrain figures writes it again") from error
     return nearest_pictures(rows, queries, train, f"the network after step {step}")
 
 
 def nearest_pictures(rows: Sequence[dict[str, Any]], queries: Records, train: Records, *lines: str) -> tuple[tuple[Picture, ...], ...]:
-    """Return each query's picture, of which `lines` are said, then those of its nearest training images."""
+    """Return each query's picture, captioned with `lines`, and its nearest training images."""
     return tuple(
         (
             Picture(queries.pixels(record), f"query, record {record}", (_class_of(queries, record), *lines)),

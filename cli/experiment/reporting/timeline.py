@@ -1,4 +1,4 @@
-"""What happens in a run, and when: the marks on its curves."""
+"""Find the events that are marked on the curves of a run."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,10 @@ from ..config import RunConfig, schedule_of
 
 
 def marks(events: Sequence[RunEvent], settings: RunConfig) -> tuple[tuple[int, str], ...]:
-    """Return (step, what happened), in order: new learning rates, phases of the schedule, a resumed run, the lowest error."""
+    """Return (step, what happened) in order of the steps.
+
+    Marked are new learning rates, phases of the schedule, resumptions and the lowest error.
+    """
     made: list[tuple[int, str]] = []
     lr, phase, schedule = None, Phase(0.0), schedule_of(settings)
     for event in events:
@@ -20,7 +23,7 @@ def marks(events: Sequence[RunEvent], settings: RunConfig) -> tuple[tuple[int, s
                 made.append((event.step, f"learning rate {event.lr:g}"))
             lr = event.lr
         elif isinstance(event, Validation):
-            now = schedule.phase(event.epoch)  # of the epoch that begins
+            now = schedule.phase(event.epoch)  # phase of the epoch that begins
             if event.epoch > 1 and now.colour != phase.colour:
                 made.append((event.step, "colour " + ("on" if now.colour else "off")))
             if event.epoch > 1 and now.conv1 != phase.conv1:

@@ -85,7 +85,7 @@ def test_a_job_that_is_stopped_goes_on_where_it_was(data, tmp_path, number, code
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code, said
-    assert f"stopped by {number.name}; the same command goes on" in said
+    assert f"stopped by {number.name}; run the same command again to continue" in said
     run = out / "norm=true" / "seed-0"
     before = losses(run)
     assert 0 < len(before) < 90

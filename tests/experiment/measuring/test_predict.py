@@ -29,7 +29,7 @@ def test_prediction_draws_bars_and_names_what_is_no_image(run, tmp_path):
     good = called("alextrain", "predict", "--checkpoint", run / "run", tmp_path / "photo.png")
     assert "█" in good.stdout
     assert "ant" in good.stdout
-    for name, message in (("text.jpg", "not an image of a known format"), ("gone.jpg", "is no file"), (".", "give images, not folders")):
+    for name, message in (("text.jpg", "not an image of a known format"), ("gone.jpg", "is not a file"), (".", "give images, not folders")):
         bad = called("alextrain", "predict", "--checkpoint", run / "run", tmp_path / "photo.png", tmp_path / name)
         assert bad.returncode == 1
         assert message in bad.stderr

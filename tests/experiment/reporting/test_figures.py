@@ -40,7 +40,7 @@ def test_figures_are_of_the_run_s_own_checkpoints_and_data(two_runs, tmp_path):
     before = (two_runs / "0" / "neighbours.json").read_bytes()
     other = called("alextrain", "figures", two_runs / "0", "--checkpoint", "../1/last.pt")
     assert other.returncode == 1
-    assert "names one of the files" in other.stderr
+    assert "must be the name of a file" in other.stderr
     data = training_shards(tmp_path, 12)
     assert "is not the data set" in called("alextrain", "figures", two_runs / "0", "--data", data).stderr
     assert (two_runs / "0" / "neighbours.json").read_bytes() == before
