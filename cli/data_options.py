@@ -34,10 +34,7 @@ def shard_setting(name: str) -> Decorator:
 
 
 def source_options(command: Any) -> Any:  # noqa: ANN401  (as click's decorators)
-    """Add the options for reading a source.
-
-    The command receives them as `reading`, the keyword arguments of `find_source`.
-    """
+    """Add the options for reading a source. The command receives them as `reading`, the keyword arguments of `find_source`."""
 
     @wraps(command)
     def run(*arguments: Any, label_order: str, first_label: int | None, skip_unknown_classes: bool, **options: Any) -> Any:  # noqa: ANN401

@@ -64,10 +64,7 @@ class Commands(click.Group):
 
 
 def _limit(error: BaseException) -> str | None:
-    """Return a message if a system limit on files, processes or threads caused the error.
-
-    None for any other error.
-    """
+    """Return a message if a system limit on files, processes or threads caused the error. None for any other error."""
     cause: BaseException | None = error
     while cause is not None and not _expected(cause):  # errors with a message for users keep it
         number = cause.errno if isinstance(cause, OSError) else None

@@ -32,10 +32,7 @@ def take_over() -> None:
 
 
 def give_up() -> None:
-    """Make Ctrl-C end the process at once.
-
-    Nothing is left to interrupt, and no exception may be raised during interpreter shutdown.
-    """
+    """Make Ctrl-C end the process at once. Nothing is left to interrupt, and no exception may be raised during interpreter shutdown."""
     if getsignal(SIGINT) is _interrupt:
         signal(SIGINT, lambda *_: os._exit(INTERRUPTED))
 
@@ -52,8 +49,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 def _interrupt_later(what: sys.UnraisableHookArgs) -> None:
     """Interrupt again after Python discarded a KeyboardInterrupt.
 
-    That happens when it is raised in a callback that lets no exception out, such as the callback of
-    an import's lock.
+    That happens when it is raised in a callback that lets no exception out, such as the callback of an import's lock.
     """
     global _came  # noqa: PLW0603  (as above)
     if what.exc_type is KeyboardInterrupt:

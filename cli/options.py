@@ -30,10 +30,7 @@ class Grouped(click.Command):
     """A command whose help shows its options in groups."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write a section for each group, in the order of definition.
-
-        Options without a group come last, as "Options".
-        """
+        """Write a section for each group, in the order of definition. Options without a group come last, as "Options"."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
@@ -59,10 +56,7 @@ def group(title: str, *options: Decorator) -> Decorator:
 
 
 def option_of(name: str, hint: Hint, note: str = "", **attributes: Any) -> Decorator:  # noqa: ANN401  (click's)
-    """Return the click option of an annotated field.
-
-    Name, type, choices and help text come from the field; `note` is appended to the help text.
-    """
+    """Return the click option of an annotated field. Name, type, choices and help text come from the field; `note` is appended to the help text."""
     word, text = name.replace("_", "-"), f"{hint.meaning}.{note}"
     if hint.kind is bool:
         return click.option(f"--{word}/--no-{word}", help=text, **attributes)
@@ -107,10 +101,7 @@ def cached(cache: Path | None, size: int) -> dict[str, Any]:
 
 
 def check_place(path: Path | None, ending: str) -> None:
-    """Check before the work that its result can be written to `path`.
-
-    UsageError if the name has another ending, or its folder does not exist.
-    """
+    """Check before the work that its result can be written to `path`. UsageError if the name has another ending, or its folder does not exist."""
     if path is None:
         return
     if path.suffix != ending:

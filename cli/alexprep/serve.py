@@ -204,10 +204,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def _until_stopped(service: Any) -> None:  # noqa: ANN401  (Service, imported late)
-    """Wait for SIGTERM or Ctrl-C; read the tokens again at SIGHUP.
-
-    After the return, SIGTERM or Ctrl-C ends the program at once.
-    """
+    """Wait for SIGTERM or Ctrl-C; read the tokens again at SIGHUP. After the return, SIGTERM or Ctrl-C ends the program at once."""
     from alexprep.pipeline.errors import DataError
 
     log.info("ready", extra={"location": service.location})
@@ -250,10 +247,7 @@ def _many_connections() -> None:
 
 
 def _print_status(addresses: str, *, as_json: bool) -> None:
-    """Print the status of each server.
-
-    DataError if a server does not answer, or if servers have different data sets or statistics.
-    """
+    """Print the status of each server. DataError if a server does not answer, or if servers have different data sets or statistics."""
     from alexprep.pipeline.errors import DataError
     from alexprep.pipeline.storage.flight_client import Servers, locations
 

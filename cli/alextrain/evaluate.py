@@ -101,10 +101,7 @@ def evaluate(
 
 
 def _start_ranks(arguments: list[str], count: int, checkpoints: tuple[Path, ...], data: Path, split: str | None) -> None:
-    """Start the ranks, and exit with their exit code.
-
-    The files are checked first, so that an error is reported once instead of by every rank.
-    """
+    """Start the ranks, and exit with their exit code. The files are checked first, so that an error is reported once instead of by every rank."""
     from alexprep.experiment.checkpoint import load_checkpoint
     from alexprep.experiment.process.launch import launch
     from alexprep.experiment.process.programs import again

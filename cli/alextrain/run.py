@@ -115,8 +115,7 @@ def _settings(
 ) -> "RunConfig":
     """Return the configuration of a new run, or of one that resumes from `stored`.
 
-    UsageError for an invalid setting; DataError if the settings name a network of the user's that
-    --model does not.
+    UsageError for an invalid setting; DataError if the settings name a network of the user's that --model does not.
     """
     from alexprep.experiment.config import collect, resolve, resume
     from alexprep.pipeline import DataError
@@ -140,11 +139,7 @@ def _start_ranks(
     resume: bool,
     max_restarts: int,
 ) -> "Place":
-    """Return the place of this process.
-
-    If several ranks are wanted and no launcher has started them, start them, and exit with their
-    exit code.
-    """
+    """Return the place of this process. If several ranks are wanted and no launcher has started them, start them, and exit with their exit code."""
     from alexprep.experiment.process.launch import choose_place, launch
     from alexprep.experiment.process.programs import again
     from alexprep.experiment.process.signals import REQUEUE, die_with_parent, stopped_before

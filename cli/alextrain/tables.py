@@ -44,11 +44,7 @@ def _total(rows: Sequence[LayerRow]) -> tuple[str, ...]:
 
 
 def evaluated(found: Measurement, most: int = 10) -> str:
-    """Return an evaluation as text.
-
-    It has the errors with their intervals, calibration, and the `most` worst classes and
-    confusions.
-    """
+    """Return an evaluation as text. It has the errors with their intervals, calibration, and the `most` worst classes and confusions."""
     result, rows, pairs, trust, names = found.evaluation, found.by_class(), found.confusions(), found.calibration(), found.classes
     what = f"{found.split}, {'ten views averaged' if found.views == 10 else 'the centre view'}"
     low1, high1, low5, high5 = (100 * end for both in result.intervals().values() for end in both)

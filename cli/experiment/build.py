@@ -27,10 +27,7 @@ BYTES = {"float32": 4, "bfloat16": 2}  # bytes per number
 
 
 def builder(settings: RunConfig, classes: int) -> Callable[..., AlexNet]:
-    """Return a function that makes the network of these settings.
-
-    With `convs` and `fcs`, the function makes that part of the network.
-    """
+    """Return a function that makes the network of these settings. With `convs` and `fcs`, the function makes that part of the network."""
     # return-value is ignored below: the trainer uses only what all three classes have
     network, crop, seed = settings.network, settings.data.crop, settings.data.seed
     if network.model:

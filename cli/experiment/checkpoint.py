@@ -59,10 +59,7 @@ class Saver:
 
 
 def write_checkpoint(path: Path, state: dict[str, Any], settings: RunConfig, classes: tuple[str, ...], stats: Stats, plan: str) -> None:
-    """Publish a checkpoint: `state`, and all else that evaluation needs.
-
-    DataError if it cannot be written.
-    """
+    """Publish a checkpoint: `state`, and all else that evaluation needs. DataError if it cannot be written."""
     extra = {"format": CHECKPOINT_FORMAT, "settings": settings.flat(), "classes": list(classes), "stats": _stats_state(stats), "plan": plan}
     try:
         with published(path) as file:
@@ -121,10 +118,7 @@ def _stats_state(stats: Stats) -> dict[str, Any]:
 
 
 def checkpoint_stats(state: dict[str, Any]) -> Stats:
-    """Return the statistics of the training split that a checkpoint was trained with.
-
-    DataError if they are damaged.
-    """
+    """Return the statistics of the training split that a checkpoint was trained with. DataError if they are damaged."""
     value = state["stats"]
     try:
         colours = Colours(*(value[name].numpy() for name in ("mean", "covariance", "eigenvalues", "eigenvectors")))

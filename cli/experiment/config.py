@@ -92,32 +92,20 @@ class RunConfig:
 
     @classmethod
     def from_preset(cls, preset: str = "source", **settings: Any) -> "RunConfig":  # noqa: ANN401  (any setting)
-        """Return the recipe of a preset with some settings changed.
-
-        Example: RunConfig.from_preset("paper", width=0.25, lr=0.02).
-        """
+        """Return the recipe of a preset with some settings changed. Example: RunConfig.from_preset("paper", width=0.25, lr=0.02)."""
         return completed(_known({"preset": preset, **settings}))
 
     @property
     def alexnet(self) -> bool:
-        """Whether the network is one of the five in model/networks/alexnet.py.
-
-        Only these can be described and split over ranks.
-        """
+        """Whether the network is one of the five in model/networks/alexnet.py. Only these can be described and split over ranks."""
         return not self.network.model and not self.network.preset.startswith("cifar")
 
     def loader(self, **changes: Any) -> LoaderConfig:  # noqa: ANN401  (fields of LoaderConfig)
-        """Return this run's loader configuration, for one rank on a CPU.
-
-        `changes` replace its fields.
-        """
+        """Return this run's loader configuration, for one rank on a CPU. `changes` replace its fields."""
         return replace(self.data, layout="channels_last", **changes)
 
     def flat(self) -> dict[str, Any]:
-        """Return every setting by its own name, as stored in checkpoints and metrics.jsonl.
-
-        `threads` 0 means one thread per CPU.
-        """
+        """Return every setting by its own name, as stored in checkpoints and metrics.jsonl. `threads` 0 means one thread per CPU."""
         values = {}
         for name, path in paths().items():
             part: Any = self
@@ -175,10 +163,7 @@ def resolve(preset: str | None, file: Path | None, options: Mapping[str, Any], a
 
 
 def completed(given: Mapping[str, Any]) -> RunConfig:
-    """Return the given settings, completed by the preset's recipe.
-
-    ValueError for an invalid value.
-    """
+    """Return the given settings, completed by the preset's recipe. ValueError for an invalid value."""
     name = given.get("preset", NetworkConfig.preset)
     check(isinstance(name, str) and name in RECIPES, f"preset must be one of {', '.join(RECIPES)}; got {name!r}")
     return _built({**RECIPES[name], **given})
@@ -206,10 +191,7 @@ def schedule_of(config: RunConfig) -> Schedule:
 
 
 def collect(preset: str | None, file: Path | None, options: Mapping[str, Any], assignments: tuple[str, ...]) -> dict[str, Any]:
-    """Return the settings that the user gave, by their own names; file < options < --set.
-
-    ValueError for a key that is no setting.
-    """
+    """Return the settings that the user gave, by their own names; file < options < --set. ValueError for a key that is no setting."""
     given: dict[str, Any] = {}
     if file is not None:
         given |= _known(_unnested(read_toml(file)))
@@ -240,10 +222,7 @@ def _unnested(values: Mapping[str, Any], *section: str) -> dict[str, Any]:
 
 
 def _known(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings by their own names, with dotted and earlier names translated.
-
-    ValueError for a name that is no setting.
-    """
+    """Return settings by their own names, with dotted and earlier names translated. ValueError for a name that is no setting."""
     dotted = {".".join(path): name for name, path in paths().items()}
     values, unknown = {}, []
     for name, value in given.items():
@@ -264,10 +243,7 @@ def _value(text: str) -> Any:  # noqa: ANN401  (a TOML value)
 
 
 def _built(given: Mapping[str, Any]) -> RunConfig:
-    """Return a RunConfig; ValueError for a value of the wrong type.
-
-    An integer is accepted for a float; no other type is converted.
-    """
+    """Return a RunConfig; ValueError for a value of the wrong type. An integer is accepted for a float; no other type is converted."""
     tree: dict[str, Any] = {}
     for name, value in given.items():
         *section, last = paths()[name]

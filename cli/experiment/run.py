@@ -137,9 +137,8 @@ class Run:
     def __iter__(self) -> Iterator[Event]:
         """Train to the end, evaluate with ten views and with one, and write the report.
 
-        Yields every event. On request, the run stops after the step under way. TrainingError if the
-        loss is not finite: the run's folder then has the state before that step and the receipts of
-        its batch.
+        Yields every event. On request, the run stops after the step under way. TrainingError if the loss is not finite:
+        the run's folder then has the state before that step and the receipts of its batch.
         """
         with self.folder.held() if self.ranks.first else nullcontext():
             if self._resumed:
@@ -208,7 +207,9 @@ class Run:
                 self._tell(f"continuing {self.folder.directory} at step {self.step}")
                 ranks, now = before.ranks if before else 1, self.ranks.world_size
                 if ranks != now:
-                    self._tell(f"the run had {ranks} ranks and continues on {now}: the same batches, but float32 sums are rounded differently")
+                    self._tell(
+                        f"the run had {ranks} rank{'s' if ranks > 1 else ''} and continues on {now}: the same batches, but float32 sums are rounded differently"
+                    )
             if not self.step:
                 self.folder.keep_kernels(0, first_kernels(self._parts.whole.state_dict()))
         yield from self._logged(started(self.settings, self.manifest, self._parts, self.ranks, self.step))
@@ -265,18 +266,12 @@ class Run:
         return str(error) if loader is None else write_receipts(error, self.folder.directory, self.data, loader, self.stats)
 
     def evaluate(self) -> Evaluation | None:
-        """Return the validation errors of the centre view; None without a split to validate on.
-
-        All ranks must call it.
-        """
+        """Return the validation errors of the centre view; None without a split to validate on. All ranks must call it."""
         found = self.predict(1)
         return None if found is None else found.evaluation()
 
     def predict(self, views: int) -> Predictions | None:
-        """Return the predictions for the validation images, with 1 or 10 views.
-
-        None without a split to validate on. All ranks must call it.
-        """
+        """Return the predictions for the validation images, with 1 or 10 views. None without a split to validate on. All ranks must call it."""
         split = validation_split(self.manifest)
         if split is None:
             return None

@@ -88,10 +88,7 @@ class RunFolder:
         return self.directory / METRICS
 
     def events(self) -> list[RunEvent]:
-        """Return the events of metrics.jsonl.
-
-        Lines that were cut off by a kill, or hold no known event, are skipped.
-        """
+        """Return the events of metrics.jsonl. Lines that were cut off by a kill, or hold no known event, are skipped."""
         return [event for _, event in self._lines()]
 
     def _lines(self) -> Iterator[tuple[dict[str, Any], RunEvent]]:

@@ -16,10 +16,7 @@ class RunLoaders:
     """Loaders of the training batches, with and without colour, and of the validation views."""
 
     def __init__(self, data: Path, settings: RunConfig, ranks: Ranks, feed: tuple[int, int], cache: Mapping[str, Any]) -> None:
-        """Take the source of the batches; nothing is opened.
-
-        `feed` is this rank's part of a training batch: (index of the part, number of parts).
-        """
+        """Take the source of the batches; nothing is opened. `feed` is this rank's part of a training batch: (index of the part, number of parts)."""
         self._data, self._settings, self._ranks, self._feed, self._cache = data, settings, ranks, feed, cache
         self._open: dict[tuple[str, Any], Loader] = {}
 

@@ -1,4 +1,4 @@
-"""Write a run's events and state: metrics.jsonl, loggers, checkpoints. Only rank 0 writes."""
+"""Write the events and the state of a run: metrics.jsonl, loggers, checkpoints, the receipts of a step that diverged. Only rank 0 writes."""
 
 import json
 import shlex
@@ -61,10 +61,7 @@ class CheckpointSink:
         self._saver.submit(lambda: self.write(name, kept, stats))
 
     def write(self, name: str, state: dict[str, Any], stats: Stats) -> None:
-        """Write <name>.pt, and the first layer's kernels.
-
-        With last.pt, keep also the older checkpoints that the setting `keep` asks for.
-        """
+        """Write <name>.pt, and the first layer's kernels. With last.pt, keep also the older checkpoints that the setting `keep` asks for."""
         self._folder.save(name, state, self._settings, self._manifest.classes, stats, self._manifest.plan)
         self._folder.keep_kernels(state["step"], first_kernels(state["model"] | state.get("averages", {})))
         if name == "last" and self._settings.run.keep > 1:
@@ -80,10 +77,7 @@ class CheckpointSink:
 
 
 def write_receipts(error: NotFinite, folder: Path, data: Path, loader: Loader, stats: Stats) -> str:
-    """Write the receipts of the step's whole batch to diverged.jsonl, beside diverged.pt.
-
-    Return the error message, with what to do next.
-    """
+    """Write the receipts of the step's whole batch to diverged.jsonl, beside diverged.pt. Return the error message, with what to do next."""
     config, path = loader.config, folder / "diverged.jsonl"
     with published(path) as file:
         for index in range(config.batch_size):

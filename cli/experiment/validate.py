@@ -14,10 +14,7 @@ from .splits import validation_split
 
 
 def check_data(directory: Path, settings: RunConfig, world_size: int) -> Manifest:
-    """Return the data set if it can be trained on with these settings.
-
-    DataError or ValueError says why not, before anything is started or made.
-    """
+    """Return the data set if it can be trained on with these settings. DataError or ValueError says why not, before anything is started or made."""
     manifest = synthetic.manifest(settings) if directory == synthetic.NOWHERE else read_manifest(directory)
     records = manifest.split("train").records
     check_installed(settings.run.loggers)

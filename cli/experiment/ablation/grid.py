@@ -69,10 +69,7 @@ class Trial:
 
 
 def study(given: Mapping[str, Any], only: Sequence[str]) -> dict[str, RunConfig]:
-    """Return the rows of the paper's table, each with one thing switched off.
-
-    ValueError for an unknown row, or one that changes nothing.
-    """
+    """Return the rows of the paper's table, each with one thing switched off. ValueError for an unknown row, or one that changes nothing."""
     unknown = sorted(set(only) - set(PAPER))
     if unknown:
         raise ValueError(f"no row {', '.join(unknown)}; there are {', '.join(PAPER)}")
@@ -90,10 +87,7 @@ def study(given: Mapping[str, Any], only: Sequence[str]) -> dict[str, RunConfig]
 
 
 def grid(given: Mapping[str, Any], axes: Sequence[str]) -> dict[str, RunConfig]:
-    """Return every combination of axes such as "norm=true,false"; the first has each first value.
-
-    ValueError for an invalid axis or setting.
-    """
+    """Return every combination of axes such as "norm=true,false"; the first has each first value. ValueError for an invalid axis or setting."""
     values: dict[str, list[str]] = {}
     for axis in axes:
         name, equals, listed = (part.strip() for part in axis.partition("="))

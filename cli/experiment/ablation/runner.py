@@ -37,10 +37,7 @@ class AblationRunner:
     _running: set["subprocess.Popen[bytes]"] = field(default_factory=set)
 
     def run(self, todo: Sequence[Trial]) -> Iterator[TrialEnded]:
-        """Run the trials and yield each as it ends.
-
-        A failure is noted in `failed`, and the others continue. After a signal, none is started.
-        """
+        """Run the trials and yield each as it ends. A failure is noted in `failed`, and the others continue. After a signal, none is started."""
         places: queue.SimpleQueue[int] = queue.SimpleQueue()
         for place in range(self.at_once):
             places.put(place)

@@ -37,10 +37,7 @@ average the ten probabilities.{corners}
 
 
 def card(trained: Trained, start: Started | None, results: Sequence[Measured]) -> str:
-    """Return a model card, filled from the run's "start" and "result" rows.
-
-    Its head is YAML; the model index in it is JSON, a subset of YAML.
-    """
+    """Return a model card, filled from the run's "start" and "result" rows. Its head is YAML; the model index in it is JSON, a subset of YAML."""
     settings = trained.settings
     versions = ", ".join(f"{name} {value}" for name, value in (start.versions if start else {}).items())
     chosen = "\n".join(f"| {name} | {value} |" for name, value in settings.flat().items())

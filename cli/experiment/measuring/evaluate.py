@@ -46,8 +46,7 @@ def open_loader(data: Location, settings: RunConfig, stats: Stats, ranks: Ranks,
 def evaluation(split: str, views: int, settings: RunConfig, ranks: Ranks) -> dict[str, Any]:
     """Return the loader's options for evaluation.
 
-    The batch size is at least the number of ranks. Every record counts once; a damaged record is an
-    error.
+    The batch size is at least the number of ranks. Every record counts once; a damaged record is an error.
     """
     return {"split": split, "views": VIEWS[views], "batch_size": max(settings.run.eval_batch_size, ranks.world_size), "on_bad": "raise"}
 

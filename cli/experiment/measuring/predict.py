@@ -23,10 +23,7 @@ MOST_BYTES = 1 << 30  # maximum bytes of an image's file
 
 
 def classify(checkpoint: str | Path, images: Sequence[str | Path], ranks: Ranks | None = None, model: str = "") -> Iterator[tuple[Path, TopClasses]]:
-    """Yield the five most probable classes of each image.
-
-    DataError names a file that is not an image, before any image is classified.
-    """
+    """Yield the five most probable classes of each image. DataError names a file that is not an image, before any image is classified."""
     ranks = this_process() if ranks is None else ranks
     paths = [Path(image) for image in images]
     trained = Trained.load(Path(checkpoint), ranks, model)
@@ -51,10 +48,7 @@ def ten_views(pixels: UInt8[np.ndarray, "s s 3"], trained: Trained) -> torch.Ten
 
 
 def _pixels(path: Path, trained: Trained) -> UInt8[np.ndarray, "s s 3"]:
-    """Return the record that `alexprep shard` would make of an image, before encoding.
-
-    DataError if the file is not an image.
-    """
+    """Return the record that `alexprep shard` would make of an image, before encoding. DataError if the file is not an image."""
     if not path.is_file():
         raise DataError(f"{path} is not a file; give images, not folders")
     if path.stat().st_size > MOST_BYTES:

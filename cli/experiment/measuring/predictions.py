@@ -13,10 +13,7 @@ from alexprep.pipeline.storage.files import published
 
 
 def write_predictions(path: Path, found: Predictions, records: Records, facts: dict[str, Any]) -> None:
-    """Publish predictions as parquet, one row per record, with its key.
-
-    `facts` (split, views, plan, step) go into the schema's metadata.
-    """
+    """Publish predictions as parquet, one row per record, with its key. `facts` (split, views, plan, step) go into the schema's metadata."""
     keys = records.keys()
     keys = keys.take(pa.array(found.records.numpy())) if len(found.records) else keys.slice(0, 0)
     columns = {

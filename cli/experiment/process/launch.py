@@ -34,8 +34,7 @@ class Place:
 def choose_place(device: str, gpus: int | None, cpu_ranks: int | None) -> Place:
     """Return the place asked for, or the closest one that this machine has, with a note.
 
-    Raises DataError if `device` is "gpu" and no GPU can be used, ValueError for contradictory
-    arguments.
+    Raises DataError if `device` is "gpu" and no GPU can be used, ValueError for contradictory arguments.
     """
     if cpu_ranks and (gpus or device == "gpu"):
         raise ValueError("--cpu-ranks trains on the CPU: it cannot be combined with --gpus or --device gpu")
@@ -90,10 +89,7 @@ def _why_no_gpu() -> str:
 
 
 def launch(ranks: int, command: Sequence[str], max_restarts: int = 0) -> tuple[int, str]:
-    """Run a command as `ranks` ranks on this machine; restart all if one fails.
-
-    Return the exit code, and a message for people or "".
-    """
+    """Run a command as `ranks` ranks on this machine; restart all if one fails. Return the exit code, and a message for people or ""."""
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     # the failed rank has already printed its error
@@ -127,10 +123,7 @@ def launch(ranks: int, command: Sequence[str], max_restarts: int = 0) -> tuple[i
 
 
 def _run(ranks: Callable[[], object]) -> tuple[int, str]:
-    """Run the ranks; return the exit code and a message.
-
-    The code is REQUEUE if SIGTERM or SIGUSR1 ended them.
-    """
+    """Run the ranks; return the exit code and a message. The code is REQUEUE if SIGTERM or SIGUSR1 ended them."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 

@@ -72,11 +72,7 @@ def draw_figures(
 
 
 def _figure_4(guesses: tuple[Picture, ...], rows: tuple[tuple[Picture, ...], ...]) -> bytes:
-    """Return figure 4 as a PNG.
-
-    Above are images with bars of their five most probable classes; below, queries with their
-    nearest images.
-    """
+    """Return figure 4 as a PNG. Above are images with bars of their five most probable classes; below, queries with their nearest images."""
     from matplotlib.figure import Figure
 
     columns = 4

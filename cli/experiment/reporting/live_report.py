@@ -17,10 +17,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def serve(folders: Sequence[RunFolder], data: Path | None, port: int, announce: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C; DataError if the server cannot listen on the port.
-
-    `announce` is called with the page's address when the server listens.
-    """
+    """Serve until Ctrl-C; DataError if the server cannot listen on the port. `announce` is called with the page's address when the server listens."""
     try:
         server = QuietServer((LOOPBACK, port), _handler(folders, data))
     except OSError as error:

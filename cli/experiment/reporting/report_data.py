@@ -108,10 +108,7 @@ def _kernels(folder: RunFolder, settings: RunConfig, *, also_last: bool) -> dict
 
 @lru_cache(maxsize=4 * MOST_FRAMES)
 def _frame(path: Path, _changed: int, towers: int) -> tuple[np.ndarray, list[float]] | None:
-    """Return figure 3 of a file of kernels, and the chroma fractions.
-
-    None if the file does not hold kernels; the report shows one frame fewer.
-    """
+    """Return figure 3 of a file of kernels, and the chroma fractions. None if the file does not hold kernels; the report shows one frame fewer."""
     try:
         values = torch.from_numpy(np.asarray(read_array(path, 4 * MOST_NUMBERS), np.float32))
     except (DataError, ValueError, OSError, TypeError):
@@ -224,10 +221,7 @@ class Seen:
 
 
 def _neighbours(path: Path, manifest: Manifest, train: Records) -> tuple[tuple[Picture, ...], ...]:
-    """Return the pictures on the right of figure 4.
-
-    DataError if the file is not what `alextrain figures` writes for this data set.
-    """
+    """Return the pictures on the right of figure 4. DataError if the file is not what `alextrain figures` writes for this data set."""
     value = read_json(path)
     try:
         if value["plan"] != manifest.plan:

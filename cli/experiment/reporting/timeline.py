@@ -9,10 +9,7 @@ from ..config import RunConfig, schedule_of
 
 
 def marks(events: Sequence[RunEvent], settings: RunConfig) -> tuple[tuple[int, str], ...]:
-    """Return (step, what happened) in order of the steps.
-
-    Marked are new learning rates, phases of the schedule, resumptions and the lowest error.
-    """
+    """Return (step, what happened) in order of the steps. Marked are new learning rates, phases of the schedule, resumptions and the lowest error."""
     made: list[tuple[int, str]] = []
     lr, phase, schedule = None, Phase(0.0), schedule_of(settings)
     for event in events:
