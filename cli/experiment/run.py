@@ -207,9 +207,8 @@ class Run:
                 self._tell(f"continuing {self.folder.directory} at step {self.step}")
                 ranks, now = before.ranks if before else 1, self.ranks.world_size
                 if ranks != now:
-                    self._tell(
-                        f"the run had {ranks} rank{'s' if ranks > 1 else ''} and continues on {now}: the same batches, but float32 sums are rounded differently"
-                    )
+                    had = f"{ranks} rank{'s' if ranks > 1 else ''}"
+                    self._tell(f"the run had {had} and continues on {now}: the same batches, but float32 sums are rounded differently")
             if not self.step:
                 self.folder.keep_kernels(0, first_kernels(self._parts.whole.state_dict()))
         yield from self._logged(started(self.settings, self.manifest, self._parts, self.ranks, self.step))

@@ -90,9 +90,6 @@ def calibration(found: Predictions, bins: int = 15) -> Calibration:
 
 
 def worst_mistakes(found: Predictions, most: int) -> list[int]:
-    """Return the indices (in `found`) of the worst mistakes, at most `most`.
-
-    These are the wrong images whose wrong answers have the highest probabilities, highest first.
-    """
+    """Return the indices (in `found`) of at most `most` wrong images whose wrong answers have the highest probabilities, highest first."""
     wrong = (found.best[:, 0] != found.labels).nonzero()[:, 0]
     return wrong[found.p[wrong, 0].argsort(descending=True, stable=True)][:most].tolist()

@@ -50,10 +50,7 @@ def _safe_path() -> Iterator[None]:
 
 
 def prepare() -> None:
-    """Start the server early, so that it imports while the caller looks at the source.
-
-    Only for our own programs, since a process has only one such server.
-    """
+    """Start the server early, while the caller looks at the source. Only for our own programs: a process has only one such server."""
     forkserver.set_forkserver_preload(_NEEDED)
     context()
 

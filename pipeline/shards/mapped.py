@@ -56,9 +56,6 @@ class Strings(NamedTuple):
 
 
 def mapped(path: Path) -> pa.Buffer:
-    """Return a file's bytes as a memory map, without a copy.
-
-    The file is closed, but the map stays: there may be more shards than a process may have open files.
-    """
+    """Return a file as a memory map, without a copy. The file is closed: there may be more shards than a process may have open files."""
     with pa.memory_map(str(path)) as file:
         return file.read_buffer(file.size())

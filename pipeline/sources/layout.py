@@ -76,10 +76,7 @@ def layout_of(root: Location, notes: list[str]) -> SourceLayout:
 
 
 def _home(folder: Location) -> str:
-    """Return the split of images whose path names none: val if the folder is named so, else train.
-
-    A folder may be named test/ or dev/ for other reasons.
-    """
+    """Return the split of images whose path names none: val if the folder is named so, else train (test/ or dev/ may have other reasons)."""
     name = _absolute(folder).name
     return exact_split(name) or "train" if name.lower() in ("val", "valid", "validation") else "train"
 
