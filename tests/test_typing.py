@@ -43,7 +43,9 @@ def checked(checker, tmp_path, text):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("checker", [("mypy", "--strict"), ("basedpyright", "--level", "error")], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "checker", [("mypy", "--strict"), ("basedpyright", "--level", "error", "--pythonpath", sys.executable)], ids=lambda words: words[0]
+)
 def test_a_program_of_a_user_type_checks_and_its_mistakes_are_found(checker, tmp_path):
     assert checked(checker, tmp_path, GOOD) == []
     wrong = checked(checker, tmp_path, WRONG)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -92,13 +93,13 @@ def build(settings: RunConfig, manifest: Manifest, ranks: Ranks) -> Parts:
     return Parts(whole=whole, model=model, layout=layout, trainer=trainer, note=note)
 
 
-def started(settings: RunConfig, manifest: Manifest, parts: Parts, ranks: Ranks, step: int) -> Started:
+def started(settings: RunConfig, data: Path, manifest: Manifest, parts: Parts, ranks: Ranks, step: int) -> Started:
     """Return the event that starts or resumes a run: settings, data, network, device, versions."""
     device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else f"{platform.machine()} CPU"
     return Started(
         step=step,
         settings=settings.flat(),
-        data=str(manifest.directory),
+        data=str(data),
         plan=manifest.plan,
         classes=len(manifest.classes),
         parameters=parameters(parts.whole),

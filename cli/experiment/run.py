@@ -211,7 +211,7 @@ class Run:
                     self._tell(f"the run had {had} and continues on {now}: the same batches, but float32 sums are rounded differently")
             if not self.step:
                 self.folder.keep_kernels(0, first_kernels(self._parts.whole.state_dict()))
-        yield from self._logged(started(self.settings, self.manifest, self._parts, self.ranks, self.step))
+        yield from self._logged(started(self.settings, self.data, self.manifest, self._parts, self.ranks, self.step))
 
     def _finish(self) -> Iterator[Event]:
         found = {views: self.predict(views) for views in VIEWS}

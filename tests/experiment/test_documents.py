@@ -21,7 +21,7 @@ def test_the_page_on_runs_from_python_runs(tmp_path, monkeypatch):
     for block in blocks:
         exec(compile(block, "docs/experiment.md", "exec"), names)
 
-    assert len(blocks) == 11
+    assert len(blocks) == 9
     assert (tmp_path / "runs" / "third" / "report.html").exists()
     assert repr(names["run"]).startswith("Run('runs/third', network='source', step=22 of 22)")
     assert {row["name"] for row in names["job"].table()} == {"norm=true", "norm=false"}

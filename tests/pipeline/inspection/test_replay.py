@@ -81,7 +81,7 @@ def test_replay_knows_when_the_authors_script_has_switched_colour_off(data, tmp_
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--step", 3, "--index", 128, "--batch-size", 12], 1, "a batch has 12 samples, 0 to 11; there is no 128"),
+        (["--step", 3, "--index", 128, "--batch-size", 12], 1, "a batch has 12 samples, 0 to 11; there is no sample 128"),
         (["--step", 3, "--index", 1, "--batch-size", 500], 1, "130 records are fewer than one batch of 500"),
         (["--step", 3, "--index", 1, "--batch-size", 12, "--crop", 224], 1, "crop 224 does not fit into the records of"),
         (["--step", -1, "--index", 1], 2, "-1 is not in the range"),
