@@ -39,7 +39,7 @@ def test_the_study_switches_off_one_thing_at_a_time():
     for given, only, message in (
         ({}, ("no-nrom",), "no row no-nrom"),
         ({"preset": "paper"}, ("one-gpu",), "half of the preset source"),
-        ({"preset": "cifar"}, (), "of the presets source and paper"),
+        ({"preset": "cifar"}, (), "--study needs the preset source or paper, got cifar"),
         ({"norm": False}, ("no-norm",), "would be the baseline itself"),
     ):
         with pytest.raises(ValueError, match=message):
