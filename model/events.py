@@ -114,11 +114,11 @@ def _fits(name: str, value: Any) -> bool:  # noqa: ANN401  (a value out of JSON)
     return True
 
 
-def of_kind(events: Iterable[RunEvent], kind: type[E]) -> list[E]:
+def of_kind(events: Iterable[object], kind: type[E]) -> list[E]:
     """Return the events of one kind, in order."""
     return [event for event in events if isinstance(event, kind)]
 
 
-def last_start(events: Iterable[RunEvent]) -> Started | None:
+def last_start(events: Iterable[object]) -> Started | None:
     """Return the last Started; None without one."""
     return next(reversed(of_kind(events, Started)), None)

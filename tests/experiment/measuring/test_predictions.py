@@ -19,6 +19,6 @@ def test_predictions_are_read_back_and_damage_is_named(run, tmp_path):
     assert torch.equal(again.p, found.p)
     write_predictions(tmp_path / "beyond.parquet", replace(found, labels=found.labels + 9), Records(manifest, "val"), {"split": "val"})
     (tmp_path / "no.parquet").write_bytes(b"PAR1 no")
-    for name, message in (("beyond", "outside its classes"), ("no", "does not hold predictions")):
+    for name, message in (("beyond", "outside its classes"), ("no", "is not a predictions file")):
         with pytest.raises(DataError, match=message):
             read_predictions(tmp_path / f"{name}.parquet")
