@@ -41,7 +41,7 @@ test: .venv/package ## all tests without a GPU, on the installed wheel
 	@touch $@
 
 test-fast: .venv/package-once .venv/editable ## the tests that start no process, on the sources themselves, in under a minute
-	OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/.editable $(BIN)/python -m pytest -m "not gpu and not process" -n auto --maxprocesses 4 --dist worksteal -q
+	ALEXPREP_TEST_SHAPES=off OMP_NUM_THREADS=1 PYTHONPATH=$(CURDIR)/.editable $(BIN)/python -m pytest -m "not gpu and not process" -n auto --maxprocesses 4 --dist worksteal -q
 
 .venv/package-once: # the wheel is installed once, because version() reads its metadata
 	@$(MAKE) --no-print-directory .venv/package

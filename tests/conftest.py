@@ -1,5 +1,7 @@
 """Data that the tests make themselves, and places of real images that may be absent."""
 
+import os
+
 import pytest
 from jaxtyping import install_import_hook
 
@@ -13,7 +15,8 @@ CHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 MODULES = [
     ".".join(("alexprep", *path.relative_to(ROOT).with_suffix("").parts)) for top in ("pipeline", "model") for path in (ROOT / top).rglob("*.py")
 ]
-install_import_hook([name for name in MODULES if not name.endswith((".config", ".__init__"))], CHECKER)
+if os.environ.get("ALEXPREP_TEST_SHAPES") != "off":  # `make test-fast`: each process would spend 8 seconds on it first
+    install_import_hook([name for name in MODULES if not name.endswith((".config", ".__init__"))], CHECKER)
 
 
 def pytest_runtest_setup(item):

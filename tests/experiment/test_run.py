@@ -43,6 +43,7 @@ def test_a_run_yields_what_happens_in_order(whole):
     assert events[-1].report.is_file()
 
 
+@pytest.mark.process
 def test_a_run_that_is_left_half_way_and_resumed_has_the_weights_of_one_without_a_break(data, whole, tmp_path):
     for event in Run(TINY.changed(checkpoint_steps=1), data, tmp_path / "run"):
         if isinstance(event, StepLog) and event.step == 4:

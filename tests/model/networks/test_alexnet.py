@@ -222,6 +222,7 @@ def signal(preset, images):
         return AlexNet(preset).eval()(images).std(0).mean().item()
 
 
+@pytest.mark.process
 def test_the_signal_at_the_start_is_the_specs_on_real_images(real_images):
     """Spec section 3: raw + source 0.082, raw + paper 0.0075, normalised + paper 0.0002 (dead): ratios of 11 and 37."""
     photographs = [square(path.read_bytes(), 256).pixels for path in sorted(real_images.rglob("*.JPEG"))[::16]]

@@ -45,6 +45,7 @@ def test_a_record_s_draws_do_not_depend_on_its_batch(seed, epoch, records):
         assert np.array_equal(lane, np.concatenate(values))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("seed", [0, 7, 2**64 - 1])
 @pytest.mark.parametrize("epoch", [0, 89])
 def test_order_and_draws_look_random(seed, epoch):

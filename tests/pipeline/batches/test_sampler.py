@@ -129,6 +129,7 @@ def test_every_place_is_equally_likely():
     assert ((counts - 500) ** 2 / 500).sum() < 40.5
 
 
+@pytest.mark.process
 @given(seeds, st.integers(0, 40), worlds, st.sampled_from(["full", "block", "none"]))
 def test_the_global_batch_does_not_depend_on_the_world_size(seed, step, world, shuffle):
     assert global_batch(100, 12, seed, 1, step, shuffle=shuffle).tolist() == global_batch(100, 12, seed, world, step, shuffle=shuffle).tolist()

@@ -126,6 +126,7 @@ def test_encoding_gives_libjpegs_bytes_and_the_pixels_that_readers_see(compiled,
     assert np.array_equal(encoded.pixels, expected.pixels)
 
 
+@pytest.mark.process
 def test_real_photographs_come_out_of_the_codec_as_out_of_the_libraries(compiled, real_images):
     taken = 0
     files = sorted(real_images.rglob("*.JPEG"))[::10]

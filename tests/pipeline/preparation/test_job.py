@@ -49,6 +49,7 @@ def test_every_image_becomes_one_record_with_its_label(images, shards, encoding)
         assert abs(pixels.astype(int) - expected).mean() < (3 if encoding == "jpeg" else 1e-9)
 
 
+@pytest.mark.process
 def test_the_bytes_do_not_depend_on_the_number_of_workers(images, tmp_path):
     for workers in (1, 2, 3):
         make_shards(images, tmp_path / str(workers), workers=workers, size=32)
@@ -68,6 +69,7 @@ def test_shards_are_plain_arrow_files_with_huggings_faces_description(shards):
     assert json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]["label"]["names"] == ["ant", "bee"]
 
 
+@pytest.mark.process
 def test_a_finished_folder_is_left_alone(images, tmp_path):
     make_shards(images, tmp_path, size=32)
     before = {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir() if p.name != ".lock"}
@@ -76,6 +78,7 @@ def test_a_finished_folder_is_left_alone(images, tmp_path):
     assert {p.name: p.stat().st_mtime_ns for p in tmp_path.iterdir() if p.name != ".lock"} == before
 
 
+@pytest.mark.process
 def test_lost_or_cut_files_are_made_again_by_the_same_command(images, tmp_path):
     make_shards(images, tmp_path / "whole", size=32)
     make_shards(images, tmp_path / "hurt", size=32)
@@ -117,6 +120,7 @@ def test_unusable_files_are_listed_with_their_reasons(tmp_path):
     assert {name: (split.records, split.quarantined) for name, split in manifest.splits.items()} == {"train": (20, 3), "val": (5, 1)}
 
 
+@pytest.mark.process
 def test_too_many_unusable_files_stop_the_job_and_more_patience_continues_it(tmp_path):
     make_images(tmp_path / "src", {"a": 40})
     for number in range(10):
@@ -144,6 +148,7 @@ def test_small_splits_get_shards_for_several_workers_large_ones_full_shards(imag
     assert shard_count(images_, ShardConfig()) == expected
 
 
+@pytest.mark.process
 def test_neighbouring_records_are_of_all_classes(tmp_path):
     manifest = make_shards(make_images(tmp_path / "src", {"a": 100, "b": 100}), tmp_path / "out", size=8)
     labels = Records(manifest, "train").labels(np.arange(200))

@@ -174,6 +174,7 @@ def test_strings_that_are_not_there_are_refused(blocks, rows, error):
         stored_strings(blocks, np.array(rows))
 
 
+@pytest.mark.process
 def test_there_may_be_more_shards_than_files_a_process_may_have_open(tmp_path):
     make_images(tmp_path / "src", {"train/ant": 20, "train/bee": 20})
     make_shards(tmp_path / "src", tmp_path / "out", size=32, records_per_shard=1)

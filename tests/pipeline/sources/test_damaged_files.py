@@ -32,6 +32,7 @@ def test_a_file_cut_off_anywhere_is_refused_by_name(tmp_path_factory, shape, cut
         assert re.search(known, str(error))
 
 
+@pytest.mark.process
 def test_a_decompression_bomb_is_quarantined_in_little_memory_and_time(tmp_path):
     """A PNG of 60,000 x 60,000 pixels and 400 bytes, and one of the same that lies about its size."""
     import zlib

@@ -51,6 +51,7 @@ def test_every_image_of_every_shape_is_read_as_it_is(imagenet, tmp_path, shape):
         assert str(tmp_path) in source.readers[listing.split].where(place)
 
 
+@pytest.mark.process
 def test_a_job_begun_from_one_shape_may_be_finished_from_another(imagenet, folder_shards, tmp_path):
     out = tmp_path / "out"
     make_shards(shapes.tfds(imagenet, tmp_path / "tfds"), out, size=32)

@@ -16,6 +16,7 @@ from alexprep.pipeline.storage.flight_fs import _files
 from ...support.serving import TOKEN, secret
 
 
+@pytest.mark.process
 def test_servers_that_all_hang_are_given_up_in_time():
     """Sockets that take connections and say nothing: `patience` is what it says."""
     with contextlib.ExitStack() as held:

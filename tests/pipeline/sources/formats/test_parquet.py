@@ -137,6 +137,7 @@ def test_every_spelling_of_arrow_gives_the_same_shard(plain_shard, tmp_path, kin
     assert shards_of(tmp_path / "src", tmp_path / "out") == plain_shard
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("writer", ["pandas", "pandas categorical", "polars", "polars categorical", "duckdb", "pyarrow datasets"])
 def test_the_files_of_every_writer_give_the_same_shard(plain_shard, tmp_path, writer):
     images, file_names, labels = small_set()
