@@ -5,8 +5,9 @@ import io
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any, NoReturn
 
 import click
@@ -21,6 +22,27 @@ class Commands(click.Group):
     """Turns errors that a user can act on into `Error: ...` and exit code 1, for every command."""
 
     interrupted = "run the same command again; it continues where it can"
+
+    def __init__(self, *arguments: Any, package: str, table: Mapping[str, tuple[str, str, str]], **attributes: Any) -> None:  # noqa: ANN401  (click's own)
+        """Take the commands of a package: name -> module, function, first line of the help. A module is imported when its command is called."""
+        super().__init__(*arguments, **attributes)
+        self._package, self._table = package, table
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """Return the names of all commands."""
+        return sorted(self._table)
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        """Return a command; None if there is none of that name."""
+        if name not in self._table:
+            return None
+        module, function, _ = self._table[name]
+        return getattr(import_module(f".{module}", self._package), function)
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands with the first line of their help."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self._table[name][2]) for name in sorted(self._table)])
 
     def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  (click's own signature)
         """Run the command."""

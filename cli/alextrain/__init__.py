@@ -1,23 +1,23 @@
-"""`alextrain`: train AlexNet on shards, evaluate it, and report.
-
-Each command has its own module.
-"""
+"""`alextrain`: train AlexNet on shards, evaluate it, and report. One module a command, imported when the command is called."""
 
 import click
 
 from ..errors import Commands
-from .ablate import ablate
-from .describe import describe
-from .evaluate import evaluate
-from .export import export
-from .features import features
-from .figures import figures
-from .predict import predict
-from .report import report
-from .run import run
-from .watch import watch
 
 __all__ = ["main"]
+
+COMMANDS = {  # name -> module, function, and the first line of its help
+    "run": ("run", "run", "Train a network on shards."),
+    "describe": ("describe", "describe", "Print the layers of a network, with their cost."),
+    "eval": ("evaluate", "evaluate", "Measure a checkpoint, or several together."),
+    "features": ("features", "features", "Write the last hidden vectors of a split as parquet."),
+    "predict": ("predict", "predict", "Classify images, and print the five best classes."),
+    "figures": ("figures", "figures", "Draw the paper's figures 3 and 4 of a run."),
+    "report": ("report", "report", "Write the page of a run again, or one page for several runs."),
+    "watch": ("watch", "watch", "Serve the page of runs while they train."),
+    "ablate": ("ablate", "ablate", "Train a grid of settings and seeds, and print its table."),
+    "export": ("export", "export", "Write the network of a run for other programs."),
+}
 
 
 class TrainCommands(Commands):
@@ -31,7 +31,7 @@ class TrainCommands(Commands):
         return super().parse_args(ctx, args)
 
 
-@click.group(cls=TrainCommands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=TrainCommands, package=__name__, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="alexprep")
 def main() -> None:
     """Train AlexNet (2012) on shards that `alexprep shard` made.
@@ -40,7 +40,3 @@ def main() -> None:
       alextrain run --gpus 2                            # -> runs/1/
       alextrain eval --checkpoint runs/1 --crops 10
     """
-
-
-for command in (run, describe, evaluate, features, predict, figures, report, watch, ablate, export):
-    main.add_command(command)

@@ -1,11 +1,14 @@
 """All commands: help, versions, and the three lines of the README."""
 
+import re
 import subprocess
 import sys
 
 import click
 import pytest
+from alexprep.cli.alexprep import COMMANDS as PREP
 from alexprep.cli.alexprep import main as prep
+from alexprep.cli.alextrain import COMMANDS as TRAIN
 from alexprep.cli.alextrain import main as train
 
 from ..support.commands import called, command
@@ -26,10 +29,23 @@ def test_help_answers_at_once_and_imports_nothing_heavy(name):
 
 @pytest.mark.parametrize(("name", "group"), [("alexprep", prep), ("alextrain", train)])
 def test_every_command_has_help(name, group):
-    for sub in group.commands.values():
-        assert sub.help, sub.name
+    for word in group.list_commands(None):
+        sub = group.get_command(None, word)
+        assert sub.name == word
         for parameter in sub.params:
-            assert isinstance(parameter, click.Argument) or parameter.help, (name, sub.name, parameter.name)
+            if not isinstance(parameter, click.Argument):  # a sentence that begins with a noun, and the default in brackets
+                assert re.match(r"[A-Z][^.]*\.( .*\.)?(  \[default: .*\])?$|[A-Z].*\.(  \[default: .*\])?$", parameter.help), (word, parameter.name)
+                assert not parameter.help.startswith(("Of ", "At ", "By ", "How ", "Do ", "Only the ")), (word, parameter.name)
+
+
+@pytest.mark.parametrize(("program", "group", "table"), [("alexprep", prep, PREP), ("alextrain", train, TRAIN)], ids=["alexprep", "alextrain"])
+def test_the_list_of_commands_has_the_first_line_of_each_help_whole(program, group, table):
+    """The modules of commands are not imported for it, so the lines stand in a table, too."""
+    said = called(program, "--help").stdout
+    for word in group.list_commands(None):
+        line = group.get_command(None, word).help.splitlines()[0]
+        assert table[word][2] == line
+        assert re.search(rf"^  {word} +{re.escape(line)}$", said, re.MULTILINE), line
 
 
 @pytest.mark.process
