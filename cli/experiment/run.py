@@ -75,12 +75,12 @@ class Run:
         self.settings = RunConfig() if config is None else config
         self.ranks = this_process() if ranks is None else ranks
         self.data = data if isinstance(data, Path) else Path(data)
+        self.manifest = check_data(self.data, self.settings, self.ranks.world_size)  # before a folder is made
         find = RunFolder.existing if resumed else RunFolder.new
         self.folder = RunFolder(Path(self.ranks.from_first(lambda: str(find(None if out is None else Path(out)).directory))))
         self._stop, self._resumed = Stop() if stop is None else stop, resumed
         self._profile, self._most_evaluated = profile, most_evaluated
         self._watchdog = Watchdog(self.settings.run.hang_seconds)
-        self.manifest = check_data(self.data, self.settings, self.ranks.world_size)
         self._synthetic = self.data == synthetic.NOWHERE
         self.stats = synthetic.stats(self.settings) if self._synthetic else load_stats(self.manifest)
         self._parts = build(self.settings, self.manifest, self.ranks)
@@ -95,13 +95,17 @@ class Run:
         """Return the run in `out` (None: the newest in runs/), to continue from last.pt.
 
         data      folder of shards; None: the one it was trained on
-        changes   settings that a resumed run may change, such as lr or steps
+        changes   settings that a resumed run may change, such as lr or steps; and `model`, if the run is of your own network
 
-        DataError if there is no such run; ValueError for a setting that cannot change.
+        DataError if there is no such run, or its network is made by code that you have not named: a file's word is not enough to run it.
+        ValueError for a setting that cannot change.
         """
         folder = RunFolder.existing(None if out is None else Path(out))
         start = folder.start()
         settings = resume_settings(folder.settings(), changes)
+        own = settings.network.model
+        if own != changes.get("model", ""):
+            raise DataError(f"{folder.directory} is of the network {own}: give model={own!r} too, if you trust its code")
         return cls(settings, data or (start.data if start and start.data else "shards"), folder.directory, resumed=True)
 
     def __repr__(self) -> str:

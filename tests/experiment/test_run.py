@@ -7,6 +7,7 @@ import torch
 from alexprep.experiment import Finished, Measured, Notice, Run, RunConfig, Started, StepLog, Stopped, Tick, Validation, evaluate
 from alexprep.experiment.checkpoint import load_checkpoint
 from alexprep.model.errors import TrainingError
+from alexprep.pipeline import DataError
 
 from ..support.shards import training_shards
 
@@ -122,3 +123,21 @@ def test_a_run_that_is_left_watches_nothing_and_has_written_what_it_began(data, 
     assert "watched" in seen
     assert seen[-1] == "rests"
     assert load_checkpoint(tmp_path / "run")["step"] in (1, 2)
+
+
+def test_code_that_only_a_run_s_folder_names_is_not_run(data, tmp_path, monkeypatch):
+    """A folder may come from a stranger."""
+    (tmp_path / "evil.py").write_text("raise SystemExit('it was run')")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").write_text(TINY.changed(model="evil:make").to_toml())
+
+    with pytest.raises(DataError, match="give model='evil:make' too, if you trust its code"):
+        Run.resume(tmp_path / "run", data)
+
+
+def test_a_run_that_cannot_start_leaves_no_folder(data, tmp_path):
+    with pytest.raises(DataError, match="fewer than one batch"):
+        Run(TINY.changed(batch_size=5000), data, tmp_path / "run")
+
+    assert not (tmp_path / "run").exists()
