@@ -108,7 +108,7 @@ def test_commands_that_a_service_is_nothing_for_say_so(data):
     location = data["jpeg"][1]
     assert "is served already" in command("alexprep", "serve", location).stderr
     assert "a source is raw images" in command("alexprep", "inspect", location).stderr
-    assert "give bench the folder" in command("alexprep", "bench", location).stderr
+    assert "run bench where alexprep serve runs" in command("alexprep", "bench", location).stderr
     assert "expected grpc://HOST:PORT" in command("alexprep", "serve", "--status", "http://127.0.0.1:1").stderr
 
 
@@ -117,7 +117,7 @@ def test_data_that_is_neither_served_nor_synthetic_is_a_usage_error(data):
     done = command("alextrain", "run", "--data", data["jpeg"][0])
 
     assert done.returncode == 2
-    assert "a folder of shards is DIRECTORY" in done.stderr
+    assert "give a folder of shards as DIRECTORY" in done.stderr
 
 
 @pytest.mark.process
