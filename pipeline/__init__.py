@@ -7,10 +7,9 @@ Names are loaded on first use, so that importing this package (and `alexprep --h
 needs torch, and DALI on a GPU.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from . import moved
+from . import lazy, moved
 
 if TYPE_CHECKING:
     from .batches.steps import DamagedRecord
@@ -58,14 +57,8 @@ moved.install(__name__)
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  (a module attribute may be anything)
-    """Import the module that defines `name` (PEP 562); `__version__` is the release."""
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("alexprep")
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    """Import the module that defines `name`; `__version__` is the release."""
+    return lazy.attribute(__name__, _HOME, name)
 
 
 def __dir__() -> list[str]:

@@ -18,7 +18,7 @@ from .support.paths import ROOT
 FILES = sorted(path for top in ("pipeline", "model", "cli") for path in (ROOT / top).rglob("*.py"))
 ROOMS = {  # of each package, what it may import last
     "pipeline": (
-        ("errors", "names", "addresses", "config", "counter_rng", "arrow", "moved"),
+        ("errors", "names", "addresses", "config", "counter_rng", "arrow", "lazy", "moved"),
         ("storage",),
         ("imaging",),
         ("sources",),

@@ -7,8 +7,9 @@
 Names are loaded on first use.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from alexprep.pipeline import lazy
 
 if TYPE_CHECKING:
     from .ablation.ablation import Ablation
@@ -65,14 +66,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401  (a module attribute may be anything)
-    """Import the module that defines `name` (PEP 562); `__version__` is the release."""
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("alexprep")
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOME[name]}", __name__), name)
+    """Import the module that defines `name`; `__version__` is the release."""
+    return lazy.attribute(__name__, _HOME, name)
 
 
 def __dir__() -> list[str]:

@@ -33,7 +33,7 @@ def try_out(data: Path, settings: RunConfig, ranks: Ranks, cache: dict[str, Any]
         if ranks.first:
             shutil.rmtree(folder, ignore_errors=True)
     epochs = f"{settings.trainer.epochs} epochs of {run.trainer.epoch_steps:,} steps"
-    steps = f", of which {settings.trainer.steps:,} steps are asked for" if settings.trainer.steps else ""
+    steps = f"; it ends after {settings.trainer.steps:,} steps" if settings.trainer.steps else ""
     return f"dry run: all is well. One step, checkpoint, evaluation and report took {taken:.1f} s; {_memory(ranks)}. The run is {epochs}{steps}"
 
 

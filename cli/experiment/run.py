@@ -97,7 +97,7 @@ class Run:
         data      folder of shards; None: the one it was trained on
         changes   settings that a resumed run may change, such as lr or steps; and `model`, if the run is of your own network
 
-        DataError if there is no such run, or its network is made by code that you have not named: a file's word is not enough to run it.
+        DataError if there is no such run, or if its folder alone names the code that makes its network: such code is not run.
         ValueError for a setting that cannot change.
         """
         folder = RunFolder.existing(None if out is None else Path(out))
