@@ -12,6 +12,7 @@ from alexprep.experiment.presets import RECIPES
 from .options import Decorator, group, option_of
 
 SYNTHETIC = "synthetic"
+DEFAULTS = RunConfig().flat()
 PRESET = click.option(
     "--preset",
     type=click.Choice(list(RECIPES)),
@@ -25,7 +26,7 @@ RUN_SETTINGS = ("parallel", "shuffle", "on_bad", "deterministic")  # options of 
 
 def setting(name: str) -> Decorator:
     """Return the option of a setting of a run; its value is None if it is not given."""
-    hint, default = hints()[name], RunConfig().flat()[name]
+    hint, default = hints()[name], DEFAULTS[name]
     recipes = {preset: recipe[name] for preset, recipe in RECIPES.items() if name in recipe}
     shown = ("yes" if default else "no") if hint.kind is bool else default
     if recipes:
